@@ -1,0 +1,30 @@
+//! pgidle: a sidecar that ends stuck PostgreSQL transactions without killing the session.
+//!
+//! It stands between clients and PostgreSQL with one server connection for each client connection, passes every byte
+//! that it does not have to change, follows each session's transaction on the wire, and acts by rules when one is stuck.
+//!
+//! # The path of a byte
+//! `proxy::listener` accepts, `proxy::handshake` reads the startup packet and connects to the server, and from then on
+//! `proxy::relay` moves bytes both ways. On their way they pass [`session`], a state machine without I/O that sees the
+//! frame headers, decides what passes, and says what to inject and when to be woken.
+//!
+//! # The floors (imports go down only)
+//! | floor | modules |
+//! |---|---|
+//! | 4 | `app`, `cli` (and `main`) |
+//! | 3 | `proxy`, `demo` |
+//! | 2 | `registry`, `audit` |
+//! | 1 | `session`, `config` |
+//! | 0 | `wire`, `sql`, `policy` |
+
+pub mod app;
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod policy;
+pub mod proxy;
+pub mod registry;
+pub mod session;
+pub mod sql;
+pub mod wire;

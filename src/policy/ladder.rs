@@ -1,0 +1,179 @@
+//! What is done about a stuck transaction, and when: actions in order of severity, each with its time.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+/// What pgidle does when a limit is reached, mildest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Writes an incident; the session is not touched.
+    Log,
+    /// Writes an incident and sends the client a NoticeResponse of severity WARNING.
+    Notice,
+    /// Ends a provably read-only transaction and begins it anew when the client speaks.
+    Release,
+    /// Ends the transaction and keeps the session.
+    Rollback,
+    /// Ends the session with a FATAL error.
+    Terminate,
+}
+
+impl Action {
+    /// Every action, mildest first.
+    pub const ALL: [Self; 5] = [
+        Self::Log,
+        Self::Notice,
+        Self::Release,
+        Self::Rollback,
+        Self::Terminate,
+    ];
+
+    /// The name used in configuration, audit and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Notice => "notice",
+            Self::Release => "release",
+            Self::Rollback => "rollback",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// In which way a transaction is stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Idle in transaction: the server waits for the client's next request.
+    Idle,
+    /// Idle in transaction (aborted), holding nothing.
+    Failed,
+    /// In the middle of the protocol: an un-Synced batch, a COPY without data, a client that does not read.
+    Stalled,
+    /// The whole transaction is too old, busy or not.
+    Age,
+    /// Idle while another session waits for this one's locks.
+    Blocking,
+}
+
+impl Kind {
+    /// Every kind, in the order of the configuration's documentation.
+    pub const ALL: [Self; 5] = [
+        Self::Idle,
+        Self::Failed,
+        Self::Stalled,
+        Self::Age,
+        Self::Blocking,
+    ];
+
+    /// The name used in configuration, audit and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Failed => "failed",
+            Self::Stalled => "stalled",
+            Self::Age => "age",
+            Self::Blocking => "blocking",
+        }
+    }
+
+    /// The position of this kind in [`Kind::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The rungs of one kind: actions of growing severity at times that do not shrink.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ladder(Box<[(Duration, Action)]>);
+
+impl Ladder {
+    /// Builds a ladder from rungs in any order.
+    ///
+    /// # Errors
+    /// Refuses an action given twice, and a severer action that comes before a milder one. `release` and `rollback`
+    /// may share a time: what cannot be released is rolled back.
+    pub fn new(rungs: impl IntoIterator<Item = (Action, Duration)>) -> Result<Self, LadderError> {
+        let mut sorted: Vec<_> = rungs.into_iter().map(|(action, at)| (at, action)).collect();
+        sorted.sort_by_key(|&(_, action)| action);
+        for pair in sorted.windows(2) {
+            let [(early, mild), (late, severe)] = pair else {
+                continue;
+            };
+            if mild == severe {
+                return Err(LadderError::Twice(*mild));
+            }
+            if early > late {
+                return Err(LadderError::OutOfOrder {
+                    mild: *mild,
+                    severe: *severe,
+                    mild_at: *early,
+                    severe_at: *late,
+                });
+            }
+        }
+        Ok(Self(sorted.into()))
+    }
+
+    /// The rungs, soonest first.
+    pub fn rungs(&self) -> &[(Duration, Action)] {
+        &self.0
+    }
+
+    /// Whether no limit is set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Why rungs do not make a ladder.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LadderError {
+    /// The same action was given two times.
+    #[error("`{0}` is given twice")]
+    Twice(Action),
+    /// A severer action would be taken before a milder one.
+    #[error(
+        "`{severe}` at {} comes before `{mild}` at {}",
+        super::format_duration(*severe_at),
+        super::format_duration(*mild_at)
+    )]
+    OutOfOrder {
+        /// The milder action.
+        mild: Action,
+        /// The severer action.
+        severe: Action,
+        /// When the milder action is due.
+        mild_at: Duration,
+        /// When the severer action is due.
+        severe_at: Duration,
+    },
+}
+
+/// What one rule allows its sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Name of the rule that these limits come from.
+    pub rule: Arc<str>,
+    /// One ladder for each kind, indexed by [`Kind::index`].
+    pub ladders: [Ladder; 5],
+    /// Whether `age` holds for implicit transactions too (CREATE INDEX CONCURRENTLY, VACUUM, COPY).
+    pub age_implicit: bool,
+}
+
+impl Limits {
+    /// The ladder of one kind.
+    pub fn ladder(&self, kind: Kind) -> &Ladder {
+        &self.ladders[kind.index()]
+    }
+}

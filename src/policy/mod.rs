@@ -1,0 +1,13 @@
+//! Rules and ladders: what is too long, and what is done about it. Pure data and pure decisions: no clock, no I/O.
+//!
+//! A [`Rule`] says for which sessions it holds and gives their [`Limits`]; the first rule that matches decides, as in
+//! `pg_hba.conf`. Limits hold one [`Ladder`] for each [`Kind`] of stuck transaction, and a ladder's rungs are actions
+//! with the time at which each is taken.
+
+mod duration;
+mod ladder;
+mod rule;
+
+pub use duration::{DurationError, format_duration, parse_duration};
+pub use ladder::{Action, Kind, Ladder, LadderError, Limits};
+pub use rule::{Identity, Match, Pattern, Rule, Rules, builtin_rules};

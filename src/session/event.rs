@@ -1,0 +1,220 @@
+//! What happened in a session, as data: the audit, the log, the metrics and the console all read these records.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::policy::{Action, Kind};
+
+/// Something that happened in a session and that somebody may want to know.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A limit was reached.
+    Incident(Box<Incident>),
+    /// A transaction block ended.
+    Transaction(Box<TransactionRecord>),
+}
+
+/// Who a session belongs to, as far as the wire has told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// pgidle's number for the session, counted from 1.
+    pub session: u64,
+    /// The client's address; `None` for a Unix socket.
+    pub client_addr: Option<SocketAddr>,
+    /// The role asked for at startup.
+    pub user: Arc<str>,
+    /// The database asked for at startup (the role's name when none was given).
+    pub database: Arc<str>,
+    /// The application name as the server last reported it.
+    pub application_name: Arc<str>,
+    /// The server's process id from BackendKeyData; `None` when it sent none.
+    pub server_pid: Option<i32>,
+    /// Whether the client's leg is encrypted.
+    pub tls: bool,
+}
+
+/// Where in the protocol a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Position {
+    /// Not yet ready for the first request.
+    Startup,
+    /// No transaction is open and nothing is owed.
+    Idle,
+    /// In a transaction block; the server waits for a request.
+    IdleInTransaction,
+    /// In a failed transaction block; the server waits for a request.
+    IdleInTransactionAborted,
+    /// As idle in transaction, and a part of the next request has come.
+    HalfSentRequest,
+    /// A message too large to be held is on its way to the server.
+    HalfForwardedMessage,
+    /// A batch without Sync, every message of which is answered.
+    UnsyncedBatch,
+    /// A batch without Sync that failed: the server skips to Sync.
+    FailedBatch,
+    /// COPY FROM STDIN that waits for data.
+    CopyIn,
+    /// The client does not read what the server has sent.
+    ClientNotReading,
+    /// The server works.
+    Running,
+    /// The transaction was ended by `release` and begins anew when the client speaks.
+    Released,
+    /// A replication connection: watched by nobody.
+    Replication,
+}
+
+impl Position {
+    /// The name used in audit lines and the console.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Idle => "idle",
+            Self::IdleInTransaction => "idle in transaction",
+            Self::IdleInTransactionAborted => "idle in transaction (aborted)",
+            Self::HalfSentRequest => "half-sent request",
+            Self::HalfForwardedMessage => "half-forwarded message",
+            Self::UnsyncedBatch => "batch without sync",
+            Self::FailedBatch => "failed batch without sync",
+            Self::CopyIn => "copy in",
+            Self::ClientNotReading => "client not reading",
+            Self::Running => "active",
+            Self::Released => "released",
+            Self::Replication => "replication",
+        }
+    }
+}
+
+/// One statement of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// When it was sent, counted from the start of the transaction.
+    pub at: Duration,
+    /// The text as the client sent it, cut after a bound; `None` when it is not known.
+    pub text: Option<Arc<str>>,
+    /// From the request to the end of its answer; `None` while it runs.
+    pub duration: Option<Duration>,
+}
+
+/// How an action on a stuck transaction came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Only written down.
+    Logged,
+    /// The client was sent a notice.
+    Noticed,
+    /// The transaction was ended; the session lives.
+    RolledBack,
+    /// The transaction was ended and will begin anew.
+    Released,
+    /// The proof that the transaction only read did not succeed; the next rung acts.
+    NotReleasable,
+    /// The client spoke, or the transaction ended by itself, before the action could be taken.
+    Moot,
+    /// The session was ended.
+    Terminated,
+    /// The action cannot be taken in this position; the next rung acts.
+    NotPossible,
+    /// The server closed the connection while the action was under way.
+    ServerClosed,
+    /// A reply that is neither expected nor a known race; the session was ended to be safe.
+    Unexpected,
+}
+
+impl Outcome {
+    /// The name used in audit lines and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Logged => "logged",
+            Self::Noticed => "noticed",
+            Self::RolledBack => "rolled_back",
+            Self::Released => "released",
+            Self::NotReleasable => "not_releasable",
+            Self::Moot => "moot",
+            Self::Terminated => "terminated",
+            Self::NotPossible => "not_possible",
+            Self::ServerClosed => "server_closed",
+            Self::Unexpected => "unexpected_reply",
+        }
+    }
+}
+
+/// A limit that was reached, and everything the wire tells about it.
+#[derive(Clone, Debug)]
+pub struct Incident {
+    /// Who it happened to.
+    pub who: Who,
+    /// In which way the transaction was stuck.
+    pub kind: Kind,
+    /// What the rule said to do.
+    pub action: Action,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// A sentence more about the outcome, where there is one to say (`why` in the audit).
+    pub why: Option<Arc<str>>,
+    /// The rule that decided.
+    pub rule: Arc<str>,
+    /// The limit that was reached.
+    pub limit: Duration,
+    /// How long the session had been idle (or stalled) in this position.
+    pub idle: Duration,
+    /// How old the transaction was; `None` when none was open.
+    pub age: Option<Duration>,
+    /// Where in the protocol it stood.
+    pub position: Position,
+    /// The transaction's statements: the first ones and the last ones.
+    pub statements: Vec<Statement>,
+    /// How many statements the transaction had in all.
+    pub statement_count: u64,
+}
+
+/// How a transaction block ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransactionOutcome {
+    /// The server answered COMMIT.
+    Commit,
+    /// The server answered ROLLBACK.
+    Rollback,
+    /// The server answered PREPARE TRANSACTION: it lives on outside the session.
+    Prepared,
+    /// Ended by `release`.
+    Released,
+    /// Ended by `rollback` or `terminate`.
+    Enforced,
+    /// The session ended while it was open.
+    Disconnect,
+}
+
+impl TransactionOutcome {
+    /// The name used in audit lines and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Prepared => "prepared",
+            Self::Released => "released",
+            Self::Enforced => "enforced",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+/// A transaction block that ended, with its totals.
+#[derive(Clone, Debug)]
+pub struct TransactionRecord {
+    /// Whose it was.
+    pub who: Who,
+    /// How it ended.
+    pub outcome: TransactionOutcome,
+    /// From the request that opened it to its end.
+    pub duration: Duration,
+    /// The part of it in which the server worked.
+    pub busy: Duration,
+    /// The part of it in which the server waited for the client.
+    pub idle: Duration,
+    /// The longest single wait for the client.
+    pub longest_idle: Duration,
+    /// Its statements: the first ones and the last ones.
+    pub statements: Vec<Statement>,
+    /// How many statements it had in all.
+    pub statement_count: u64,
+}

@@ -1,0 +1,3 @@
+//! Stub.
+#[test]
+fn stub() {}
