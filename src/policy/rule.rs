@@ -22,7 +22,7 @@ pub struct Identity<'a> {
 }
 
 /// The rules in force, in order, and what holds where none of them matches.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     rules: Vec<Rule>,
     default: Arc<Limits>,
