@@ -154,7 +154,7 @@ fn summarise(
         Mark::Bad,
         without.alter,
         longest,
-        "and never got through",
+        ", then given up",
     )?;
     timeline.bar("ALTER, pgidle", Mark::Good, with.alter, longest, "")?;
     timeline.bar(
@@ -162,7 +162,7 @@ fn summarise(
         Mark::Bad,
         without.visitors,
         longest,
-        "until the DBA gave up",
+        ", until the DBA gave up",
     )?;
     timeline.bar("SELECTs, pgidle", Mark::Good, with.visitors, longest, "")?;
 
@@ -221,8 +221,7 @@ fn summarise(
 /// Says how to try it by hand.
 fn invite(cluster: &Cluster, sidecar: &Sidecar) -> Result<(), DemoError> {
     let timeline = Timeline::new();
-    let psql = cluster.bin("psql");
-    let line = |port: u16| format!("{} -X -h 127.0.0.1 -p {port} -U postgres", psql.display());
+    let line = |port: u16| format!("psql -h 127.0.0.1 -p {port} -U postgres");
     timeline.heading("Try it: everything stays up until Ctrl-C")?;
     timeline.text("  One terminal, through pgidle; wait more than 2 s before the COMMIT:")?;
     timeline.text(format_args!("    {}", line(sidecar.address().port())))?;

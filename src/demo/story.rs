@@ -27,6 +27,7 @@ const VISITORS: usize = 3;
 const ALTER: &str = "ALTER TABLE orders ADD COLUMN note text";
 const COUNT: &str = "SELECT count(*) FROM orders";
 const LATE_INSERT: &str = "INSERT INTO orders (item) VALUES ('late')";
+const SECOND_INSERT: &str = "INSERT INTO orders (item) VALUES ('again')";
 const PREPARE: &str =
     "CREATE TABLE orders (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, item text);
     INSERT INTO orders (item) VALUES ('tea'), ('milk'), ('sugar')";
@@ -371,34 +372,24 @@ async fn answered(timeline: &Timeline, visits: Vec<Pending>) -> Result<Duration,
     Ok(longest)
 }
 
-/// The writer comes back and commits what is no longer there; then it goes on with the same session.
+/// The writer comes back and commits what is no longer there; then it goes on with the same connection.
 async fn late_commit(
     timeline: &Timeline,
     writer: &Session,
 ) -> Result<Option<(String, String)>, DemoError> {
     let error = told(writer.client.batch_execute("COMMIT").await)?;
-    match &error {
-        Some((code, message)) => {
-            timeline.say(
-                Actor::Writer,
-                Mark::Bad,
-                format_args!("COMMIT;  -- ERROR {code}: {message}"),
-            )?;
-            writer.run("ROLLBACK").await?;
-        }
-        None => timeline.say(
-            Actor::Writer,
-            Mark::Bad,
-            "COMMIT;  -- told that it succeeded",
-        )?,
-    }
-    writer
-        .run("INSERT INTO orders (item) VALUES ('again')")
-        .await?;
+    let what = match &error {
+        Some((code, message)) => format!("COMMIT;  -- ERROR {code}: {message}"),
+        None => "COMMIT;  -- is told that it succeeded".to_owned(),
+    };
+    timeline.say(Actor::Writer, Mark::Bad, what)?;
+    writer.run("ROLLBACK").await?;
+    writer.run(SECOND_INSERT).await?;
+    let pid = server_pid(&writer.client).await?;
     timeline.say(
         Actor::Writer,
         Mark::Good,
-        "ROLLBACK; INSERT …;  -- the same session goes on",
+        format_args!("ROLLBACK; INSERT …;  -- same connection, server process {pid}"),
     )?;
     Ok(error)
 }
@@ -411,13 +402,13 @@ async fn late_read(timeline: &Timeline, reader: &Session) -> Result<(), DemoErro
             Mark::Bad,
             format_args!("{COUNT};  -- ERROR {code}"),
         )?;
-        reader.run("ROLLBACK").await?;
     }
+    reader.run("ROLLBACK").await?;
     let rows = reader.number(COUNT).await?;
     timeline.say(
         Actor::Reader,
         Mark::Good,
-        format_args!("ROLLBACK; {COUNT};  -- {rows} rows, the same session goes on"),
+        format_args!("ROLLBACK; {COUNT};  -- {rows} rows"),
     )?;
     Ok(())
 }

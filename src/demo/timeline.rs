@@ -135,9 +135,9 @@ impl Timeline {
         let filled = (0..BAR_WIDTH).filter(|cell| f64::from(*cell) < share * f64::from(BAR_WIDTH));
         let bar: String = filled.map(|_| '█').collect();
         self.text(format_args!(
-            "  {label:<16}{} {} {what}",
+            "  {label:<18}{} {}{what}",
             self.paint(mark.look().1, bar),
-            seconds(length)
+            seconds(length),
         ))
     }
 
