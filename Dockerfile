@@ -1,7 +1,7 @@
 FROM rust:1.95-slim-bookworm AS build
 # pg_query compiles PostgreSQL's parser and generates its bindings with libclang.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends clang libclang-dev make \
+    && apt-get install -y --no-install-recommends clang libclang-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /pgidle
 COPY Cargo.toml Cargo.lock ./
