@@ -29,7 +29,7 @@ impl Ended {
     /// As [`Ended::on`], where the writer has done something in its session before.
     fn after(server: &Server, prepare: impl FnOnce(&mut Client)) -> Self {
         let database = server.database();
-        let proxy = Proxy::rolling_back(&database, "150ms");
+        let proxy = Proxy::rolling_back(&database, "250ms");
         let mut writer = Client::connect(proxy.endpoint());
         prepare(&mut writer);
         writer.run("BEGIN");
@@ -94,7 +94,7 @@ fn the_error_says_what_happened_and_what_to_do() {
         assert_eq!(error.field('S'), "ERROR");
         let message = error.field('M');
         assert!(
-            message.contains("150"),
+            message.contains("250 ms") || message.contains("250ms"),
             "the limit is in the message: {message}"
         );
         assert!(!error.field('D').is_empty(), "the rule is in DETAIL");
@@ -184,10 +184,7 @@ fn a_batch_is_told_once_and_discarded_up_to_its_sync() {
         let reply = ended
             .writer
             .ask(&[unnamed(insert), unnamed(insert), sync()]);
-        assert!(
-            ["E 25P03 / Z E", "1 / E 25P03 / Z E"].contains(&reply.as_str()),
-            "{reply}"
-        );
+        assert_eq!(reply, "E 25P03 / Z E");
         assert_eq!(
             ended.writer.ask(&[unnamed("SELECT 1"), sync()]),
             "E 25P02 / Z E"

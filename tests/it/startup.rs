@@ -48,7 +48,7 @@ fn every_way_to_prove_who_one_is_passes_through() {
         for user in ["scram_user", "md5_user"] {
             assert_eq!(psql_as(user, proxy.endpoint(), "SELECT current_user"), user);
         }
-        assert_eq!(psql(proxy.endpoint(), "SELECT current_user"), "postgres");
+        assert_eq!(psql(proxy.endpoint(), &["SELECT current_user"]), "postgres");
     });
 }
 
@@ -137,7 +137,7 @@ fn unix_sockets_work_on_both_sides() {
             &database,
             &["--idle-limit", "150ms", "--action", "rollback"],
         );
-        assert_eq!(psql(proxy.endpoint(), "SELECT v FROM t"), "one");
+        assert_eq!(psql(proxy.endpoint(), &["SELECT v FROM t"]), "one");
         let mut client = Client::connect(proxy.endpoint());
         client.run("BEGIN");
         client.run("INSERT INTO t VALUES (2, 'two')");

@@ -15,21 +15,23 @@ fn output(mut command: Command) -> Output {
     result.unwrap_or_else(|error| panic!("{command:?}: {error}; run `make setup`"))
 }
 
-/// What psql prints for statements, without alignment and headers; errors included.
-pub(crate) fn psql(endpoint: &Endpoint, sql: &str) -> String {
-    let mut command = program("psql", endpoint);
-    command.args(["-XAtq", "-v", "VERBOSITY=verbose", "-c", sql]);
-    let output = output(command);
-    let printed = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&printed).trim_end().to_owned()
+/// What psql prints in one session that gets each command in turn, errors included, without alignment and headers.
+pub(crate) fn psql(endpoint: &Endpoint, commands: &[&str]) -> String {
+    run_psql(program("psql", endpoint), commands)
 }
 
-/// What psql prints for one value, asked as a user with the password `secret`.
+/// What psql prints for one statement, asked as a user with the password `secret`.
 pub(crate) fn psql_as(user: &str, endpoint: &Endpoint, sql: &str) -> String {
     let mut command = program("psql", endpoint);
-    command
-        .args(["-XAtqw", "-U", user, "-c", sql])
-        .env("PGPASSWORD", "secret");
+    command.args(["-w", "-U", user]).env("PGPASSWORD", "secret");
+    run_psql(command, &[sql])
+}
+
+fn run_psql(mut command: Command, commands: &[&str]) -> String {
+    command.args(["-XAtq", "-v", "VERBOSITY=verbose"]);
+    for text in commands {
+        command.args(["-c", text]);
+    }
     let output = output(command);
     let printed = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&printed).trim_end().to_owned()
