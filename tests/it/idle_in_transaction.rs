@@ -1,11 +1,11 @@
 //! Who is found idle in transaction, and who is left alone.
 
-use std::{fs, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use crate::support::{
     dba::Dba,
     driver::Driver,
-    frontend::{bind, execute, parse, query, sync},
+    frontend::{bind, copy_data, copy_done, execute, flush, parse, query, sync, unnamed},
     let_pass,
     proxy::Proxy,
     server::{newest, on_every_server},
@@ -114,6 +114,101 @@ fn a_busy_transaction_is_left_alone_however_old_it_gets() {
 }
 
 #[test]
+fn requests_on_their_way_are_not_idle() {
+    let database = newest().database();
+    let proxy = Proxy::rolling_back(&database, "400ms");
+    let mut client = Client::connect(proxy.endpoint());
+    let nap = query("SELECT pg_sleep(0.3)");
+    client.send(
+        &[
+            query("BEGIN"),
+            nap.clone(),
+            nap.clone(),
+            nap,
+            query("COMMIT"),
+        ]
+        .concat(),
+    );
+    let mut transcript = String::new();
+    for _ in 0..5 {
+        transcript = client.until_ready();
+    }
+    assert_eq!(transcript, "C COMMIT / Z I");
+    assert!(proxy.incidents().is_empty());
+}
+
+/// Such a session is stalled, not idle, and has a ladder of its own.
+#[test]
+fn the_middle_of_a_batch_and_of_a_copy_is_not_idle() {
+    let database = newest().database();
+    let rules = "[[rule]]\nname = \"idle only\"\nidle = { rollback = \"200ms\" }\n";
+    let proxy = Proxy::with_rules(&database, rules);
+    let mut batch = Client::connect(proxy.endpoint());
+    batch.run("BEGIN");
+    batch.send(&[unnamed("INSERT INTO t VALUES (2, 'two')"), flush()].concat());
+    assert_eq!(batch.until(b'C'), "1 / 2 / C INSERT 0 1");
+    let mut copy = Client::connect(proxy.endpoint());
+    copy.run("BEGIN");
+    copy.send(&query("COPY t FROM STDIN"));
+    assert_eq!(copy.until(b'G'), "G");
+    // The usual early Sync of a COPY by Execute earns nothing: whoever counts it believes that an answer is owed.
+    let mut executed = Client::connect(proxy.endpoint());
+    executed.run("BEGIN");
+    executed.send(&[unnamed("COPY t FROM STDIN"), sync()].concat());
+    assert_eq!(executed.until(b'G'), "1 / 2 / G");
+
+    proxy.sees_no_incident_for(Duration::from_millis(500));
+    assert_eq!(batch.ask(&[sync()]), "Z T");
+    assert_eq!(batch.query("COMMIT"), "C COMMIT / Z I");
+    assert_eq!(
+        copy.ask(&[copy_data("3\tthree\n"), copy_done()]),
+        "C COPY 1 / Z T"
+    );
+    assert_eq!(copy.query("COMMIT"), "C COMMIT / Z I");
+    assert_eq!(executed.ask(&[copy_done(), sync()]), "C COPY 0 / Z T");
+    proxy.rolled_back(executed.server_pid());
+}
+
+/// Whatever is done about half a request: what the client is told at its end is what the database holds.
+#[test]
+fn a_half_sent_commit_is_done_or_refused() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::rolling_back(&database, "150ms");
+        let commit = query("COMMIT");
+        for sent in [1, 4, 5, 8] {
+            let mut client = Client::connect(proxy.endpoint());
+            client.run("BEGIN");
+            client.run(&format!("INSERT INTO t VALUES (1{sent}, 'half')"));
+            client.send(&commit[..sent]);
+            client.hears_nothing_for(Duration::from_millis(400));
+            let reply = client.ask(&[commit[sent..].to_vec()]);
+            let kept = Dba::new(&database).sees_row(10 + u32::try_from(sent).unwrap());
+            let expected = if kept {
+                "C COMMIT / Z I"
+            } else {
+                "E 25P03 / Z I"
+            };
+            assert_eq!(reply, expected, "{sent} bytes first");
+            assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
+        }
+    });
+}
+
+#[test]
+fn replication_and_snapshot_tools_are_exempt() {
+    let database = newest().database();
+    let proxy = Proxy::rolling_back(&database, "150ms");
+    for parameter in [("replication", "database"), ("application_name", "pg_dump")] {
+        let mut client = Client::connect_with(proxy.endpoint(), &[parameter]);
+        client.run("BEGIN");
+        client.hears_nothing_for(Duration::from_millis(400));
+        assert_eq!(client.query("COMMIT"), "C COMMIT / Z I", "{parameter:?}");
+    }
+    assert!(proxy.incidents().is_empty());
+}
+
+#[test]
 fn a_client_that_never_opens_a_transaction_is_never_touched() {
     let database = newest().database();
     let proxy = Proxy::rolling_back(&database, "100ms");
@@ -168,9 +263,7 @@ fn the_action_log_writes_an_incident_and_touches_nobody() {
 fn the_action_notice_warns_the_client_and_touches_nothing() {
     let database = newest().database();
     let rules = "[[rule]]\nname = \"all\"\nidle = { notice = \"150ms\" }\n";
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), rules).unwrap();
-    let proxy = Proxy::start(&database, &["--config", file.path().to_str().unwrap()]);
+    let proxy = Proxy::with_rules(&database, rules);
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN");
     client.run("INSERT INTO t VALUES (2, 'two')");
@@ -189,9 +282,7 @@ fn the_first_rule_that_matches_decides() {
         "[[rule]]\nname = \"patient\"\nmatch = { application_name = \"report*\" }\nidle = { log = \"1h\" }\n",
         "[[rule]]\nname = \"strict\"\nidle = { rollback = \"150ms\" }\n",
     );
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), rules).unwrap();
-    let proxy = Proxy::start(&database, &["--config", file.path().to_str().unwrap()]);
+    let proxy = Proxy::with_rules(&database, rules);
     let mut patient = Client::connect_with(proxy.endpoint(), &[("application_name", "report 7")]);
     let mut strict = Client::connect(proxy.endpoint());
     for client in [&mut patient, &mut strict] {

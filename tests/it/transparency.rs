@@ -2,13 +2,15 @@
 //! two transcripts must be the same.
 
 use crate::support::{
+    dba::Dba,
     frontend::{
         bind, close_statement, copy_data, copy_done, copy_fail, describe_portal,
         describe_statement, execute, flush, function_call, message, parse, query, startup, sync,
         terminate, unnamed,
     },
     proxy::Proxy,
-    server::on_every_server,
+    server::{newest, on_every_server},
+    wait_for,
     wire::Client,
 };
 
@@ -188,6 +190,28 @@ fn a_large_copy() {
         transcript.push(client.query("COPY t TO STDOUT"));
         transcript
     });
+}
+
+/// What a client does not read stays with the server: the proxy's memory is for sessions, not for results.
+#[test]
+fn a_client_that_does_not_read_holds_the_server_back() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut dba = Dba::new(&database);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("SELECT 1");
+    let before = proxy.memory_kib();
+    client.send(&query(
+        "SELECT repeat('x', 10000) FROM generate_series(1, 10000)",
+    ));
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event = 'ClientWrite'";
+    wait_for("a server that waits", || {
+        (dba.value(waits) == "1").then_some(())
+    });
+    let grown = proxy.memory_kib().saturating_sub(before);
+    assert!(grown < 10_000, "{grown} KiB of a result of 100 MB are kept");
+    assert!(client.until_ready().ends_with("C SELECT 10000 / Z I"));
 }
 
 #[test]

@@ -51,6 +51,13 @@ impl Proxy {
         Self::start(database, &["--idle-limit", limit, "--action", "rollback"])
     }
 
+    /// Starts a proxy with a configuration file.
+    pub(crate) fn with_rules(database: &Endpoint, rules: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), rules).unwrap();
+        Self::start(database, &["--config", file.path().to_str().unwrap()])
+    }
+
     /// Starts a proxy that listens on a Unix socket.
     pub(crate) fn on_socket(database: &Endpoint, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -173,6 +180,14 @@ impl Proxy {
     pub(crate) fn sees_no_incident_for(&self, time: Duration) {
         let_pass(time);
         assert_eq!(self.incidents(), Vec::<Value>::new());
+    }
+
+    /// Resident memory of the process in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.expect("a line with the memory").parse().unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
