@@ -1,55 +1,31 @@
 //! A throwaway PostgreSQL in a private temporary folder, for the demo, the tests and the benchmarks.
 //!
-//! Nothing of it outlives its owner: dropping a [`Cluster`] stops the server and removes the folder, and when the owner
-//! dies without dropping (kill -9), a shell that waits for the end of a pipe does the same.
+//! Nothing of it outlives its owner, however that ends: see the leash.
 
 use std::{
-    env, fs,
-    fs::File,
-    io::{self, Write},
+    env, fs, io,
     net::{Ipv4Addr, TcpListener},
-    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
-    time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::{Pid, Uid, User},
-};
-use tempfile::TempDir;
+use nix::unistd::{Uid, User};
 
-/// The shell that becomes the server. Its standard input is a pipe of which we hold the other end: a line means that all
-/// is done, the end of the pipe that the owner is gone. `$0` is the folder, `$1` the programs, the rest server settings.
+use super::leash::{Leash, POLL_INTERVAL, PrivateFolder};
+
+/// Makes the data directory and becomes the server. `$1` is the folder of programs, the rest are server settings.
 const SCRIPT: &str = r#"
-exec 3<&0 </dev/null
-(
-    {
-        read -r _ || {
-            kill -INT -$$
-            turn=0
-            while kill -0 $$ && [ $turn -lt 100 ]; do sleep 0.1; turn=$((turn + 1)); done
-            rm -rf "$0"
-        }
-    } <&3 &
-)
-exec 3<&-
 bin=$1
 shift
 "$bin/initdb" -D "$0/data" -U postgres --auth=trust --no-locale --encoding=UTF8 --no-sync --no-instructions &&
     exec "$bin/postgres" -D "$0/data" "$@"
 "#;
 
-/// How often, in all, a starting or stopping server is looked at.
-const POLLS: u32 = 1500;
-/// How long to wait between two looks.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a starting server is looked at: for thirty seconds.
+const START_POLLS: u32 = 1500;
 /// How often a start is tried when somebody else takes the chosen port first.
 const ATTEMPTS: u32 = 3;
-/// The longest temporary folder under which a socket's path still fits `sun_path` (104 bytes on the BSDs).
-const MAX_TEMP_DIR: usize = 64;
 
 /// What the throwaway server is made of.
 #[derive(Clone, Debug, Default)]
@@ -76,20 +52,12 @@ pub enum ClusterError {
         "PostgreSQL does not run as root, and there is no user `postgres` or `nobody` to run it as"
     )]
     NoUser,
-    /// The temporary folder cannot be made or handed over to the server's user.
-    #[error("cannot make a temporary folder under {}", parent.display())]
-    Folder {
-        /// The folder in which it was to be.
-        parent: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The temporary folder cannot be made, or no process started in it.
+    #[error("cannot start a process in a temporary folder")]
+    Spawn(#[source] io::Error),
     /// No free port on the loopback interface.
     #[error("no free port on 127.0.0.1")]
     Port(#[source] io::Error),
-    /// The shell cannot be run.
-    #[error("cannot run /bin/sh")]
-    Shell(#[source] io::Error),
     /// The server, or initdb before it, ended by itself.
     #[error("PostgreSQL did not start; the end of its log:\n{log}")]
     Exited {
@@ -97,7 +65,7 @@ pub enum ClusterError {
         log: String,
     },
     /// The server did not become ready in time.
-    #[error("PostgreSQL was not ready after {} s; the end of its log:\n{log}", (POLLS * POLL_INTERVAL).as_secs())]
+    #[error("PostgreSQL was not ready after {} s; the end of its log:\n{log}", (START_POLLS * POLL_INTERVAL).as_secs())]
     TimedOut {
         /// The last lines of its log.
         log: String,
@@ -107,10 +75,9 @@ pub enum ClusterError {
 /// A running throwaway server, reached as user `postgres` without a password.
 #[derive(Debug)]
 pub struct Cluster {
-    server: Child,
+    server: Leash,
     bin_dir: PathBuf,
     port: u16,
-    folder: TempDir,
 }
 
 impl Cluster {
@@ -140,34 +107,17 @@ impl Cluster {
         user: Option<&User>,
         settings: &[(String, String)],
     ) -> Result<Self, ClusterError> {
-        let parent = temp_dir(user.is_some());
-        let (folder, log) = make_folder(&parent, user).map_err(|source| ClusterError::Folder {
-            parent: parent.clone(),
-            source,
-        })?;
-        let errors = log.try_clone().map_err(ClusterError::Shell)?;
+        let folder = PrivateFolder::new(user).map_err(ClusterError::Spawn)?;
         let port = free_port().map_err(ClusterError::Port)?;
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", SCRIPT])
-            .args([folder.path(), bin_dir])
-            .args(arguments(port, folder.path(), settings))
-            .env("LC_ALL", "C")
-            .current_dir(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(log)
-            .stderr(errors)
-            // A group of its own: Ctrl-C in the terminal is for the owner, which then stops the server in order.
-            .process_group(0);
-        if let Some(user) = user {
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
-        let server = command.spawn().map_err(ClusterError::Shell)?;
+        let mut arguments = vec![bin_dir.display().to_string()];
+        arguments.extend(server_arguments(port, folder.path(), settings));
+        let server = folder
+            .spawn(SCRIPT, arguments)
+            .map_err(ClusterError::Spawn)?;
         let mut cluster = Self {
             server,
             bin_dir: bin_dir.to_owned(),
             port,
-            folder,
         };
         cluster.wait_until_ready()?;
         Ok(cluster)
@@ -180,12 +130,12 @@ impl Cluster {
 
     /// The folder of the Unix socket `.s.PGSQL.<port>`.
     pub fn socket_dir(&self) -> &Path {
-        self.folder.path()
+        self.server.folder()
     }
 
     /// The server's data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.server.folder().join("data")
     }
 
     /// The path of one of PostgreSQL's programs, such as `psql`.
@@ -200,7 +150,7 @@ impl Cluster {
 
     /// The process id of the server (the postmaster).
     pub fn pid(&self) -> u32 {
-        self.server.id()
+        self.server.pid()
     }
 
     /// Stops the server and removes everything, as dropping does.
@@ -210,10 +160,10 @@ impl Cluster {
 
     fn wait_until_ready(&mut self) -> Result<(), ClusterError> {
         let pid_file = self.data_dir().join("postmaster.pid");
-        for _ in 0..POLLS {
-            if !matches!(self.server.try_wait(), Ok(None)) {
+        for _ in 0..START_POLLS {
+            if self.server.has_exited() {
                 return Err(ClusterError::Exited {
-                    log: self.end_of_log(),
+                    log: self.server.end_of_log(),
                 });
             }
             // The eighth line is the server's own word on its state, which pg_ctl reads too.
@@ -228,46 +178,8 @@ impl Cluster {
             thread::sleep(POLL_INTERVAL);
         }
         Err(ClusterError::TimedOut {
-            log: self.end_of_log(),
+            log: self.server.end_of_log(),
         })
-    }
-
-    fn end_of_log(&self) -> String {
-        let log = fs::read(log_path(self.folder.path())).unwrap_or_default();
-        let text = String::from_utf8_lossy(&log);
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join("\n")
-    }
-
-    /// Asks the server to stop and reports whether it did.
-    fn shut_down(&mut self, signal: Signal) -> bool {
-        let Ok(pid) = i32::try_from(self.server.id()) else {
-            return false;
-        };
-        for poll in 0..POLLS {
-            // Not reaped before it has exited, so the process id is still its own.
-            if !matches!(self.server.try_wait(), Ok(None)) {
-                return true;
-            }
-            if poll == 0 && kill(Pid::from_raw(pid), signal).is_err() {
-                return false;
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        false
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        // SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one.
-        let stopped = self.shut_down(Signal::SIGINT) || self.shut_down(Signal::SIGQUIT);
-        if let Some(mut watcher) = self.server.stdin.take()
-            && stopped
-        {
-            // Should the watcher be gone already, nobody needs to be told.
-            drop(watcher.write_all(b"stopped\n"));
-        }
     }
 }
 
@@ -329,33 +241,6 @@ fn server_user() -> Result<Option<User>, ClusterError> {
         .ok_or(ClusterError::NoUser)
 }
 
-/// The folder for temporary folders. Root's own may be closed to the server's user, a long one breaks socket paths.
-fn temp_dir(other_user: bool) -> PathBuf {
-    let dir = env::temp_dir();
-    if other_user || dir.as_os_str().len() > MAX_TEMP_DIR {
-        return PathBuf::from("/tmp");
-    }
-    dir
-}
-
-/// Makes the folder and the log in it, both owned by the server's user.
-fn make_folder(parent: &Path, user: Option<&User>) -> io::Result<(TempDir, File)> {
-    let folder = tempfile::Builder::new()
-        .prefix("pgidle-")
-        .tempdir_in(parent)?;
-    let log = File::create(log_path(folder.path()))?;
-    if let Some(user) = user {
-        for path in [folder.path(), &log_path(folder.path())] {
-            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-        }
-    }
-    Ok((folder, log))
-}
-
-fn log_path(folder: &Path) -> PathBuf {
-    folder.join("server.log")
-}
-
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
@@ -363,7 +248,7 @@ fn free_port() -> io::Result<u16> {
 }
 
 /// What `postgres` gets besides its data directory. Durability is off: nothing here is meant to last.
-fn arguments(port: u16, folder: &Path, settings: &[(String, String)]) -> Vec<String> {
+fn server_arguments(port: u16, folder: &Path, settings: &[(String, String)]) -> Vec<String> {
     let built_in = [
         ("port", port.to_string()),
         ("listen_addresses", "127.0.0.1".to_owned()),
