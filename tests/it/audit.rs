@@ -33,6 +33,7 @@ fn an_incident_answers_everything_the_wire_can_tell() {
         ("kind", "idle"),
         ("action", "rollback"),
         ("outcome", "rolled_back"),
+        ("client_addr", "127.0.0.1"),
         ("user", "postgres"),
         ("database", &database.database),
         ("application_name", "nightly job"),
@@ -42,21 +43,10 @@ fn an_incident_answers_everything_the_wire_can_tell() {
         assert_eq!(incident[field], value, "{field} in {incident}");
     }
     assert!(incident["rule"].is_string(), "{incident}");
-    assert!(
-        incident["id"].is_string() || incident["id"].is_number(),
-        "{incident}"
-    );
-    assert!(
-        incident["time"].as_str().unwrap().contains('T'),
-        "{incident}"
-    );
-    assert!(
-        incident["client_addr"]
-            .as_str()
-            .unwrap()
-            .starts_with("127.0.0.1"),
-        "{incident}"
-    );
+    assert!(incident["id"].is_string(), "{incident}");
+    assert!(incident["session"].is_u64(), "{incident}");
+    let time = incident["time"].as_str().unwrap();
+    assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     assert_eq!(incident["tls"], false);
     assert_eq!(number(&incident, "limit_ms"), 150.0);
     assert!(number(&incident, "idle_ms") >= 150.0, "{incident}");
