@@ -33,6 +33,7 @@ pub(crate) struct Proxy {
     endpoint: Endpoint,
     log: Arc<Mutex<String>>,
     folder: TempDir,
+    sockets: Option<TempDir>,
 }
 
 impl Proxy {
@@ -60,8 +61,8 @@ impl Proxy {
 
     /// Starts a proxy that listens on a Unix socket.
     pub(crate) fn on_socket(database: &Endpoint, arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let door = database.at(folder.path().to_str().unwrap(), 6432);
+        let sockets = tempfile::tempdir().unwrap();
+        let door = database.at(sockets.path().to_str().unwrap(), 6432);
         let (listen, upstream) = (address(&door), address(database));
         let mut proxy = Self::start_with(
             &door,
@@ -76,7 +77,7 @@ impl Proxy {
             arguments,
         );
         proxy.endpoint = door;
-        proxy.folder = folder;
+        proxy.sockets = Some(sockets);
         proxy
     }
 
@@ -126,6 +127,7 @@ impl Proxy {
             endpoint: database.at("127.0.0.1", port),
             log,
             folder,
+            sockets: None,
         }
     }
 
