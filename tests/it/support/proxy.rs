@@ -96,7 +96,7 @@ impl Proxy {
             .args(arguments)
             .arg("--audit")
             .arg(folder.path().join("audit.jsonl"))
-            .env_remove("RUST_LOG")
+            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
