@@ -310,7 +310,8 @@ fn every_source_file_opens_with_its_purpose() {
 
 fn is_short(file: &File) -> Vec<String> {
     let lines = code(&file.text).lines().count();
-    if file.path.ends_with(".rs") && !file.path.ends_with("/tests.rs") && lines > LONGEST_FILE {
+    let is_test = file.path.ends_with("/tests.rs") || file.path.contains("/tests/");
+    if file.path.ends_with(".rs") && !is_test && lines > LONGEST_FILE {
         return vec![format!(
             "{}: {lines} lines of code, over {LONGEST_FILE}",
             file.path

@@ -27,8 +27,7 @@ fn a_drain_lets_transactions_finish_and_tells_idle_sessions() {
     let mut proxy = Proxy::start(&database, &[]);
     let mut idle = Client::connect(proxy.endpoint());
     let mut writer = Client::connect(proxy.endpoint());
-    writer.run("BEGIN");
-    writer.run("INSERT INTO t VALUES (2, 'two')");
+    writer.begin("INSERT INTO t VALUES (2, 'two')");
 
     proxy.signal(Signal::SIGTERM);
     assert_eq!(idle.until_closed(), "E FATAL 57P01 / closed");

@@ -32,8 +32,7 @@ impl Ended {
         let proxy = Proxy::rolling_back(&database, "250ms");
         let mut writer = Client::connect(proxy.endpoint());
         prepare(&mut writer);
-        writer.run("BEGIN");
-        writer.run("INSERT INTO t VALUES (2, 'two')");
+        writer.begin("INSERT INTO t VALUES (2, 'two')");
         proxy.rolled_back(writer.server_pid());
         Self {
             writer,
@@ -49,12 +48,13 @@ impl Ended {
             "T / D one / C SELECT 1 / Z I"
         );
         assert!(!self.dba.sees_row(2), "a refused row is there");
-        assert_eq!(self.writer.query("BEGIN"), "C BEGIN / Z T");
-        assert_eq!(
-            self.writer.query("INSERT INTO t VALUES (3, 'three')"),
-            "C INSERT 0 1 / Z T"
-        );
-        assert_eq!(self.writer.query("COMMIT"), "C COMMIT / Z I");
+        let insert = "INSERT INTO t VALUES (3, 'three')";
+        let reply = self
+            .writer
+            .ask(&[query("BEGIN"), query(insert), query("COMMIT")]);
+        assert_eq!(reply, "C BEGIN / Z T");
+        assert_eq!(self.writer.until_ready(), "C INSERT 0 1 / Z T");
+        assert_eq!(self.writer.until_ready(), "C COMMIT / Z I");
         assert!(self.dba.sees_row(3), "an acknowledged row is absent");
         assert_eq!(self.proxy.incidents().len(), 1);
     }
@@ -332,12 +332,15 @@ fn preparing_and_flushing_tell_nothing_and_the_commit_behind_is_an_error() {
 #[test]
 fn text_that_is_in_doubt_is_told_at_once() {
     on_every_server(|server| {
-        for setting in [
-            "SET standard_conforming_strings = off",
-            "SET client_encoding = 'SJIS'",
+        for (setting, commit) in [
+            (
+                "SET standard_conforming_strings = off",
+                "COMMIT -- isn't it late",
+            ),
+            ("SET client_encoding = 'SJIS'", "COMMIT -- très tard"),
         ] {
             let mut ended = Ended::after(server, |writer| writer.run(setting));
-            let reply = ended.writer.query("COMMIT -- isn't it late");
+            let reply = ended.writer.query(commit);
             assert_eq!(reply, "E 25P03 / Z E", "{setting}");
             assert_eq!(
                 ended.writer.query("ROLLBACK"),
@@ -431,8 +434,7 @@ fn a_session_can_be_ended_again_and_again() {
         let proxy = Proxy::rolling_back(&database, "100ms");
         let mut client = Client::connect(proxy.endpoint());
         for round in 1..=3 {
-            client.run("BEGIN");
-            client.run("INSERT INTO t VALUES (2, 'two')");
+            client.begin("INSERT INTO t VALUES (2, 'two')");
             wait_for("the next rollback", || {
                 (proxy.incidents().len() == round).then_some(())
             });

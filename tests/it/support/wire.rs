@@ -258,6 +258,14 @@ impl Client {
         assert!(self.error.is_none(), "{sql}: {}", self.error_text());
     }
 
+    /// Opens a transaction with a statement that must succeed, in one packet: no time passes between the two.
+    pub(crate) fn begin(&mut self, sql: &str) {
+        self.error = None;
+        self.ask(&[frontend::query("BEGIN"), frontend::query(sql)]);
+        self.until_ready();
+        assert!(self.error.is_none(), "{sql}: {}", self.error_text());
+    }
+
     /// The only value of a query's only row.
     pub(crate) fn value(&mut self, sql: &str) -> String {
         self.send(&frontend::query(sql));
