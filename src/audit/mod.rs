@@ -1,1 +1,372 @@
-//! Stub.
+//! Writes down what happened: one JSON line for each incident and each finished transaction, and one log line for each
+//! incident.
+//!
+//! Writing never delays a session: [`Audit::record`] puts the event into a bounded queue and returns. One thread takes
+//! it from there; what finds the queue full, or cannot be written, is counted and said.
+
+mod line;
+mod sentence;
+mod writer;
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::SystemTime,
+};
+
+use crate::{config::AuditSettings, session::event::Event};
+
+use writer::Writer;
+
+/// A handle to the audit writer. Clones are cheap and feed the same writer.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl Audit {
+    /// Opens the file, when there is one, and starts the writer's thread.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending, or the thread cannot be started.
+    pub fn start(settings: AuditSettings) -> io::Result<Self> {
+        let (audit, queue) = Self::with_queue(&settings);
+        let writer = Writer::open(settings, queue, Arc::clone(&audit.shared))?;
+        let thread = thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.run())?;
+        *lock(&audit.shared.thread) = Some(thread);
+        Ok(audit)
+    }
+
+    fn with_queue(settings: &AuditSettings) -> (Self, Receiver<Message>) {
+        let (queue, receiver) = sync_channel(QUEUE_LENGTH);
+        let shared = Shared {
+            wants_transactions: AtomicBool::new(settings.wants_transactions()),
+            ..Shared::default()
+        };
+        let shared = Arc::new(shared);
+        (Self { queue, shared }, receiver)
+    }
+
+    /// Takes an event to be written, stamped with the time of this call. Never blocks: an event that finds the queue
+    /// full is dropped and counted.
+    pub fn record(&self, event: Event) {
+        if matches!(event, Event::Transaction(_)) && !self.wants_transactions() {
+            return;
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the audit stamps wall-clock time, and nothing else does"
+        )]
+        let time = SystemTime::now();
+        if self.queue.try_send(Message::Event(time, event)).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a finished transaction would be written; when not, there is no need to put one together.
+    pub fn wants_transactions(&self) -> bool {
+        self.shared.wants_transactions.load(Ordering::Relaxed)
+    }
+
+    /// How many events were dropped since the start, because the queue was full or the file could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Closes the file and opens it anew under these settings: after a reload, and after a rotation of the file.
+    /// Does not block; when the file cannot be opened, the writer says so and goes on with the one that it has.
+    pub fn reopen(&self, settings: AuditSettings) {
+        let wants_transactions = settings.wants_transactions();
+        self.shared
+            .wants_transactions
+            .store(wants_transactions, Ordering::Relaxed);
+        *lock(&self.shared.reopen) = Some(settings);
+        // A full queue keeps the writer awake anyway.
+        drop(self.queue.try_send(Message::Wake));
+    }
+
+    /// Writes what was recorded before this call and ends the writer; later events are dropped. Blocks until the
+    /// writer is done, so it is no call for an async task.
+    pub fn close(&self) {
+        // The writer is gone when this fails.
+        drop(self.queue.send(Message::Close));
+        if let Some(thread) = lock(&self.shared.thread).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the audit writer panicked");
+        }
+    }
+}
+
+/// What the handles and the writer both see.
+#[derive(Debug, Default)]
+struct Shared {
+    dropped: AtomicU64,
+    wants_transactions: AtomicBool,
+    /// The settings of a reopening that the writer has not yet seen.
+    reopen: Mutex<Option<AuditSettings>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Event(SystemTime, Event),
+    /// Look at [`Shared::reopen`].
+    Wake,
+    Close,
+}
+
+/// What is behind these locks is whole at every moment, so that a panic elsewhere does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Events that may wait: some seconds of a busy server's transactions.
+const QUEUE_LENGTH: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::mpsc::RecvTimeoutError, time::Duration};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        policy::{Action, Kind},
+        session::event::{
+            Incident, Outcome, Position, Statement, TransactionOutcome, TransactionRecord, Who,
+        },
+    };
+
+    fn who() -> Who {
+        Who {
+            session: 7,
+            client_addr: Some("10.0.3.7:51234".parse().unwrap()),
+            user: "app_rw".into(),
+            database: "prod".into(),
+            application_name: "celery".into(),
+            server_pid: None,
+            tls: false,
+        }
+    }
+
+    fn statements() -> Vec<Statement> {
+        vec![Statement {
+            at: Duration::from_micros(1500),
+            text: Some("SELECT * FROM t WHERE card = 'secret'".into()),
+            duration: None,
+        }]
+    }
+
+    fn incident() -> Event {
+        Event::Incident(Box::new(Incident {
+            who: who(),
+            kind: Kind::Idle,
+            action: Action::Rollback,
+            outcome: Outcome::RolledBack,
+            why: None,
+            rule: "celery".into(),
+            limit: Duration::from_secs(60),
+            idle: Duration::from_micros(60_000_250),
+            age: Some(Duration::from_secs(61)),
+            position: Position::IdleInTransaction,
+            statements: statements(),
+            statement_count: 1,
+        }))
+    }
+
+    fn transaction() -> Event {
+        Event::Transaction(Box::new(TransactionRecord {
+            who: who(),
+            outcome: TransactionOutcome::Commit,
+            duration: Duration::from_millis(20),
+            busy: Duration::from_millis(5),
+            idle: Duration::from_millis(15),
+            longest_idle: Duration::from_millis(9),
+            statements: statements(),
+            statement_count: 1,
+        }))
+    }
+
+    fn settings(file: &Path) -> AuditSettings {
+        AuditSettings {
+            file: Some(file.to_owned()),
+            ..AuditSettings::default()
+        }
+    }
+
+    fn lines(file: &Path) -> Vec<Value> {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Takes the fields that differ from run to run out of a line.
+    fn stable(mut line: Value) -> Value {
+        let fields = line.as_object_mut().unwrap();
+        let time = fields.remove("time").unwrap();
+        assert_eq!(
+            time.as_str().unwrap().len(),
+            "2026-01-01T00:00:00.000000Z".len()
+        );
+        fields.remove("id");
+        line
+    }
+
+    #[test]
+    fn an_incident_has_the_fields_of_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let audit = Audit::start(settings(&file)).unwrap();
+        audit.record(incident());
+        audit.close();
+        let [line] = <[Value; 1]>::try_from(lines(&file)).unwrap();
+        assert_eq!(
+            stable(line),
+            json!({
+                "event": "incident", "kind": "idle", "action": "rollback", "outcome": "rolled_back", "why": null,
+                "rule": "celery", "limit_ms": 60_000, "idle_ms": 60_000.25, "age_ms": 61_000, "session": 7,
+                "client_addr": "10.0.3.7", "client_port": 51234, "user": "app_rw", "database": "prod",
+                "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",
+                "statements": [{
+                    "at_ms": 1.5, "text": "SELECT * FROM t WHERE card = $1",
+                    "fingerprint": crate::sql::fingerprint("SELECT * FROM t WHERE card = ''"), "duration_ms": null,
+                }],
+                "statement_count": 1, "locks": null, "blocked": null, "xmin_age": null,
+            })
+        );
+    }
+
+    #[test]
+    fn transactions_and_literals_are_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let mut settings = settings(&file);
+        let audit = Audit::start(settings.clone()).unwrap();
+        audit.record(transaction());
+        audit.close();
+        settings.literals = true;
+        settings.transactions = false;
+        let audit = Audit::start(settings).unwrap();
+        audit.record(transaction());
+        audit.record(incident());
+        audit.close();
+        let [first, second] = <[Value; 2]>::try_from(lines(&file)).unwrap();
+        assert_ne!(first["id"], second["id"]);
+        assert_eq!(second["event"], "incident");
+        assert_eq!(
+            second["statements"][0]["text"],
+            "SELECT * FROM t WHERE card = 'secret'"
+        );
+        let mut first = stable(first);
+        first.as_object_mut().unwrap().remove("statements");
+        assert_eq!(
+            first,
+            json!({
+                "event": "transaction", "outcome": "commit", "duration_ms": 20, "busy_ms": 5, "idle_ms": 15,
+                "longest_idle_ms": 9, "session": 7, "client_addr": "10.0.3.7", "client_port": 51234,
+                "user": "app_rw", "database": "prod", "application_name": "celery", "server_pid": null,
+                "tls": false, "statement_count": 1,
+            })
+        );
+    }
+
+    #[test]
+    fn reopening_follows_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let rotated = folder.path().join("audit.jsonl.1");
+        let audit = Audit::start(settings(&file)).unwrap();
+        audit.record(incident());
+        while lines(&file).is_empty() {
+            thread::yield_now();
+        }
+        fs::rename(&file, &rotated).unwrap();
+        audit.reopen(settings(&file));
+        audit.record(incident());
+        audit.close();
+        assert_eq!((lines(&rotated).len(), lines(&file).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_reopening_that_fails_keeps_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let audit = Audit::start(settings(&file)).unwrap();
+        audit.reopen(settings(&folder.path().join("no/such/folder")));
+        audit.record(incident());
+        audit.close();
+        assert_eq!(lines(&file).len(), 1);
+        assert!(Audit::start(settings(&folder.path().join("no/such/folder"))).is_err());
+    }
+
+    #[test]
+    fn what_finds_the_queue_full_is_counted_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let (audit, queue) = Audit::with_queue(&settings(&file));
+        for _ in 0..QUEUE_LENGTH + 3 {
+            audit.record(incident());
+        }
+        assert_eq!(audit.dropped(), 3);
+        let writer = Writer::open(settings(&file), queue, Arc::clone(&audit.shared)).unwrap();
+        let writer = thread::spawn(move || writer.run());
+        audit.close();
+        writer.join().unwrap();
+        let lines = lines(&file);
+        assert_eq!(lines.len(), QUEUE_LENGTH + 1);
+        let said = lines
+            .into_iter()
+            .find(|line| line["event"] == "dropped")
+            .unwrap();
+        assert_eq!(stable(said), json!({"event": "dropped", "count": 3}));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        let audit = Audit::start(settings(Path::new("/dev/full"))).unwrap();
+        audit.record(incident());
+        audit.record(incident());
+        audit.close();
+        assert_eq!(audit.dropped(), 2);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_said_when_there_is_room_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let audit = Audit::start(settings(Path::new("/dev/full"))).unwrap();
+        audit.record(incident());
+        while audit.dropped() == 0 {
+            thread::yield_now();
+        }
+        audit.reopen(settings(&file));
+        audit.record(incident());
+        audit.close();
+        let said = lines(&file)
+            .into_iter()
+            .find(|line| line["event"] == "dropped");
+        assert_eq!(
+            stable(said.unwrap()),
+            json!({"event": "dropped", "count": 1})
+        );
+    }
+
+    #[test]
+    fn without_a_file_transactions_are_not_even_queued() {
+        let (audit, queue) = Audit::with_queue(&AuditSettings::default());
+        audit.record(transaction());
+        let nothing = queue.recv_timeout(Duration::ZERO).unwrap_err();
+        assert_eq!(nothing, RecvTimeoutError::Timeout);
+        assert_eq!(audit.dropped(), 0);
+    }
+}

@@ -1,1 +1,372 @@
-//! Stub.
+//! Settings, valid by construction: a [`Config`] exists only when every key was known and every value made sense.
+//!
+//! They come from defaults, a TOML file and flags, the later winning over the earlier. [`Source`] remembers the last
+//! two so that a reload reads them again. Nothing here opens a socket or resolves a name.
+
+mod address;
+mod error;
+mod file;
+mod section;
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+pub use address::{Address, AddressError};
+pub use error::ConfigError;
+
+use crate::policy::{Action, Kind, Ladder, Limits, Match, Rule, Rules, builtin_rules};
+
+/// Every setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[upstream]`
+    pub upstream: Upstream,
+    /// `[audit]`
+    pub audit: AuditSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// How long a client may take until it is authenticated; `None` is for ever.
+    pub startup_timeout: Option<Duration>,
+    /// How long a drain waits for transactions to finish; `None` is for ever.
+    pub drain_timeout: Option<Duration>,
+    /// The rules in force: built-in exemptions, those of the file, the one of the flags.
+    pub rules: Rules,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where clients connect; at least one.
+    pub addresses: Vec<Address>,
+    /// How many threads serve them.
+    pub workers: NonZeroUsize,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where PostgreSQL listens.
+    pub address: Address,
+    /// How long connecting to it may take; `None` is as long as the system tries.
+    pub connect_timeout: Option<Duration>,
+    /// What stands between pgidle and PostgreSQL.
+    pub pooler: Pooler,
+}
+
+/// A connection pooler behind pgidle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooler {
+    /// None: the process id that a session is told is the server's.
+    #[default]
+    None,
+    /// One that keeps a server connection for the life of a session; the process id may be the pooler's invention.
+    Session,
+    /// One that gives the server connection away between transactions.
+    Transaction,
+}
+
+impl FromStr for Pooler {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::None),
+            "session" => Ok(Self::Session),
+            "transaction" => Ok(Self::Transaction),
+            _ => Err("expected \"none\", \"session\" or \"transaction\""),
+        }
+    }
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// Where JSON lines are appended; `None` writes none.
+    pub file: Option<PathBuf>,
+    /// Whether statement text keeps its literals.
+    pub literals: bool,
+    /// Whether each finished transaction is written.
+    pub transactions: bool,
+}
+
+impl AuditSettings {
+    /// Whether finished transactions go to the file.
+    pub fn wants_transactions(&self) -> bool {
+        self.transactions && self.file.is_some()
+    }
+}
+
+impl Default for AuditSettings {
+    fn default() -> Self {
+        Self {
+            file: None,
+            literals: false,
+            transactions: true,
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSettings {
+    /// How lines on stderr are written.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("expected \"text\" or \"json\""),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let tcp = |port| Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port,
+        };
+        Self {
+            listen: Listen {
+                addresses: vec![tcp(6432)],
+                workers: one_for_each_cpu(),
+            },
+            upstream: Upstream {
+                address: tcp(5432),
+                connect_timeout: Some(Duration::from_secs(10)),
+                pooler: Pooler::None,
+            },
+            audit: AuditSettings::default(),
+            log: LogSettings::default(),
+            startup_timeout: Some(Duration::from_secs(60)),
+            drain_timeout: Some(Duration::from_secs(30)),
+            rules: Rules::new(builtin_rules()),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it is unknown or does not make sense.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Source {
+            path: Some(path.to_owned()),
+            flags: Flags::default(),
+        }
+        .load()
+    }
+}
+
+/// Settings given on the command line; they win over the file's.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// Replaces `listen.addresses`, unless empty.
+    pub listen: Vec<Address>,
+    /// Replaces `upstream.address`.
+    pub upstream: Option<Address>,
+    /// One more rule, after all others and for every session.
+    pub idle_limit: Option<IdleLimit>,
+    /// Replaces `audit.file`.
+    pub audit: Option<PathBuf>,
+    /// Replaces `log.format`.
+    pub log_format: Option<LogFormat>,
+}
+
+/// A rule in two flags: for every session, this action after this time idle in transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleLimit {
+    /// The limit; not zero.
+    pub limit: Duration,
+    /// What is done when it is reached.
+    pub action: Action,
+}
+
+/// Where settings come from, so that they can be read again.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The file; without one there are only defaults and flags.
+    pub path: Option<PathBuf>,
+    /// The flags.
+    pub flags: Flags,
+}
+
+impl Source {
+    /// Reads the file as it is at this moment and puts the flags over it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it or in the flags does not make sense.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let (mut config, mut rules) = match &self.path {
+            Some(path) => {
+                let text =
+                    fs::read_to_string(path).map_err(|e| ConfigError::unreadable(path, &e))?;
+                file::read(&text).map_err(|fault| fault.in_file(path, &text))?
+            }
+            None => (Config::default(), builtin_rules()),
+        };
+        let flags = self.flags.clone();
+        if !flags.listen.is_empty() {
+            config.listen.addresses = flags.listen;
+        }
+        if let Some(address) = flags.upstream {
+            config.upstream.address = address;
+        }
+        if let Some(file) = flags.audit {
+            config.audit.file = Some(file);
+        }
+        if let Some(format) = flags.log_format {
+            config.log.format = format;
+        }
+        if let Some(limit) = flags.idle_limit {
+            rules.push(limit.rule()?);
+        }
+        config.rules = Rules::new(rules);
+        Ok(config)
+    }
+}
+
+impl IdleLimit {
+    fn rule(self) -> Result<Rule, ConfigError> {
+        supported(Kind::Idle, Some(self.action))
+            .map_err(|problem| ConfigError::in_flag("--action", problem))?;
+        let name: Arc<str> = "flags".into();
+        let mut limits = Limits {
+            rule: Arc::clone(&name),
+            ..Limits::default()
+        };
+        limits.ladders[Kind::Idle.index()] = Ladder::new([(self.action, self.limit)])
+            .map_err(|error| ConfigError::in_flag("--idle-limit", error.to_string()))?;
+        Ok(Rule {
+            name,
+            matching: Match::default(),
+            limits: Arc::new(limits),
+        })
+    }
+}
+
+/// Refuses what is planned and would be accepted without doing anything.
+fn supported(kind: Kind, action: Option<Action>) -> Result<(), String> {
+    match (kind, action) {
+        (Kind::Blocking, _) => Err("the limit `blocking` is not supported yet".to_owned()),
+        (_, Some(Action::Release)) => Err("the action `release` is not supported yet".to_owned()),
+        (Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Age, _) => Ok(()),
+    }
+}
+
+fn one_for_each_cpu() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Identity;
+
+    fn flags() -> Flags {
+        Flags {
+            listen: vec!["[::1]:7000".parse().unwrap()],
+            upstream: Some("unix:/run/pg/.s.PGSQL.5432".parse().unwrap()),
+            idle_limit: Some(IdleLimit {
+                limit: Duration::from_secs(1),
+                action: Action::Rollback,
+            }),
+            audit: Some("flags.jsonl".into()),
+            log_format: Some(LogFormat::Json),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_their_rule_is_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pgidle.toml");
+        let text = "drain_timeout = 0\n[audit]\nfile = \"file.jsonl\"\nliterals = true\n\
+                    [[rule]]\nname = \"batch\"\nmatch = { user = \"batch\" }\n";
+        fs::write(&path, text).unwrap();
+        let source = Source {
+            path: Some(path.clone()),
+            flags: flags(),
+        };
+        let config = source.load().unwrap();
+        assert_eq!(config.listen.addresses, flags().listen);
+        assert_eq!(Some(config.upstream.address), flags().upstream);
+        assert_eq!(config.audit.file, flags().audit);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert!(config.audit.literals);
+        assert_eq!(config.drain_timeout, None);
+        let rule = |user, application_name| {
+            let identity = Identity {
+                user,
+                application_name,
+                ..Identity::default()
+            };
+            config.rules.decide(&identity)
+        };
+        assert_eq!(&*rule("batch", "").rule, "batch");
+        assert_eq!(&*rule("batch", "pg_dump").rule, "builtin: pg_dump");
+        let flags_rule = rule("other", "");
+        assert_eq!(&*flags_rule.rule, "flags");
+        let idle = flags_rule.ladder(Kind::Idle).rungs();
+        assert_eq!(idle, [(Duration::from_secs(1), Action::Rollback)]);
+
+        fs::write(&path, "[audit]\nliterals = false\n").unwrap();
+        assert!(
+            !source.load().unwrap().audit.literals,
+            "a reload reads the file anew"
+        );
+    }
+
+    #[test]
+    fn without_a_file_there_are_defaults_and_they_observe() {
+        let config = Source::default().load().unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(&*config.rules.decide(&Identity::default()).rule, "default");
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_in_flags_too() {
+        let mut flags = flags();
+        flags.idle_limit = Some(IdleLimit {
+            limit: Duration::from_secs(1),
+            action: Action::Release,
+        });
+        let error = Source { path: None, flags }.load().unwrap_err().to_string();
+        assert_eq!(error, "--action: the action `release` is not supported yet");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = Config::load(Path::new("/no/such/pgidle.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("/no/such/pgidle.toml: cannot be read: No such file"),
+            "{error}"
+        );
+    }
+}

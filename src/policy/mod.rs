@@ -10,4 +10,4 @@ mod rule;
 
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use ladder::{Action, Kind, Ladder, LadderError, Limits};
-pub use rule::{Identity, Match, Pattern, Rule, Rules, builtin_rules};
+pub use rule::{ClientNet, DEFAULT_RULE, Identity, Match, Pattern, Rule, Rules, builtin_rules};

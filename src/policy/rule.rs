@@ -1,8 +1,10 @@
-//! For which sessions which limits hold: the first rule that matches decides.
+//! For which sessions which limits hold: the first rule that matches decides, as in `pg_hba.conf`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::Limits;
+use ipnet::IpNet;
+
+use super::{Action, Kind, Ladder, Limits};
 
 /// What a rule can match on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,31 +21,346 @@ pub struct Identity<'a> {
     pub replication: bool,
 }
 
-/// Stub.
-#[derive(Clone, Debug)]
-pub struct Pattern;
-
-/// Stub.
-#[derive(Clone, Debug)]
-pub struct Match;
-
-/// Stub.
-#[derive(Clone, Debug)]
-pub struct Rule;
-
-/// The rules in force, in order.
-#[derive(Clone, Debug, Default)]
-pub struct Rules;
+/// The rules in force, in order, and what holds where none of them matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    default: Arc<Limits>,
+}
 
 impl Rules {
+    /// Rules that are tried in this order; where none matches, the rule `default` observes.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self {
+            rules,
+            default: Arc::new(observing_limits()),
+        }
+    }
+
     /// The limits of the first rule that matches.
     pub fn decide(&self, identity: &Identity<'_>) -> Arc<Limits> {
-        let _ = identity;
-        Arc::default()
+        let decided = self.rules.iter().find(|r| r.matching.matches(identity));
+        Arc::clone(decided.map_or(&self.default, |rule| &rule.limits))
+    }
+
+    /// The rules in the order in which they are tried, without the default.
+    pub fn as_slice(&self) -> &[Rule] {
+        &self.rules
     }
 }
 
-/// Stub.
+impl Default for Rules {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+/// Limits, and the sessions that they hold for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The name that incidents and metrics give it.
+    pub name: Arc<str>,
+    /// For which sessions it holds.
+    pub matching: Match,
+    /// What it allows them.
+    pub limits: Arc<Limits>,
+}
+
+/// Conditions that must all hold; what is `None` is not asked, so that the default matches every session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// The application name.
+    pub application_name: Option<Pattern>,
+    /// The database.
+    pub database: Option<Pattern>,
+    /// The role.
+    pub user: Option<Pattern>,
+    /// Where the client connects from.
+    pub client: Option<ClientNet>,
+    /// Whether it is a replication connection.
+    pub replication: Option<bool>,
+}
+
+impl Match {
+    /// Whether every condition holds.
+    pub fn matches(&self, identity: &Identity<'_>) -> bool {
+        let fits =
+            |pattern: &Option<Pattern>, text| pattern.as_ref().is_none_or(|p| p.matches(text));
+        fits(&self.application_name, identity.application_name)
+            && fits(&self.database, identity.database)
+            && fits(&self.user, identity.user)
+            && self.client.is_none_or(|net| net.contains(identity.client))
+            && self
+                .replication
+                .is_none_or(|wanted| wanted == identity.replication)
+    }
+}
+
+/// Where a client connects from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientNet {
+    /// A Unix socket.
+    Unix,
+    /// A TCP address in this block.
+    Tcp(IpNet),
+}
+
+impl ClientNet {
+    /// Whether a client at this address (`None` for a Unix socket) belongs here. An IPv4 address that a dual-stack
+    /// listener shows as `::ffff:a.b.c.d` is the IPv4 address.
+    pub fn contains(self, client: Option<IpAddr>) -> bool {
+        match (self, client) {
+            (Self::Unix, None) => true,
+            (Self::Tcp(net), Some(address)) => net.contains(&address.to_canonical()),
+            (Self::Unix, Some(_)) | (Self::Tcp(_), None) => false,
+        }
+    }
+}
+
+/// A shell-like pattern over a whole name: `*` stands for any characters, `?` for one; case matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(Box<str>);
+
+impl Pattern {
+    /// Every text is a pattern.
+    pub fn new(pattern: &str) -> Self {
+        Self(pattern.into())
+    }
+
+    /// Whether the whole of `text` fits. Takes at most the product of both lengths in steps, whatever the pattern.
+    pub fn matches(&self, text: &str) -> bool {
+        let (mut pattern, mut rest) = (self.0.chars(), text.chars());
+        // Where to go on after a mismatch: behind the last `*`, which then swallows one more character.
+        let mut retry = None;
+        loop {
+            let (before_pattern, before_rest) = (pattern.clone(), rest.clone());
+            match (pattern.next(), rest.next()) {
+                (None, None) => return true,
+                (Some('*'), _) => {
+                    rest = before_rest.clone();
+                    retry = Some((before_pattern, before_rest));
+                }
+                (Some('?'), Some(_)) => {}
+                (Some(wanted), Some(found)) if wanted == found => {}
+                (_, _) => {
+                    let Some((star, mut swallowed)) = retry.take() else {
+                        return false;
+                    };
+                    if swallowed.next().is_none() {
+                        return false;
+                    }
+                    rest = swallowed.clone();
+                    pattern = star.clone();
+                    pattern.next();
+                    retry = Some((star, swallowed));
+                }
+            }
+        }
+    }
+}
+
+/// The exemptions that stand before all other rules unless they are switched off: replication connections, and tools
+/// that keep one transaction open on purpose so that everything they read is of one moment.
 pub fn builtin_rules() -> Vec<Rule> {
-    Vec::new()
+    let exempt = |name: &str, matching| {
+        let name: Arc<str> = format!("builtin: {name}").into();
+        let limits = Arc::new(Limits {
+            rule: Arc::clone(&name),
+            ..Limits::default()
+        });
+        Rule {
+            name,
+            matching,
+            limits,
+        }
+    };
+    let replication = Match {
+        replication: Some(true),
+        ..Match::default()
+    };
+    let tools = SNAPSHOT_TOOLS.iter().map(|&(name, pattern)| {
+        let matching = Match {
+            application_name: Some(Pattern::new(pattern)),
+            ..Match::default()
+        };
+        exempt(name, matching)
+    });
+    std::iter::once(exempt("replication", replication))
+        .chain(tools)
+        .collect()
+}
+
+/// What holds where no rule matches: limits are logged and nobody is touched.
+fn observing_limits() -> Limits {
+    let log_after = |seconds| {
+        Ladder::new([(Action::Log, Duration::from_secs(seconds))])
+            .expect("a single rung is always in order")
+    };
+    let mut limits = Limits {
+        rule: DEFAULT_RULE.into(),
+        ..Limits::default()
+    };
+    for (kind, seconds) in [
+        (Kind::Idle, 10),
+        (Kind::Failed, 60),
+        (Kind::Stalled, 10),
+        (Kind::Age, 15 * 60),
+    ] {
+        limits.ladders[kind.index()] = log_after(seconds);
+    }
+    limits
+}
+
+/// The name of the rule that holds where none matches.
+pub const DEFAULT_RULE: &str = "default";
+
+/// Name and application_name of the tools that hold a snapshot or a lock across statements by design.
+const SNAPSHOT_TOOLS: [(&str, &str); 8] = [
+    ("pg_dump", "pg_dump"),
+    ("pg_dumpall", "pg_dumpall"),
+    ("pg_basebackup", "pg_basebackup"),
+    ("pg_restore", "pg_restore"),
+    ("pg_receivewal", "pg_receivewal"),
+    ("pg_recvlogical", "pg_recvlogical"),
+    ("pg_repack", "pg_repack"),
+    ("pgcopydb", "pgcopydb*"),
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rule(name: &str, matching: Match) -> Rule {
+        let limits = Arc::new(Limits {
+            rule: name.into(),
+            ..Limits::default()
+        });
+        Rule {
+            name: name.into(),
+            matching,
+            limits,
+        }
+    }
+
+    fn client(text: &str) -> Option<ClientNet> {
+        Some(ClientNet::Tcp(text.parse().unwrap()))
+    }
+
+    #[test]
+    fn the_first_match_decides_and_the_default_observes() {
+        let celery = Match {
+            application_name: Some(Pattern::new("celery*")),
+            database: Some(Pattern::new("prod")),
+            ..Match::default()
+        };
+        let app = Match {
+            user: Some(Pattern::new("app_?")),
+            ..Match::default()
+        };
+        let rules = Rules::new(vec![rule("celery", celery), rule("app", app)]);
+        let mut identity = Identity {
+            user: "app_1",
+            database: "prod",
+            application_name: "celery@w1",
+            ..Identity::default()
+        };
+        assert_eq!(&*rules.decide(&identity).rule, "celery");
+        identity.database = "staging";
+        assert_eq!(&*rules.decide(&identity).rule, "app");
+        identity.user = "app_12";
+        let default = rules.decide(&identity);
+        assert_eq!(&*default.rule, DEFAULT_RULE);
+        let idle = default.ladder(Kind::Idle).rungs();
+        assert_eq!(idle, [(Duration::from_secs(10), Action::Log)]);
+        let mut actions = Kind::ALL.iter().flat_map(|&k| default.ladder(k).rungs());
+        assert!(actions.all(|&(_, action)| action == Action::Log));
+    }
+
+    #[test]
+    fn a_network_never_matches_a_unix_socket_and_unix_nothing_else() {
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let ten = client("10.0.0.0/8").unwrap();
+        assert!(ten.contains(address("10.1.2.3")));
+        assert!(ten.contains(address("::ffff:10.1.2.3")));
+        assert!(!ten.contains(address("11.1.2.3")));
+        assert!(!ten.contains(None));
+        assert!(!client("0.0.0.0/0").unwrap().contains(None));
+        assert!(client("::/0").unwrap().contains(address("fe80::1")));
+        assert!(ClientNet::Unix.contains(None));
+        assert!(!ClientNet::Unix.contains(address("127.0.0.1")));
+    }
+
+    #[test]
+    fn replication_and_snapshot_tools_are_exempt() {
+        let rules = Rules::new(builtin_rules());
+        let named = |application_name, replication| {
+            let identity = Identity {
+                application_name,
+                replication,
+                ..Identity::default()
+            };
+            rules.decide(&identity)
+        };
+        for (application_name, replication, expected) in [
+            ("walreceiver", true, "builtin: replication"),
+            ("pg_dump", false, "builtin: pg_dump"),
+            ("pg_dumpall", false, "builtin: pg_dumpall"),
+            ("pgcopydb[77] snapshot", false, "builtin: pgcopydb"),
+            ("my pg_dump", false, "default"),
+        ] {
+            let limits = named(application_name, replication);
+            assert_eq!(&*limits.rule, expected);
+            let exempt = limits.ladders.iter().all(Ladder::is_empty);
+            assert_eq!(exempt, expected != "default");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, expected) in [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("a*", "a", true),
+            ("*a*b", "xxaxxbxb", true),
+            ("*a*b", "xxaxxbx", false),
+            ("a?c", "abc", true),
+            ("a?c", "aéc", true),
+            ("a?c", "ac", false),
+            ("App", "app", false),
+            ("[a]", "a", false),
+            ("**?", "", false),
+        ] {
+            assert_eq!(
+                Pattern::new(pattern).matches(text),
+                expected,
+                "{pattern} {text}"
+            );
+        }
+    }
+
+    fn naive(pattern: &[char], text: &[char]) -> bool {
+        match (pattern, text) {
+            ([], []) => true,
+            (['*', rest @ ..], _) => {
+                naive(rest, text) || (!text.is_empty() && naive(pattern, &text[1..]))
+            }
+            (['?', p @ ..], [_, t @ ..]) => naive(p, t),
+            ([a, p @ ..], [b, t @ ..]) => a == b && naive(p, t),
+            ([], _) | (_, []) => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_agrees_with_its_definition(pattern in "[ab*?]{0,8}", text in "[abé]{0,10}") {
+            let chars = |s: &str| s.chars().collect::<Vec<_>>();
+            prop_assert_eq!(
+                Pattern::new(&pattern).matches(&text),
+                naive(&chars(&pattern), &chars(&text))
+            );
+        }
+    }
 }

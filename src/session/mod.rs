@@ -1,3 +1,497 @@
-//! The state machine of one session. No I/O, no clock: bytes and `now` in, bytes and actions out.
+//! The state machine of one session: bytes, timers and commands in; bytes, actions and events out. No I/O, no clock.
+//!
+//! The caller hands over what it has read with [`Session::client_bytes`] and [`Session::server_bytes`], passes on the
+//! verbatim part and then what [`Session::take_output`] gives for each side, carries out every [`Action`], records every
+//! [`Event`](event::Event), and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
+//! verbatim, and nothing is copied or allocated.
+#![warn(clippy::indexing_slicing)]
 
+mod enforce;
 pub mod event;
+mod limits;
+mod pending;
+mod prepared;
+mod report;
+mod state;
+mod telling;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+
+use self::{
+    enforce::Ending,
+    event::{Event, TransactionOutcome, TransactionRecord, Who},
+    state::{Finished, Phase, State, TransactionStatus},
+    telling::Telling,
+};
+use crate::{
+    policy::Limits,
+    wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
+};
+
+/// What the caller has to do for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let no CancelRequest of the client's through until [`Action::OpenGate`], wait until those that are on their way
+    /// have been closed by the server, then call [`Session::gate_closed`].
+    CloseGate,
+    /// Let CancelRequests through again.
+    OpenGate,
+    /// Send a CancelRequest for this session, and call [`Session::cancel_closed`] when the server has closed it.
+    Cancel,
+    /// The application name has changed: find the rule again and call [`Session::set_limits`].
+    Identify,
+    /// Write what is due to both sides, then close them.
+    Close(CloseReason),
+}
+
+/// Why a session ended: the metric label, the audit field and the log field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client closed its connection.
+    ClientLeft,
+    /// The server closed its connection.
+    ServerLeft,
+    /// The client's connection failed.
+    ClientIo,
+    /// The server's connection failed.
+    ServerIo,
+    /// One side sent what cannot be followed.
+    Protocol,
+    /// A rule's limit was reached.
+    Policy,
+    /// pgidle shuts down.
+    Drain,
+}
+
+impl CloseReason {
+    /// The name used in logs, audit lines and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientLeft => "client_left",
+            Self::ServerLeft => "server_left",
+            Self::ClientIo => "client_io",
+            Self::ServerIo => "server_io",
+            Self::Protocol => "protocol",
+            Self::Policy => "policy",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// A stream of bytes that cannot be followed: whose, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The client's fault.
+    #[error("the client sent garbage: {0}")]
+    Client(InvalidLength),
+    /// The server's fault.
+    #[error("the server sent garbage: {0}")]
+    Server(InvalidLength),
+}
+
+/// What became of a run of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes that are dealt with; the others must be given again, with more behind them.
+    pub consumed: usize,
+    /// Of those, the bytes at the front that go on as they are, before what [`Session::take_output`] gives.
+    pub verbatim: usize,
+}
+
+/// One side of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The application.
+    Client,
+    /// PostgreSQL.
+    Server,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    Drop,
+    /// It waits, and everything behind it.
+    Hold,
+}
+
+/// What becomes of the client's messages that still belong to a request which has already failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Discarding {
+    Nothing,
+    /// Everything up to Sync.
+    Batch,
+    /// CopyData, CopyDone and CopyFail.
+    CopyData,
+}
+
+/// One direction of the stream.
+#[derive(Clone, Debug, Default)]
+struct Leg {
+    scanner: FrameScanner,
+    /// Whether the rest of a frame that was not whole is dropped.
+    drop_rest: bool,
+}
+
+/// The state machine of one session.
+#[derive(Debug)]
+pub struct Session {
+    who: Who,
+    limits: Arc<Limits>,
+    state: State,
+    client: Leg,
+    server: Leg,
+    to_client: BytesMut,
+    to_server: BytesMut,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+    /// Rungs taken of each ladder, by `Kind::index`.
+    taken: [u8; 5],
+    /// When the client last sent anything.
+    last_client: Instant,
+    /// Since when the client has not taken a byte of what is due to it.
+    client_blocked_since: Option<Instant>,
+    /// Whether the server does not take what is due to it.
+    server_blocked: bool,
+    /// Whether the front of a request has come that is held until it is whole.
+    half_sent: bool,
+    /// Whether the server was asked for its answers to the batch that is open.
+    flushed: bool,
+    /// Whether the session ends as soon as no transaction is open.
+    draining: bool,
+    discarding: Discarding,
+    ending: Option<Box<Ending>>,
+    telling: Option<Box<Telling>>,
+}
+
+/// What is known of a session before its first byte.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Who it belongs to.
+    pub who: Who,
+    /// Whether it asks for replication.
+    pub replication: bool,
+    /// Whether finished transactions are to be reported as events.
+    pub records: bool,
+}
+
+impl Session {
+    /// A session whose startup packet goes to the server at `now`.
+    pub fn new(opening: Opening, limits: Arc<Limits>, now: Instant) -> Self {
+        Self {
+            who: opening.who,
+            limits,
+            state: State::new(opening.replication, opening.records, now),
+            client: Leg::default(),
+            server: Leg::default(),
+            to_client: BytesMut::new(),
+            to_server: BytesMut::new(),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            taken: [0; 5],
+            last_client: now,
+            client_blocked_since: None,
+            server_blocked: false,
+            half_sent: false,
+            flushed: false,
+            draining: false,
+            discarding: Discarding::Nothing,
+            ending: None,
+            telling: None,
+        }
+    }
+
+    /// Who the session belongs to.
+    pub fn who(&self) -> &Who {
+        &self.who
+    }
+
+    /// What a CancelRequest for this session carries; `None` before the server has said it.
+    pub fn cancel_key(&self) -> Option<&CancelKey> {
+        self.state.key.as_ref()
+    }
+
+    /// Looks at bytes from the client.
+    ///
+    /// # Errors
+    /// A length that no message can have: the session cannot go on.
+    pub fn client_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
+        if !self.holds_client() {
+            self.last_client = now;
+            self.flushed = false;
+        }
+        let step = self
+            .splice(Side::Client, bytes, now)
+            .map_err(ProtocolError::Client)?;
+        self.half_sent = step.consumed < bytes.len();
+        Ok(step)
+    }
+
+    /// Looks at bytes from the server.
+    ///
+    /// # Errors
+    /// A length that no message can have: the session cannot go on.
+    pub fn server_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
+        self.splice(Side::Server, bytes, now)
+            .map_err(ProtocolError::Server)
+    }
+
+    /// Whether bytes from the client cannot be dealt with at present, and none should be read.
+    pub fn holds_client(&self) -> bool {
+        self.ending_holds_client() || self.telling_holds_client()
+    }
+
+    /// Whether the server must be read although the client does not take what is due to it.
+    pub fn reads_ahead(&self) -> bool {
+        self.ending_holds_client()
+    }
+
+    /// What is due to a side, behind what was passed on verbatim.
+    pub fn output(&mut self, side: Side) -> &mut BytesMut {
+        match side {
+            Side::Client => &mut self.to_client,
+            Side::Server => &mut self.to_server,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Puts other limits in force, at once.
+    pub fn set_limits(&mut self, limits: Arc<Limits>) {
+        self.limits = limits;
+    }
+
+    /// Tells whether bytes for a side lie unsent, and whether some were taken just before `now`.
+    pub fn flow(&mut self, side: Side, blocked: bool, progress: bool, now: Instant) {
+        match side {
+            Side::Server => self.server_blocked = blocked,
+            Side::Client if !blocked => {
+                if self.client_blocked_since.take().is_some() && self.state.pending.is_empty() {
+                    // Idle counts from when the client took the ReadyForQuery.
+                    self.state.turn_since = now;
+                }
+            }
+            Side::Client => {
+                if progress || self.client_blocked_since.is_none() {
+                    self.client_blocked_since = Some(now);
+                }
+            }
+        }
+    }
+
+    /// Ends the session as soon as no transaction is open; at once when none is.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.close_if_drained();
+    }
+
+    /// The session is over: what was open in it is reported.
+    pub fn closed(&mut self, now: Instant) {
+        let finished = self.state.end(TransactionOutcome::Disconnect, now);
+        self.record(finished);
+    }
+
+    fn splice(&mut self, side: Side, bytes: &[u8], now: Instant) -> Result<Step, InvalidLength> {
+        let mut step = Step::default();
+        let mut rewriting = !self.output(side.other()).is_empty();
+        while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
+            let leg = self.leg(side);
+            let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
+                Scanned::Incomplete => break,
+                Scanned::Rest { len } => {
+                    let verdict = if leg.drop_rest {
+                        Verdict::Drop
+                    } else {
+                        Verdict::Pass
+                    };
+                    (verdict, len, None)
+                }
+                Scanned::Frame { frame, len } => {
+                    let queued = self.output(side.other()).len();
+                    let verdict = match side {
+                        Side::Client => self.client_frame(frame, now),
+                        Side::Server => self.server_frame(frame, now),
+                    };
+                    self.leg(side).drop_rest = verdict == Verdict::Drop;
+                    (verdict, len, Some(queued))
+                }
+            };
+            if verdict == Verdict::Hold {
+                self.leg(side).scanner.rewind();
+                break;
+            }
+            let output = self.output(side.other());
+            step.consumed += len;
+            match verdict {
+                Verdict::Pass if !rewriting => step.verbatim = step.consumed,
+                Verdict::Pass => {
+                    // What the session itself said because of this frame comes behind it.
+                    let own = output.split_off(queued.unwrap_or(output.len()).min(output.len()));
+                    output.extend_from_slice(rest.get(..len).unwrap_or(rest));
+                    output.unsplit(own);
+                }
+                Verdict::Drop | Verdict::Hold => rewriting = true,
+            }
+            rewriting |= !self.output(side.other()).is_empty();
+        }
+        Ok(step)
+    }
+
+    fn leg(&mut self, side: Side) -> &mut Leg {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+
+    fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        self.abandon_ending();
+        if self.holds_client() {
+            return Verdict::Hold;
+        }
+        if self.discarding != Discarding::Nothing && self.discards(FrontendTag::from(frame.tag)) {
+            return Verdict::Drop;
+        }
+        if self.telling.is_some() {
+            return self.untold_sent(frame, now);
+        }
+        self.pass_client(frame, now)
+    }
+
+    fn server_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        if let Some(step) = self.ending_step() {
+            return self.ending_received(step, frame, now);
+        }
+        if self.telling.is_some() {
+            return self.untold_received(frame, now);
+        }
+        self.pass_server(frame, now)
+    }
+
+    fn pass_client(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        // A new request: whoever was stuck is not.
+        if self.state.pending.is_empty() {
+            let [idle, failed, stalled, _, blocking] = &mut self.taken;
+            (*idle, *failed, *stalled, *blocking) = (0, 0, 0, 0);
+        }
+        self.state.sent(frame, now);
+        Verdict::Pass
+    }
+
+    fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let finished = self.state.received(frame, now);
+        self.record(finished);
+        match BackendTag::from(frame.tag) {
+            BackendTag::ParameterStatus => self.identify(frame.body),
+            BackendTag::BackendKeyData => {
+                self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
+            }
+            BackendTag::ReadyForQuery => {
+                if self.state.status == TransactionStatus::Idle {
+                    self.taken = [0; 5];
+                }
+                self.close_if_drained();
+            }
+            _ => {}
+        }
+        Verdict::Pass
+    }
+
+    /// Whether a message still belongs to a request that has failed; ends the discarding where it does not.
+    fn discards(&mut self, tag: FrontendTag) -> bool {
+        let discard = match self.discarding {
+            Discarding::Nothing => false,
+            Discarding::Batch if tag == FrontendTag::Terminate => false,
+            Discarding::Batch => tag != FrontendTag::Sync,
+            Discarding::CopyData => {
+                matches!(
+                    tag,
+                    FrontendTag::CopyData | FrontendTag::CopyDone | FrontendTag::CopyFail
+                )
+            }
+        };
+        if !discard {
+            self.discarding = Discarding::Nothing;
+        }
+        discard
+    }
+
+    fn identify(&mut self, body: &[u8]) {
+        if let Some(("application_name", name)) = wire::parameter_status(body)
+            && *name != *self.who.application_name
+        {
+            self.who.application_name = name.into();
+            self.actions.push_back(Action::Identify);
+        }
+    }
+
+    fn close_if_drained(&mut self) {
+        let state = &self.state;
+        let quiet = state.pending.is_empty()
+            && state.status == TransactionStatus::Idle
+            && !state.pending.unsynced();
+        if self.draining && quiet && state.phase == Phase::Ready && self.ending.is_none() {
+            self.draining = false;
+            self.fatal(&report::shutdown(), CloseReason::Drain);
+        }
+    }
+
+    fn record(&mut self, finished: Option<Box<Finished>>) {
+        let Some(finished) = finished else {
+            return;
+        };
+        let Finished {
+            outcome,
+            transaction,
+        } = *finished;
+        self.events
+            .push_back(Event::Transaction(Box::new(TransactionRecord {
+                who: self.who.clone(),
+                outcome,
+                duration: transaction.busy + transaction.idle,
+                busy: transaction.busy,
+                idle: transaction.idle,
+                longest_idle: transaction.longest_idle,
+                statements: transaction.statements(self.state.pending.running()),
+                statement_count: transaction.statement_count,
+            })));
+    }
+}
+
+impl Side {
+    /// The side that bytes from this one go to.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+
+    /// Whether a frame from this side is held until it is whole.
+    ///
+    /// Every request is, so that a half-sent one does not reach the server. Of the answers, rows and COPY data flow.
+    fn holds(self, tag: u8) -> bool {
+        match self {
+            Self::Client => true,
+            Self::Server => !matches!(
+                BackendTag::from(tag),
+                BackendTag::DataRow | BackendTag::CopyData
+            ),
+        }
+    }
+}

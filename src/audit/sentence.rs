@@ -1,0 +1,186 @@
+//! The log line of an incident: a sentence that says who, how long, by which rule, and what was done.
+//! No SQL text is in it.
+
+use std::time::Duration;
+
+use crate::{
+    policy::{Action, DEFAULT_RULE, Kind, format_duration},
+    session::event::{Incident, Outcome},
+};
+
+/// Logs an incident: a warning where pgidle was to act on the session, else for information.
+pub(super) fn log(id: &str, incident: &Incident) {
+    let sentence = sentence(incident);
+    let (kind, action) = (incident.kind.name(), incident.action.name());
+    let (outcome, rule) = (incident.outcome.name(), &*incident.rule);
+    match incident.action {
+        Action::Log => tracing::info!(id, kind, action, outcome, rule, "{sentence}"),
+        Action::Notice | Action::Release | Action::Rollback | Action::Terminate => {
+            tracing::warn!(id, kind, action, outcome, rule, "{sentence}");
+        }
+    }
+}
+
+fn sentence(incident: &Incident) -> String {
+    let why = incident
+        .why
+        .as_ref()
+        .map_or_else(String::new, |why| format!(" ({why})"));
+    format!(
+        "{} {}; {}{why}",
+        who(incident),
+        what(incident),
+        done(incident)
+    )
+}
+
+/// Names come from clients: they are quoted, and what could break a line is escaped.
+fn who(incident: &Incident) -> String {
+    let who = &incident.who;
+    let client = who
+        .client_addr
+        .map_or_else(|| "a Unix socket".to_owned(), |address| address.to_string());
+    let pid = who
+        .server_pid
+        .map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+    format!(
+        "session {} (user {:?}, database {:?}, application {:?}, from {client}, server pid {pid})",
+        who.session, who.user, who.database, who.application_name
+    )
+}
+
+fn what(incident: &Incident) -> String {
+    let idle = measured(incident.idle);
+    let stuck = match incident.kind {
+        Kind::Idle => format!("has been idle in transaction for {idle}"),
+        Kind::Failed => format!("has been idle in transaction (aborted) for {idle}"),
+        Kind::Stalled => format!("has been stalled ({}) for {idle}", incident.position.name()),
+        Kind::Age => match incident.age {
+            Some(age) => format!("has had a transaction open for {}", measured(age)),
+            None => "has had a transaction open for too long".to_owned(),
+        },
+        Kind::Blocking => format!("has kept others waiting, idle in transaction for {idle}"),
+    };
+    let limit = format_duration(incident.limit);
+    format!(
+        "{stuck}, past the limit of {limit} in rule {:?}",
+        incident.rule
+    )
+}
+
+fn done(incident: &Incident) -> &'static str {
+    match incident.outcome {
+        Outcome::Logged if &*incident.rule == DEFAULT_RULE => {
+            "nothing was done, because no rule applies to it"
+        }
+        Outcome::Logged => "only logged, as the rule says",
+        Outcome::Noticed => "the client was sent a notice",
+        Outcome::RolledBack => "its transaction was rolled back, and the session lives on",
+        Outcome::Released => "its transaction was released and begins anew when the client speaks",
+        Outcome::NotReleasable => "it could not be released, and the next limit stands",
+        Outcome::Moot => "it went on by itself before anything was done",
+        Outcome::Terminated => "the session was ended",
+        Outcome::NotPossible => {
+            "nothing can be done at this point of the protocol, and the next limit stands"
+        }
+        Outcome::ServerClosed => "the server closed the connection meanwhile",
+        Outcome::Unexpected => {
+            "the server answered out of turn, and the session was ended to be safe"
+        }
+    }
+}
+
+/// A measured time as a person says it: `350ms`, `61.2s`, `15min 3s`, `2h 5min`.
+fn measured(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{}ms", duration.as_millis()),
+        1..120 => format!("{seconds}.{}s", duration.subsec_millis() / 100),
+        120..7200 => format!("{}min {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::session::event::{Position, Statement, Who};
+
+    fn check(change: impl FnOnce(&mut Incident), expected: &Expect) {
+        let mut incident = Incident {
+            who: Who {
+                session: 7,
+                client_addr: Some("10.0.3.7:51234".parse().unwrap()),
+                user: "app_rw".into(),
+                database: "prod".into(),
+                application_name: "celery\n@w1".into(),
+                server_pid: Some(4711),
+                tls: false,
+            },
+            kind: Kind::Idle,
+            action: Action::Rollback,
+            outcome: Outcome::RolledBack,
+            why: None,
+            rule: "celery".into(),
+            limit: Duration::from_secs(60),
+            idle: Duration::from_millis(61_250),
+            age: Some(Duration::from_secs(1003)),
+            position: Position::IdleInTransaction,
+            statements: vec![Statement {
+                at: Duration::ZERO,
+                text: Some("SELECT 'secret'".into()),
+                duration: None,
+            }],
+            statement_count: 1,
+        };
+        change(&mut incident);
+        expected.assert_eq(&sentence(&incident));
+    }
+
+    #[test]
+    fn reads_as_a_sentence() {
+        check(
+            |_| {},
+            &expect![[
+                r#"session 7 (user "app_rw", database "prod", application "celery\n@w1", from 10.0.3.7:51234, server pid 4711) has been idle in transaction for 61.2s, past the limit of 1min in rule "celery"; its transaction was rolled back, and the session lives on"#
+            ]],
+        );
+        check(
+            |incident| {
+                incident.action = Action::Log;
+                incident.outcome = Outcome::Logged;
+                incident.rule = DEFAULT_RULE.into();
+                incident.who.client_addr = None;
+                incident.who.server_pid = None;
+                incident.idle = Duration::from_millis(350);
+            },
+            &expect![[
+                r#"session 7 (user "app_rw", database "prod", application "celery\n@w1", from a Unix socket, server pid unknown) has been idle in transaction for 350ms, past the limit of 1min in rule "default"; nothing was done, because no rule applies to it"#
+            ]],
+        );
+        check(
+            |incident| {
+                incident.kind = Kind::Age;
+                incident.action = Action::Terminate;
+                incident.outcome = Outcome::Terminated;
+                incident.why = Some("the outcome of 2 requests is unknown".into());
+            },
+            &expect![[
+                r#"session 7 (user "app_rw", database "prod", application "celery\n@w1", from 10.0.3.7:51234, server pid 4711) has had a transaction open for 16min 43s, past the limit of 1min in rule "celery"; the session was ended (the outcome of 2 requests is unknown)"#
+            ]],
+        );
+        check(
+            |incident| {
+                incident.kind = Kind::Stalled;
+                incident.position = Position::CopyIn;
+                incident.outcome = Outcome::NotPossible;
+                incident.idle = Duration::from_secs(7500);
+            },
+            &expect![[
+                r#"session 7 (user "app_rw", database "prod", application "celery\n@w1", from 10.0.3.7:51234, server pid 4711) has been stalled (copy in) for 2h 5min, past the limit of 1min in rule "celery"; nothing can be done at this point of the protocol, and the next limit stands"#
+            ]],
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! From the text of a configuration file to settings.
+
+use std::{collections::HashSet, num::NonZeroUsize, path::PathBuf, sync::Arc};
+
+use ipnet::IpNet;
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Config,
+    error::Fault,
+    one_for_each_cpu,
+    section::{Section, boolean, count, duration, name, parsed, text},
+    supported,
+};
+use crate::policy::{Action, ClientNet, Kind, Ladder, Limits, Match, Pattern, Rule, builtin_rules};
+
+/// Reads settings, and the rules of the file with the built-in ones before them.
+pub(super) fn read(text: &str) -> Result<(Config, Vec<Rule>), Fault> {
+    let document = DeTable::parse(text).map_err(|error| Fault {
+        span: error.span().unwrap_or_default(),
+        key: None,
+        problem: error.message().to_owned(),
+    })?;
+    let root = Section::new("", document.get_ref(), document.span())?;
+    let mut config = Config::default();
+    root.set("startup_timeout", &mut config.startup_timeout, duration)?;
+    root.set("drain_timeout", &mut config.drain_timeout, duration)?;
+    settings(&root, &mut config)?;
+    let mut rules = match root.get("builtin_exemptions", boolean)? {
+        Some(false) => Vec::new(),
+        Some(true) | None => builtin_rules(),
+    };
+    let mut names = HashSet::new();
+    for section in root.sections("rule", "rule")? {
+        let rule = rule(&section)?;
+        if !names.insert(Arc::clone(&rule.name)) {
+            let problem = format!(
+                "another rule has the name {:?} too; expected one of its own",
+                rule.name
+            );
+            return Err(section.fault_at("name", problem));
+        }
+        rules.push(rule);
+    }
+    Ok((config, rules))
+}
+
+fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
+    if let Some(section) = root.section("listen", "listen")? {
+        section.set("addresses", &mut config.listen.addresses, addresses)?;
+        section.set("workers", &mut config.listen.workers, |value| {
+            Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_each_cpu))
+        })?;
+    }
+    if let Some(section) = root.section("upstream", "upstream")? {
+        section.set("address", &mut config.upstream.address, parsed)?;
+        section.set(
+            "connect_timeout",
+            &mut config.upstream.connect_timeout,
+            duration,
+        )?;
+        section.set("pooler", &mut config.upstream.pooler, parsed)?;
+    }
+    if let Some(section) = root.section("audit", "audit")? {
+        section.set("file", &mut config.audit.file, |value| {
+            Ok(Some(PathBuf::from(name(value)?)))
+        })?;
+        section.set("literals", &mut config.audit.literals, boolean)?;
+        section.set("transactions", &mut config.audit.transactions, boolean)?;
+    }
+    if let Some(section) = root.section("log", "log")? {
+        section.set("format", &mut config.log.format, parsed)?;
+    }
+    Ok(())
+}
+
+fn addresses<T: std::str::FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {
+    let items = value.as_array().filter(|items| !items.is_empty());
+    let items =
+        items.ok_or("expected an array of one or more addresses, such as [\"127.0.0.1:6432\"]")?;
+    items.iter().map(|item| parsed(item.get_ref())).collect()
+}
+
+fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
+    let own_name = section.get("name", |value| name(value).map(Arc::<str>::from))?;
+    let name = own_name.ok_or_else(|| {
+        section.fault_at(
+            "name",
+            "missing; every rule has a name, which its incidents carry".to_owned(),
+        )
+    })?;
+    let mut limits = Limits {
+        rule: Arc::clone(&name),
+        ..Limits::default()
+    };
+    for (kind, table) in [
+        (Kind::Idle, "rule.idle"),
+        (Kind::Failed, "rule.failed"),
+        (Kind::Stalled, "rule.stalled"),
+        (Kind::Age, "rule.age"),
+        (Kind::Blocking, "rule.blocking"),
+    ] {
+        let Some(rungs) = section.section(kind.name(), table)? else {
+            continue;
+        };
+        supported(kind, None).map_err(|problem| section.fault_at(kind.name(), problem))?;
+        limits.ladders[kind.index()] = ladder(kind, &rungs, section)?;
+        if kind == Kind::Age {
+            rungs.set("implicit", &mut limits.age_implicit, boolean)?;
+        }
+    }
+    let matching = section.section("match", "rule.match")?;
+    Ok(Rule {
+        name,
+        matching: matching.map_or_else(|| Ok(Match::default()), |section| conditions(&section))?,
+        limits: Arc::new(limits),
+    })
+}
+
+fn ladder(kind: Kind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder, Fault> {
+    let mut ladder = Vec::new();
+    for action in Action::ALL {
+        if let Some(at) = rungs.get(action.name(), duration)?.flatten() {
+            supported(kind, Some(action))
+                .map_err(|problem| rungs.fault_at(action.name(), problem))?;
+            ladder.push((action, at));
+        }
+    }
+    Ladder::new(ladder).map_err(|error| {
+        let problem = format!("{error}; expected times that do not shrink from log to terminate");
+        rule.fault_at(kind.name(), problem)
+    })
+}
+
+fn conditions(section: &Section<'_>) -> Result<Match, Fault> {
+    let pattern = |value: &DeValue<'_>| text(value).map(Pattern::new);
+    Ok(Match {
+        application_name: section.get("application_name", pattern)?,
+        database: section.get("database", pattern)?,
+        user: section.get("user", pattern)?,
+        client: section.get("client", client)?,
+        replication: section.get("replication", boolean)?,
+    })
+}
+
+/// A block of addresses, one address, or `unix`.
+fn client(value: &DeValue<'_>) -> Result<ClientNet, String> {
+    let text = text(value)?;
+    if text == "unix" {
+        return Ok(ClientNet::Unix);
+    }
+    let net = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+    net.map(ClientNet::Tcp).map_err(|_| {
+        format!("`{text}` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use expect_test::{Expect, expect};
+
+    use super::{super::section::KEYS, *};
+
+    const SAMPLE: &str = include_str!("../../config/pgidle.toml");
+
+    fn refused(text: &str, expected: &Expect) {
+        let fault = read(text).map(drop).unwrap_err();
+        expected.assert_eq(&fault.in_file(Path::new("f"), text).to_string());
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let (config, rules) = read(SAMPLE).unwrap();
+        let default = Config::default();
+        assert_eq!(config, default);
+        assert_eq!(rules, default.rules.as_slice());
+    }
+
+    #[test]
+    fn the_sample_shows_every_key_and_each_is_accepted() {
+        let is_setting = |line: &str| {
+            let name = line.split([' ', ']']).next().unwrap_or_default();
+            line.starts_with("[[")
+                || (line.contains(" = ") && KEYS.iter().any(|(_, keys)| keys.contains(&name)))
+        };
+        let uncommented: Vec<_> = SAMPLE
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| is_setting(rest))
+                    .unwrap_or(line)
+            })
+            .collect();
+        let text = uncommented.join("\n");
+        let (_, rules) = read(&text).unwrap();
+        assert_eq!(rules.len(), builtin_rules().len() + 1);
+
+        let document = DeTable::parse(&text).unwrap();
+        let mut shown = Vec::new();
+        collect_keys("", document.get_ref(), &mut shown);
+        for (section, keys) in KEYS {
+            for key in *keys {
+                let unsupported =
+                    *key == "release" || *key == "blocking" || *section == "rule.blocking";
+                let elsewhere = matches!(*section, "rule.failed" | "rule.stalled" | "rule.age")
+                    && *key != "implicit";
+                let path = format!("{section}.{key}");
+                let is_shown = shown.iter().any(|s| s == path.trim_start_matches('.'));
+                assert!(
+                    is_shown || unsupported || elsewhere,
+                    "{path} is missing from config/pgidle.toml"
+                );
+            }
+        }
+    }
+
+    fn collect_keys(path: &str, table: &DeTable<'_>, keys: &mut Vec<String>) {
+        for (key, value) in table {
+            let path = format!("{path}.{}", key.get_ref())
+                .trim_start_matches('.')
+                .to_owned();
+            let first = value.get_ref().get(0);
+            let value = first.filter(|_| path == "rule").unwrap_or(value);
+            if let DeValue::Table(table) = value.get_ref() {
+                collect_keys(&path, table, keys);
+            }
+            keys.push(path);
+        }
+    }
+
+    #[test]
+    fn a_rule_as_documented() {
+        let text = r#"
+            builtin_exemptions = false
+            [[rule]]
+            name = "celery"
+            match = { application_name = "celery*", database = "prod", user = "app_*", client = "10.0.0.0/8" }
+            idle = { log = "5s", rollback = "60s", terminate = "10min" }
+            failed = { log = "1min", rollback = 0 }
+            age = { log = "5min", rollback = "15min", implicit = true }
+            [[rule]]
+            name = "local"
+            match = { client = "unix" }
+            [[rule]]
+            name = "host"
+            match = { client = "10.0.0.1" }
+        "#;
+        let (_, rules) = read(text).unwrap();
+        let [celery, local, host] = <[Rule; 3]>::try_from(rules).unwrap();
+        assert_eq!(
+            celery.matching.application_name,
+            Some(Pattern::new("celery*"))
+        );
+        let seconds = Duration::from_secs;
+        assert_eq!(
+            celery.limits.ladder(Kind::Idle).rungs(),
+            [
+                (seconds(5), Action::Log),
+                (seconds(60), Action::Rollback),
+                (seconds(600), Action::Terminate),
+            ]
+        );
+        assert_eq!(
+            celery.limits.ladder(Kind::Failed).rungs(),
+            [(seconds(60), Action::Log)]
+        );
+        assert!(celery.limits.ladder(Kind::Stalled).is_empty());
+        assert!(celery.limits.age_implicit);
+        assert_eq!(&*celery.limits.rule, "celery");
+        assert_eq!(local.matching.client, Some(ClientNet::Unix));
+        assert_eq!(
+            host.matching.client,
+            Some(ClientNet::Tcp("10.0.0.1/32".parse().unwrap()))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_line_key_and_expectation() {
+        refused("drain_timeout = \"30s\"\ndrian = 1", &expect!["f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, log, rule"]);
+        refused("[lisen]\n", &expect!["f:1: lisen: unknown key; did you mean `listen`?"]);
+        refused("[listen]\nadresses = []", &expect!["f:2: listen.adresses: unknown key; did you mean `addresses`?"]);
+        refused("[listen]\naddresses = []", &expect![[r#"f:2: listen.addresses: expected an array of one or more addresses, such as ["127.0.0.1:6432"]"#]]);
+        refused("[listen]\naddresses = [\"6432\"]", &expect!["f:2: listen.addresses: `6432` is not an address: expected HOST:PORT, [IPV6]:PORT or unix:/absolute/path"]);
+        refused("[listen]\nworkers = -1", &expect!["f:2: listen.workers: expected a whole number that is not negative, found -1"]);
+        refused("[listen]\nworkers = \"two\"", &expect!["f:2: listen.workers: expected a whole number, found a string"]);
+        refused("listen = 1", &expect!["f:1: listen: expected a table, found a whole number"]);
+        refused("[upstream]\npooler = \"pgbouncer\"", &expect![[r#"f:2: upstream.pooler: expected "none", "session" or "transaction""#]]);
+        refused("[upstream]\nconnect_timeout = 30", &expect!["f:2: upstream.connect_timeout: `30` is not a duration: the unit is missing; expected one of us, ms, s, min, h, d"]);
+        refused("[audit]\nfile = \"\"", &expect!["f:2: audit.file: expected a string that is not empty"]);
+        refused("[log]\nformat = true", &expect!["f:2: log.format: expected a string, found true or false"]);
+        refused("[rule]\nname = \"x\"", &expect!["f:1: rule: expected an array of tables, each headed [[rule]], found a table"]);
+        refused("\n[[rule]]\nidle = { log = \"1s\" }", &expect!["f:2: rule.name: missing; every rule has a name, which its incidents carry"]);
+        refused(
+            "[[rule]]\nname = \"x\"\n[[rule]]\nname = \"x\"",
+            &expect![[r#"f:4: rule.name: another rule has the name "x" too; expected one of its own"#]],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\nidle = { log = \"5 parsecs\" }",
+            &expect!["f:3: rule.idle.log: `5 parsecs` is not a duration: unknown unit `parsecs`; expected one of us, ms, s, min, h, d"],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\nidle = { log = \"60s\", rollback = \"5s\" }",
+            &expect!["f:3: rule.idle: `rollback` at 5s comes before `log` at 1min; expected times that do not shrink from log to terminate"],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\nidle = { release = \"5s\" }",
+            &expect!["f:3: rule.idle.release: the action `release` is not supported yet"],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\nblocking = { log = \"5s\" }",
+            &expect!["f:3: rule.blocking: the limit `blocking` is not supported yet"],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\nidle = { implicit = true }",
+            &expect!["f:3: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\nmatch = { client = \"10.0.0.0/33\" }",
+            &expect!["f:3: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"],
+        );
+        refused(
+            "[[rule]]\nname = \"x\"\n[rule.match]\nuser = 7",
+            &expect!["f:4: rule.match.user: expected a string, found a whole number"],
+        );
+        refused(
+            "[log]\nformat = \"text\"\nformat = \"json\"",
+            &expect!["f:3: duplicate key"],
+        );
+        refused("[log\n", &expect!["f:1: unclosed table, expected `]`"]);
+        refused("a\nb = 2", &expect!["f:1: key with no value, expected `=`"]);
+    }
+}

@@ -1,0 +1,287 @@
+//! Reads one table of the file: every key of it must be one that [`KEYS`] lists, and every value of the right type.
+
+use std::{ops::Range, str::FromStr, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::error::Fault;
+use crate::policy::parse_duration;
+
+/// A table, by the name under which [`KEYS`] lists its keys.
+pub(super) struct Section<'a> {
+    name: &'static str,
+    table: &'a DeTable<'a>,
+    pub(super) span: Range<usize>,
+}
+
+impl<'a> Section<'a> {
+    /// Refuses a table with an unknown key.
+    pub(super) fn new(
+        name: &'static str,
+        table: &'a DeTable<'a>,
+        span: Range<usize>,
+    ) -> Result<Self, Fault> {
+        let section = Self { name, table, span };
+        let known = keys_of(name);
+        for key in table.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                return Err(section.unknown(key, known));
+            }
+        }
+        Ok(section)
+    }
+
+    /// Reads a value, when the key is there.
+    pub(super) fn get<T>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
+    ) -> Result<Option<T>, Fault> {
+        debug_assert!(
+            keys_of(self.name).contains(&key),
+            "{key} is missing from KEYS"
+        );
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        read(value.get_ref())
+            .map(Some)
+            .map_err(|problem| self.fault(value.span(), key, problem))
+    }
+
+    /// Reads a value over a setting, when the key is there.
+    pub(super) fn set<T>(
+        &self,
+        key: &'static str,
+        setting: &mut T,
+        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
+    ) -> Result<(), Fault> {
+        if let Some(value) = self.get(key, read)? {
+            *setting = value;
+        }
+        Ok(())
+    }
+
+    /// The table under a key, when the key is there; `name` is the table's own in [`KEYS`].
+    pub(super) fn section(
+        &self,
+        key: &'static str,
+        name: &'static str,
+    ) -> Result<Option<Self>, Fault> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(self.fault(value.span(), key, mismatch("a table", value.get_ref())));
+        };
+        Self::new(name, table, value.span()).map(Some)
+    }
+
+    /// The tables under a key, in the order of the file.
+    pub(super) fn sections(
+        &self,
+        key: &'static str,
+        name: &'static str,
+    ) -> Result<Vec<Self>, Fault> {
+        let Some(value) = self.value(key) else {
+            return Ok(Vec::new());
+        };
+        let expected = format!("an array of tables, each headed [[{key}]]");
+        let DeValue::Array(items) = value.get_ref() else {
+            return Err(self.fault(value.span(), key, mismatch(&expected, value.get_ref())));
+        };
+        let section = |item: &'a Spanned<DeValue<'a>>| match item.get_ref().as_table() {
+            Some(table) => Self::new(name, table, item.span()),
+            None => Err(self.fault(item.span(), key, mismatch(&expected, item.get_ref()))),
+        };
+        items.iter().map(section).collect()
+    }
+
+    /// A fault at the value of a key, or at the table when the key is not there.
+    pub(super) fn fault_at(&self, key: &'static str, problem: String) -> Fault {
+        let span = self
+            .value(key)
+            .map_or_else(|| self.span.clone(), Spanned::span);
+        self.fault(span, key, problem)
+    }
+
+    fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        let mut entries = self.table.iter();
+        entries.find_map(|(k, value)| (k.get_ref() == key).then_some(value))
+    }
+
+    fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) -> Fault {
+        let name = key.get_ref();
+        let near = known.iter().map(|k| (edit_distance(name, k), k)).min();
+        let hint = match near {
+            // A third of the letters wrong is still a slip.
+            Some((distance, near)) if distance <= 1 + name.len() / 4 => {
+                format!("did you mean `{near}`?")
+            }
+            _ => format!("expected one of {}", known.join(", ")),
+        };
+        self.fault(key.span(), name, format!("unknown key; {hint}"))
+    }
+
+    fn fault(&self, span: Range<usize>, key: &str, problem: String) -> Fault {
+        let dot = if self.name.is_empty() { "" } else { "." };
+        Fault {
+            span,
+            key: Some(format!("{}{dot}{key}", self.name)),
+            problem,
+        }
+    }
+}
+
+/// A text.
+pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| mismatch("a string", value))
+}
+
+/// A text that is not empty.
+pub(super) fn name<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    match text(value)? {
+        "" => Err("expected a string that is not empty".to_owned()),
+        text => Ok(text),
+    }
+}
+
+/// A text that a type reads itself.
+pub(super) fn parsed<T: FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result<T, String> {
+    text(value)?
+        .parse()
+        .map_err(|error: T::Err| error.to_string())
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    value
+        .as_bool()
+        .ok_or_else(|| mismatch("true or false", value))
+}
+
+/// A whole number that is not negative.
+pub(super) fn count(value: &DeValue<'_>) -> Result<usize, String> {
+    let number = value
+        .as_integer()
+        .ok_or_else(|| mismatch("a whole number", value))?;
+    usize::from_str_radix(number.as_str(), number.radix())
+        .map_err(|_| format!("expected a whole number that is not negative, found {number}"))
+}
+
+/// A duration as PostgreSQL writes it; `None` when it is 0, which is off.
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Option<Duration>, String> {
+    let text = value
+        .as_str()
+        .or_else(|| value.as_integer().map(|number| number.as_str()))
+        .ok_or_else(|| mismatch("a duration such as \"30s\", or 0", value))?;
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    Ok((!duration.is_zero()).then_some(duration))
+}
+
+fn mismatch(expected: &str, found: &DeValue<'_>) -> String {
+    let found = match found {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    format!("expected {expected}, found {found}")
+}
+
+fn keys_of(section: &str) -> &'static [&'static str] {
+    let listed = KEYS.iter().find(|(name, _)| *name == section);
+    listed.map_or(&[], |(_, keys)| keys)
+}
+
+/// Levenshtein's: how many letters to add, drop or change.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+const LADDER: &[&str] = &["log", "notice", "release", "rollback", "terminate"];
+
+/// Every section and its keys; the root has no name.
+pub(super) const KEYS: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "startup_timeout",
+            "drain_timeout",
+            "builtin_exemptions",
+            "listen",
+            "upstream",
+            "audit",
+            "log",
+            "rule",
+        ],
+    ),
+    ("listen", &["addresses", "workers"]),
+    ("upstream", &["address", "connect_timeout", "pooler"]),
+    ("audit", &["file", "literals", "transactions"]),
+    ("log", &["format"]),
+    (
+        "rule",
+        &[
+            "name", "match", "idle", "failed", "stalled", "age", "blocking",
+        ],
+    ),
+    (
+        "rule.match",
+        &[
+            "application_name",
+            "database",
+            "user",
+            "client",
+            "replication",
+        ],
+    ),
+    ("rule.idle", LADDER),
+    ("rule.failed", LADDER),
+    ("rule.stalled", LADDER),
+    (
+        "rule.age",
+        &[
+            "log",
+            "notice",
+            "release",
+            "rollback",
+            "terminate",
+            "implicit",
+        ],
+    ),
+    ("rule.blocking", LADDER),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [
+            ("", "abc", 3),
+            ("idle", "idle", 0),
+            ("idel", "idle", 2),
+            ("adress", "address", 1),
+        ] {
+            assert_eq!(edit_distance(a, b), expected);
+            assert_eq!(edit_distance(b, a), expected);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Ends a COPY FROM STDIN that gets no data: CopyFail, between whole CopyData messages.
+//!
+//! The answer is the end of the client's own request, so it goes to the client, in our words.
+
+use super::{
+    BackendTag, Discarding, ErrorFields, Frame, Instant, Session, Step, Verdict, originate, report,
+};
+use crate::wire::originate::zeros;
+
+impl Session {
+    /// Sends CopyFail; a CopyData message that was half forwarded is completed first.
+    pub(super) fn copy_fail(&mut self) {
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let rest = self.client.scanner.rest();
+        if rest > MAX_PADDING {
+            return self.terminate(0);
+        }
+        zeros(rest, &mut self.to_server);
+        self.client.drop_rest = true;
+        originate::copy_fail(&report::sql_reason(&ending.incident), &mut self.to_server);
+        self.discarding = Discarding::CopyData;
+        self.state.pending.copy_failed();
+        self.set_step(Step::CopyFail);
+    }
+
+    /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end.
+    pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let mut verdict = self.pass_server(frame, now);
+        let cancelled = ErrorFields::read(frame.body).sqlstate == b"57014";
+        if let Some(ending) = &mut self.ending
+            && frame.tag == u8::from(BackendTag::ErrorResponse)
+        {
+            ending.told = true;
+            if cancelled {
+                originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
+                verdict = Verdict::Drop;
+            }
+        }
+        self.request_ended(now);
+        verdict
+    }
+}
+
+/// The longest rest of a CopyData message that is completed with zeros, in bytes.
+const MAX_PADDING: usize = 16 << 20;

@@ -1,0 +1,105 @@
+//! Ends a statement that runs: CancelRequest, while what it has already sent is read.
+//!
+//! Nothing of the client's is forwarded before the cancel connection is closed by the server and the outcome is known,
+//! so that a late cancel never hits a later statement.
+
+use std::time::Duration;
+
+use super::{Action, Instant, Outcome, Session, Step, policy};
+
+/// How often a cancel is sent; a function can catch it.
+const MAX_CANCELS: u32 = 10;
+
+/// The time between two cancels.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// A CancelRequest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) struct Cancel {
+    /// Whether its connection is still open.
+    in_flight: bool,
+    /// When the next one is due.
+    repeat_at: Instant,
+}
+
+impl Session {
+    /// Sends a CancelRequest, or gives up when many did not help.
+    pub(super) fn cancel(&mut self, now: Instant) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        if ending.cancels < MAX_CANCELS && self.state.key.is_some() {
+            ending.cancels += 1;
+            ending.step = Step::Cancel(Cancel {
+                in_flight: true,
+                repeat_at: now + INTERVAL,
+            });
+            self.actions.push_back(Action::Cancel);
+        } else if ending.incident.action == policy::Action::Terminate {
+            self.terminate(self.state.pending.ready_owed().max(1));
+        } else {
+            ending.incident.why = Some(
+                format!(
+                    "the statement did not end after {} cancel requests",
+                    ending.cancels
+                )
+                .into(),
+            );
+            self.finish(Outcome::NotPossible);
+        }
+    }
+
+    /// Tells that the server has closed the connection of the CancelRequest.
+    pub fn cancel_closed(&mut self, now: Instant) {
+        if let Some(Step::Cancel(cancel)) = self.ending_step() {
+            self.set_step(Step::Cancel(Cancel {
+                in_flight: false,
+                ..cancel
+            }));
+            self.request_ended(now);
+        }
+    }
+
+    /// Goes on when the client's request has ended and no cancel can hit anything any more.
+    pub(super) fn request_ended(&mut self, now: Instant) {
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let in_flight = matches!(
+            ending.step,
+            Step::Cancel(Cancel {
+                in_flight: true,
+                ..
+            })
+        );
+        let over = ending.transaction != self.state.transaction.started;
+        if !in_flight && (over || self.state.pending.is_empty()) {
+            self.next_step(now);
+        }
+    }
+
+    /// When the next cancel is due.
+    pub(in crate::session) fn cancel_timeout(&self) -> Option<Instant> {
+        match self.ending_step() {
+            Some(Step::Cancel(Cancel {
+                in_flight: false,
+                repeat_at,
+            })) => Some(repeat_at),
+            _ => None,
+        }
+    }
+
+    /// Sends the next cancel.
+    pub(in crate::session) fn cancel_again(&mut self, now: Instant) {
+        if self.cancel_timeout().is_some_and(|at| at <= now) {
+            self.next_step(now);
+        }
+    }
+
+    /// Tells that more of the server's answer has been read ahead of the client than memory is given for.
+    pub fn drain_overflowed(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            self.terminate(self.state.pending.ready_owed().max(1));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Ending a transaction without ending its session, step by step, from whatever position it is stuck in.
+//!
+//! An ending asks one question again and again: *what stands in the way of a ReadyForQuery that says that nothing of
+//! the transaction is left?* Each answer is a step with a file of its own, and each step ends with the question.
+//!
+//! ```text
+//!            cancel connections closed
+//!   Gate ─────────────────────────────▶ next step?
+//!                                         │ the server takes COPY data ........ CopyFail   (copy_fail)
+//!                                         │ the server works .................. Cancel     (drain)
+//!                                         │ batch without Sync, all answered .. Poison     (poison) ─▶ Synced
+//!                                         │ the server skips to Sync .......... Synced     (poison)
+//!                                         │ status T or E ..................... Abort      (abort)
+//!                                         │ status I, or E after Abort ........ done
+//!                                         ▼
+//! ```
+//! While a step runs nothing of the client's goes to the server. In Poison, Synced and Abort every reply is an answer to
+//! us and is swallowed; in CopyFail and Cancel replies belong to the client's own request and pass.
+
+mod abort;
+mod copy_fail;
+mod drain;
+mod poison;
+mod terminate;
+
+use std::time::Instant;
+
+use super::{
+    Action, CloseReason, Discarding, Session, Verdict,
+    event::{Incident, Outcome},
+    report,
+    state::TransactionStatus,
+    telling::Telling,
+};
+use crate::{
+    policy,
+    wire::{BackendTag, ErrorFields, Frame, originate},
+};
+
+/// An ending under way.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    /// What will be reported about it; the facts are those of the moment when the limit was reached.
+    incident: Incident,
+    step: Step,
+    /// When the transaction began: a later one must not be hit.
+    transaction: Option<Instant>,
+    /// Whether the client has been sent an ErrorResponse for this transaction, and has not recovered from it.
+    told: bool,
+    /// Whether the client is in the middle of a batch that has to fail with our error.
+    in_batch: bool,
+    /// CancelRequests that were sent.
+    cancels: u32,
+    /// Injections that were sent again because a cancel or a statement timeout of the client's hit them.
+    retries: u32,
+}
+
+/// What an ending waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The client's own cancel connections to be closed by the server.
+    Gate,
+    /// The answer to our CopyFail, which is the end of the client's request.
+    CopyFail,
+    /// The end of the statement that was cancelled.
+    Cancel(drain::Cancel),
+    /// The ErrorResponse to our Parse.
+    Poison,
+    /// The ReadyForQuery to our Sync.
+    Synced,
+    /// The answers to our Query.
+    Abort(abort::Replies),
+}
+
+impl Session {
+    /// Begins to end the transaction: asks for the gate.
+    pub(super) fn begin_ending(&mut self, incident: Incident) {
+        let failed = self.state.status == TransactionStatus::Failed;
+        self.ending = Some(Box::new(Ending {
+            incident,
+            step: Step::Gate,
+            transaction: self.state.transaction.started,
+            told: failed || self.state.pending.skipping(),
+            in_batch: false,
+            cancels: 0,
+            retries: 0,
+        }));
+        self.actions.push_back(Action::CloseGate);
+    }
+
+    /// Tells that no cancel connection of the client's is open, and none will be before [`Action::OpenGate`].
+    pub fn gate_closed(&mut self, now: Instant) {
+        if self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.step == Step::Gate)
+        {
+            self.next_step(now);
+        } else if self.ending.is_none() {
+            self.actions.push_back(Action::OpenGate);
+        }
+    }
+
+    /// The client spoke before anything was done: it is not stuck.
+    pub(super) fn abandon_ending(&mut self) {
+        if !self.ending_holds_client() {
+            self.ending = None;
+        }
+    }
+
+    /// Whether bytes from the client have to wait for an ending.
+    pub(super) fn ending_holds_client(&self) -> bool {
+        self.ending
+            .as_ref()
+            .is_some_and(|ending| ending.step != Step::Gate)
+    }
+
+    /// Looks at a frame from the server while an ending is under way.
+    pub(super) fn ending_received(
+        &mut self,
+        step: Step,
+        frame: Frame<'_>,
+        now: Instant,
+    ) -> Verdict {
+        use BackendTag::{ErrorResponse, NoticeResponse, NotificationResponse, ParameterStatus};
+        let tag = BackendTag::from(frame.tag);
+        if tag == ErrorResponse && ErrorFields::read(frame.body).is_fatal() {
+            self.finish(Outcome::ServerClosed);
+            return self.pass_server(frame, now);
+        }
+        match step {
+            Step::Gate => self.pass_server(frame, now),
+            Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
+            Step::Abort(_) if tag == NoticeResponse => abort::notice(frame),
+            Step::Poison | Step::Synced | Step::Abort(_)
+                if matches!(tag, NoticeResponse | NotificationResponse | ParameterStatus) =>
+            {
+                self.pass_server(frame, now)
+            }
+            Step::Poison => self.poison_answered(tag),
+            Step::Synced => self.sync_answered(frame, now),
+            Step::Abort(replies) => self.abort_answered(replies, frame, now),
+        }
+    }
+
+    /// The step that an ending is at.
+    pub(super) fn ending_step(&self) -> Option<Step> {
+        self.ending.as_ref().map(|ending| ending.step)
+    }
+
+    /// Asks what stands in the way, and does it.
+    fn next_step(&mut self, now: Instant) {
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let (pending, transaction) = (&self.state.pending, &self.state.transaction);
+        let quiet = pending.is_empty();
+        let over = ending.transaction != transaction.started || quiet && !transaction.open;
+        let terminate = ending.incident.action == policy::Action::Terminate;
+        if over && !ending.told {
+            self.finish(Outcome::Moot);
+        } else if terminate && (over || quiet || pending.copy_in()) {
+            self.terminate(0);
+        } else if over {
+            self.finish(Outcome::RolledBack);
+        } else if pending.copy_in() {
+            self.copy_fail();
+        } else if !quiet {
+            self.cancel(now);
+        } else if pending.skipping() {
+            self.discarding = Discarding::Batch;
+            self.sync();
+        } else if pending.unsynced() {
+            self.poison();
+        } else {
+            self.abort(abort::Replies::default());
+        }
+    }
+
+    fn set_step(&mut self, step: Step) {
+        if let Some(ending) = &mut self.ending {
+            ending.step = step;
+        }
+    }
+
+    /// The server has confirmed with this ReadyForQuery that nothing of the transaction is left.
+    fn confirmed(&mut self, status: &[u8], now: Instant) {
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let finished = self.state.enforced(ending.incident.kind, status, now);
+        self.record(finished);
+        self.finish(Outcome::RolledBack);
+    }
+
+    /// Reports how the ending came out, and lets the client speak again.
+    fn finish(&mut self, outcome: Outcome) {
+        let Some(mut ending) = self.ending.take() else {
+            return;
+        };
+        self.actions.push_back(Action::OpenGate);
+        if outcome == Outcome::RolledBack {
+            if !ending.told || ending.in_batch {
+                self.telling = Some(Box::new(Telling::new(
+                    report::ended(&ending.incident),
+                    ending.in_batch,
+                )));
+            }
+        }
+        ending.incident.outcome = outcome;
+        self.report(ending.incident);
+    }
+
+    /// A reply that is neither expected nor a known race: nothing is certain any more, so the session ends.
+    fn doubt(&mut self, why: &str) {
+        if let Some(ending) = &mut self.ending {
+            ending.incident.why = Some(why.into());
+            let report = report::doubt(&ending.incident, why);
+            self.fatal(&report, CloseReason::Policy);
+        }
+        self.finish(Outcome::Unexpected);
+    }
+}

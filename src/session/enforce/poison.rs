@@ -1,0 +1,59 @@
+//! Ends a batch that has no Sync: a Sync of ours would commit a healthy implicit transaction, so it is made to fail first.
+//!
+//! The Parse has a name of its own, so that the client's unnamed statement stays, and a text that no grammar accepts.
+
+use super::{
+    BackendTag, Frame, Instant, Session, Step, TransactionStatus, Verdict, originate, report,
+};
+
+/// Name of the statement whose Parse fails.
+const STATEMENT: &str = "pgidle_rollback";
+
+impl Session {
+    /// Makes the batch fail. Every message that was forwarded has been answered.
+    pub(super) fn poison(&mut self) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        ending.in_batch = true;
+        ending.step = Step::Poison;
+        originate::parse(
+            STATEMENT,
+            &report::sql_reason(&ending.incident),
+            &mut self.to_server,
+        );
+        originate::flush(&mut self.to_server);
+    }
+
+    /// Looks at the answer to the Parse.
+    pub(super) fn poison_answered(&mut self, tag: BackendTag) -> Verdict {
+        if tag == BackendTag::ErrorResponse {
+            self.sync();
+        } else {
+            self.doubt("The server did not refuse a statement that cannot be parsed.");
+        }
+        Verdict::Drop
+    }
+
+    /// Sends a Sync of our own. The server is skipping to it: nothing can be committed by it.
+    pub(super) fn sync(&mut self) {
+        originate::sync(&mut self.to_server);
+        self.set_step(Step::Synced);
+    }
+
+    /// Looks at the answer to our Sync.
+    pub(super) fn sync_answered(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let status = TransactionStatus::read(frame.body);
+        match (BackendTag::from(frame.tag), status) {
+            (BackendTag::ReadyForQuery, Some(TransactionStatus::Idle)) => {
+                self.confirmed(frame.body, now)
+            }
+            (BackendTag::ReadyForQuery, Some(_)) => {
+                self.state.own_ready(frame.body);
+                self.next_step(now);
+            }
+            _ => self.doubt("The server answered a Sync with an unexpected message."),
+        }
+        Verdict::Drop
+    }
+}

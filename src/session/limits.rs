@@ -1,0 +1,223 @@
+//! Which rung of which ladder is due when: the clocks of a session, read from its position.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Session,
+    event::{Event, Incident, Outcome, Position},
+    report,
+    state::{Phase, TransactionStatus},
+};
+use crate::{
+    policy::{Action, Kind},
+    wire::originate,
+};
+
+/// How long a batch without Sync may be silent before a Flush of ours asks the server whether it has answered it all.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+
+/// A rung that is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Rung {
+    kind: Kind,
+    action: Action,
+    limit: Duration,
+    at: Instant,
+}
+
+impl Session {
+    /// Where in the protocol the session stands.
+    pub fn position(&self) -> Position {
+        let (state, pending) = (&self.state, &self.state.pending);
+        if state.phase == Phase::Authenticating {
+            Position::Startup
+        } else if state.replication {
+            Position::Replication
+        } else if self.client_blocked_since.is_some()
+            && (state.status != TransactionStatus::Idle || !pending.is_empty())
+        {
+            Position::ClientNotReading
+        } else if pending.copy_in() && !self.server_blocked {
+            Position::CopyIn
+        } else if self.client.scanner.rest() > 0 && !self.server_blocked {
+            Position::HalfForwardedMessage
+        } else if !pending.is_empty() {
+            Position::Running
+        } else if pending.skipping() {
+            Position::FailedBatch
+        } else if pending.unsynced() {
+            if state.transaction.open {
+                Position::UnsyncedBatch
+            } else {
+                Position::Idle
+            }
+        } else {
+            match state.status {
+                TransactionStatus::Idle => Position::Idle,
+                TransactionStatus::InBlock if self.half_sent => Position::HalfSentRequest,
+                TransactionStatus::InBlock => Position::IdleInTransaction,
+                TransactionStatus::Failed => Position::IdleInTransactionAborted,
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.ending.is_some() {
+            return self.cancel_timeout();
+        }
+        if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
+            return None;
+        }
+        let rung = self.next_rung().map(|rung| rung.at);
+        [rung, self.flush_at()].into_iter().flatten().min()
+    }
+
+    /// Takes every rung that is due, the earliest first.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            return self.cancel_again(now);
+        }
+        if self.flush_at().is_some_and(|at| at <= now) {
+            originate::flush(&mut self.to_server);
+            self.flushed = true;
+        }
+        while self.ending.is_none()
+            && let Some(rung) = self.next_rung().filter(|rung| rung.at <= now)
+        {
+            self.take(rung, now);
+        }
+    }
+
+    /// The kind in which the session is stuck at this position, and since when.
+    fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
+        let transaction = &self.state.transaction;
+        let silent_since = self.state.turn_since.max(self.last_client);
+        match position {
+            Position::IdleInTransaction | Position::HalfSentRequest => {
+                Some((Kind::Idle, self.state.turn_since))
+            }
+            Position::IdleInTransactionAborted => {
+                let holds = transaction.savepoints > 0;
+                let kind =
+                    transaction
+                        .enforced
+                        .unwrap_or(if holds { Kind::Idle } else { Kind::Failed });
+                (kind != Kind::Age).then_some((kind, self.state.turn_since))
+            }
+            Position::UnsyncedBatch | Position::FailedBatch | Position::CopyIn => {
+                Some((Kind::Stalled, silent_since))
+            }
+            Position::HalfForwardedMessage => Some((Kind::Stalled, self.last_client)),
+            Position::ClientNotReading => self
+                .client_blocked_since
+                .map(|since| (Kind::Stalled, since)),
+            Position::Startup
+            | Position::Idle
+            | Position::Running
+            | Position::Released
+            | Position::Replication => None,
+        }
+    }
+
+    fn next_rung(&self) -> Option<Rung> {
+        let position = self.position();
+        if matches!(
+            position,
+            Position::Startup | Position::Idle | Position::Replication
+        ) {
+            return None;
+        }
+        let rung = |(kind, since): (Kind, Instant)| {
+            let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
+            let &(limit, action) = self.limits.ladder(kind).rungs().get(usize::from(taken))?;
+            Some(Rung {
+                kind,
+                action,
+                limit,
+                at: since + limit,
+            })
+        };
+        let transaction = &self.state.transaction;
+        let aged = transaction.explicit || self.limits.age_implicit;
+        let age = transaction
+            .started
+            .filter(|_| aged && transaction.enforced.is_none());
+        let stuck = self.stuck(position).and_then(rung);
+        let age = age.map(|since| (Kind::Age, since)).and_then(rung);
+        [stuck, age]
+            .into_iter()
+            .flatten()
+            .min_by_key(|rung| rung.at)
+    }
+
+    /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
+    /// the same before.
+    fn flush_at(&self) -> Option<Instant> {
+        let pending = &self.state.pending;
+        let unknown = !self.flushed && pending.unsynced() && pending.ready_owed() == 0;
+        let unknown =
+            unknown && !pending.is_empty() && !pending.copy_in() && self.client.scanner.rest() == 0;
+        let watched = !self.limits.ladder(Kind::Stalled).is_empty()
+            || !self.limits.ladder(Kind::Age).is_empty();
+        (unknown && watched && self.state.phase == Phase::Ready)
+            .then(|| self.last_client + FLUSH_AFTER)
+    }
+
+    fn take(&mut self, rung: Rung, now: Instant) {
+        if let Some(taken) = self.taken.get_mut(rung.kind.index()) {
+            *taken += 1;
+        }
+        let mut incident = self.incident(rung, now);
+        let half_forwarded = incident.position == Position::HalfForwardedMessage;
+        match rung.action {
+            Action::Log => {}
+            Action::Notice => {
+                if self.server.scanner.rest() == 0 {
+                    originate::notice_response(&report::notice(&incident), &mut self.to_client);
+                    incident.outcome = Outcome::Noticed;
+                } else {
+                    incident.outcome = Outcome::NotPossible;
+                }
+            }
+            Action::Release => incident.outcome = Outcome::NotReleasable,
+            Action::Rollback if half_forwarded => {
+                incident.outcome = Outcome::NotPossible;
+                incident.why = Some("a message is half forwarded; only terminate can act".into());
+            }
+            Action::Rollback if self.state.transaction.enforced.is_some() => return,
+            Action::Rollback | Action::Terminate => return self.begin_ending(incident),
+        }
+        self.report(incident);
+    }
+
+    fn incident(&self, rung: Rung, now: Instant) -> Incident {
+        let position = self.position();
+        let transaction = &self.state.transaction;
+        let since = self
+            .stuck(position)
+            .map_or(self.state.turn_since, |(_, since)| since);
+        let running = self.state.pending.running();
+        Incident {
+            who: self.who.clone(),
+            kind: rung.kind,
+            action: rung.action,
+            outcome: Outcome::Logged,
+            why: None,
+            rule: self.limits.rule.clone(),
+            limit: rung.limit,
+            idle: now.saturating_duration_since(since),
+            age: transaction
+                .started
+                .map(|started| now.saturating_duration_since(started)),
+            position,
+            statements: transaction.statements(running),
+            statement_count: transaction.statement_count
+                + u64::try_from(self.state.pending.running().count()).unwrap_or(0),
+        }
+    }
+
+    pub(super) fn report(&mut self, incident: Incident) {
+        self.events.push_back(Event::Incident(Box::new(incident)));
+    }
+}

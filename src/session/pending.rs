@@ -1,0 +1,288 @@
+//! The requests that were sent to the server and not yet answered, in order, and what the answers say about them.
+//!
+//! Counting ReadyForQuery alone goes wrong in pipelines, in COPY and after errors; the rules here are those of
+//! `PostgresMain` and `SocketBackend` in `src/backend/tcop/postgres.c` and of `CopyGetData` in
+//! `src/backend/commands/copyfromparse.c`.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use crate::{sql::Control, wire::BackendTag};
+
+/// A kind of request, by what answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owed {
+    /// Answered by one ReadyForQuery.
+    Query,
+    /// Answered by one ReadyForQuery.
+    FunctionCall,
+    /// Answered by ParseComplete.
+    Parse,
+    /// Answered by BindComplete.
+    Bind,
+    /// Answered by RowDescription or NoData.
+    Describe,
+    /// Answered by CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// Answered by CloseComplete.
+    Close,
+    /// Answered by one ReadyForQuery.
+    Sync,
+    /// CopyDone or CopyFail sent before the server said that it wants data: answered by nothing.
+    CopyEnd,
+}
+
+impl Owed {
+    /// Whether its answer ends with ReadyForQuery.
+    pub(super) fn earns_ready(self) -> bool {
+        matches!(self, Self::Query | Self::FunctionCall | Self::Sync)
+    }
+
+    /// Whether it runs a statement.
+    pub(super) fn runs(self) -> bool {
+        matches!(self, Self::Query | Self::FunctionCall | Self::Execute)
+    }
+}
+
+/// A statement as far as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    /// The text, cut after a bound; `None` when it is not known.
+    pub(super) sql: Option<Arc<str>>,
+    /// What the whole text does to the transaction.
+    pub(super) control: Control,
+}
+
+impl Text {
+    /// A statement of which nothing is known.
+    pub(super) const UNKNOWN: Self = Self {
+        sql: None,
+        control: Control::Other,
+    };
+}
+
+/// One request that was sent.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    /// What answers it.
+    pub(super) owed: Owed,
+    /// When it was sent.
+    pub(super) at: Instant,
+    /// The statement that it parses, binds or runs.
+    pub(super) text: Text,
+    /// The name of the statement (Parse) or portal (Bind) that it makes; empty for the unnamed one.
+    pub(super) name: Box<[u8]>,
+}
+
+/// The queue of requests that are not yet answered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
+    queue: VecDeque<Request>,
+    /// Requests in the queue that earn a ReadyForQuery.
+    ready_owed: usize,
+    /// Parse messages in the queue.
+    parses: usize,
+    /// The server ignores everything up to a Sync that has not been sent yet.
+    skipping: bool,
+    /// The server takes COPY data, and the client has not ended it.
+    copy_in: bool,
+    /// Messages of the extended protocol were sent behind the last request that earns a ReadyForQuery.
+    unsynced: bool,
+}
+
+impl Pending {
+    /// Notes a request that goes to the server; returns whether the server will look at it.
+    pub(super) fn sent(&mut self, request: Request) -> bool {
+        let owed = request.owed;
+        match owed {
+            Owed::CopyEnd => {
+                if !self.copy_in && !self.queue.is_empty() {
+                    self.queue.push_back(request);
+                }
+                self.copy_in = false;
+                return false;
+            }
+            // CopyGetData ignores Sync and Flush while it waits for data.
+            Owed::Sync if self.copy_in => return false,
+            Owed::Sync => self.skipping = false,
+            _ if self.skipping => return false,
+            Owed::Query
+            | Owed::FunctionCall
+            | Owed::Parse
+            | Owed::Bind
+            | Owed::Describe
+            | Owed::Execute
+            | Owed::Close => {}
+        }
+        self.unsynced = !owed.earns_ready();
+        self.ready_owed += usize::from(owed.earns_ready());
+        self.parses += usize::from(owed == Owed::Parse);
+        self.queue.push_back(request);
+        true
+    }
+
+    /// Notes a message from the server; returns the request whose answer it completes.
+    ///
+    /// An error in the extended protocol drops the requests up to the next Sync, which the server ignores: it
+    /// completes the one that failed.
+    pub(super) fn answered(&mut self, tag: BackendTag) -> Option<Request> {
+        match tag {
+            BackendTag::ReadyForQuery => return self.ready(),
+            BackendTag::ErrorResponse => return self.failed(),
+            BackendTag::CopyInResponse => self.copy_begins(),
+            _ => {}
+        }
+        let done = match (self.queue.front()?.owed, tag) {
+            (Owed::Parse, BackendTag::ParseComplete)
+            | (Owed::Bind, BackendTag::BindComplete)
+            | (Owed::Close, BackendTag::CloseComplete)
+            | (Owed::Describe, BackendTag::RowDescription | BackendTag::NoData)
+            | (
+                Owed::Execute,
+                BackendTag::CommandComplete
+                | BackendTag::EmptyQueryResponse
+                | BackendTag::PortalSuspended,
+            ) => true,
+            _ => false,
+        };
+        let done = if done { self.pop() } else { None };
+        self.drop_copy_ends();
+        done
+    }
+
+    /// The oldest request that is not answered.
+    pub(super) fn front(&self) -> Option<&Request> {
+        self.queue.front()
+    }
+
+    /// Whether every request is answered as far as it can be before the client says more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many ReadyForQuery are owed.
+    pub(super) fn ready_owed(&self) -> usize {
+        self.ready_owed
+    }
+
+    /// Whether the server skips to a Sync that has not been sent.
+    pub(super) fn skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether the server waits for COPY data.
+    pub(super) fn copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// Whether the server is in the middle of a batch that has no Sync yet.
+    pub(super) fn unsynced(&self) -> bool {
+        self.unsynced || self.skipping
+    }
+
+    /// Whether the COPY that takes data was begun by Execute: its error is followed by no ReadyForQuery.
+    pub(super) fn front_is_execute(&self) -> bool {
+        self.front()
+            .is_some_and(|request| request.owed == Owed::Execute)
+    }
+
+    /// The newest request of a kind with this name that is still to be answered.
+    pub(super) fn newest(&self, owed: Owed, name: &[u8]) -> Option<&Request> {
+        if owed == Owed::Parse && self.parses == 0 {
+            return None;
+        }
+        let mut requests = self.queue.iter().rev();
+        requests.find(|request| request.owed == owed && &*request.name == name)
+    }
+
+    /// Notes that the server was sent a CopyFail of our own.
+    pub(super) fn copy_failed(&mut self) {
+        self.copy_in = false;
+    }
+
+    /// Every request that runs or will run, oldest first.
+    pub(super) fn running(&self) -> impl Iterator<Item = &Request> {
+        self.queue.iter().filter(|request| request.owed.runs())
+    }
+
+    /// Forgets a batch that was ended with a Sync of our own.
+    pub(super) fn batch_ended(&mut self) {
+        self.skipping = false;
+        self.unsynced = false;
+    }
+
+    /// Gives memory back that a long pipeline left behind.
+    pub(super) fn shrink(&mut self) {
+        if self.queue.is_empty() && self.queue.capacity() > 8 {
+            self.queue = VecDeque::new();
+        }
+    }
+
+    fn ready(&mut self) -> Option<Request> {
+        self.copy_in = false;
+        loop {
+            let Some(request) = self.pop() else {
+                // A Sync that counted as eaten by COPY came after the COPY had failed: it earned this one.
+                self.batch_ended();
+                return None;
+            };
+            if request.owed.earns_ready() {
+                self.drop_copy_ends();
+                return Some(request);
+            }
+        }
+    }
+
+    fn failed(&mut self) -> Option<Request> {
+        self.copy_in = false;
+        if self.front()?.owed.earns_ready() {
+            return None;
+        }
+        let failed = self.pop();
+        while self
+            .front()
+            .is_some_and(|request| request.owed != Owed::Sync)
+        {
+            self.pop();
+        }
+        self.skipping = self.queue.is_empty();
+        failed
+    }
+
+    fn copy_begins(&mut self) {
+        let end = self
+            .queue
+            .iter()
+            .position(|request| request.owed == Owed::CopyEnd);
+        let syncs = self.queue.iter().take(end.unwrap_or(usize::MAX)).skip(1);
+        self.ready_owed -= syncs.filter(|request| request.owed == Owed::Sync).count();
+        let mut index = 0;
+        self.queue.retain(|request| {
+            let eaten =
+                index > 0 && end.is_none_or(|end| index < end) && request.owed == Owed::Sync;
+            let keep = !eaten && Some(index) != end;
+            index += 1;
+            keep
+        });
+        self.copy_in = end.is_none();
+        if self.copy_in && self.front_is_execute() {
+            self.unsynced = true;
+        }
+    }
+
+    /// The server ignores CopyDone and CopyFail outside of COPY.
+    fn drop_copy_ends(&mut self) {
+        while self
+            .front()
+            .is_some_and(|request| request.owed == Owed::CopyEnd)
+        {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) -> Option<Request> {
+        let request = self.queue.pop_front()?;
+        self.ready_owed -= usize::from(request.owed.earns_ready());
+        self.parses -= usize::from(request.owed == Owed::Parse);
+        Some(request)
+    }
+}

@@ -1,0 +1,142 @@
+//! What a client is told about its transaction: the sentences, built once for each ending.
+//!
+//! The texts go to the client as message fields. What goes into SQL is [`sql_reason`] alone: plain ASCII without quotes
+//! or backslashes, because a backslash could end the literal under `standard_conforming_strings = off`.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::event::{Incident, Position};
+use crate::{
+    policy::{Kind, format_duration},
+    wire::originate::Report,
+};
+
+/// The error that a client gets for its transaction that was ended.
+pub(super) fn ended(incident: &Incident) -> Report {
+    report(
+        incident,
+        &format!(
+            "pgidle rolled back the transaction that was open: {}",
+            what(incident)
+        ),
+    )
+}
+
+/// The FATAL error in front of a closed connection; `unknown` requests may or may not have been carried out.
+pub(super) fn terminated(incident: &Incident, unknown: usize) -> Report {
+    let mut report = report(
+        incident,
+        &format!("terminating connection: {}", what(incident)),
+    );
+    report.hint = "Connect again. End transactions in time to avoid this.".to_owned();
+    if unknown > 0 {
+        write!(
+            report.detail,
+            " The outcome of {unknown} request(s) that were sent before is unknown."
+        )
+        .expect("a String takes any text");
+    }
+    report
+}
+
+/// The warning of the `notice` action.
+pub(super) fn notice(incident: &Incident) -> Report {
+    let mut report = report(
+        incident,
+        &format!("the transaction that is open is {}", what(incident)),
+    );
+    report.hint = "Commit or roll back soon.".to_owned();
+    report
+}
+
+/// The FATAL error after a reply of the server that cannot be explained.
+pub(super) fn doubt(incident: &Incident, why: &str) -> Report {
+    Report {
+        sqlstate: sqlstate(incident.kind),
+        message: format!(
+            "terminating connection: the end of a transaction ({}) could not be confirmed",
+            what(incident)
+        ),
+        detail: format!("{why} The outcome of the transaction is unknown."),
+        hint: "Connect again, and check what was done.".to_owned(),
+    }
+}
+
+/// The FATAL error of an idle session when pgidle shuts down.
+pub(super) fn shutdown() -> Report {
+    Report {
+        sqlstate: "57P01",
+        message: "terminating connection: pgidle is shutting down".to_owned(),
+        detail: String::new(),
+        hint: String::new(),
+    }
+}
+
+/// The reason as it stands in SQL and in CopyFail: ASCII letters, digits, spaces and `:.` only.
+pub(super) fn sql_reason(incident: &Incident) -> String {
+    let seconds = stuck_for(incident).as_secs();
+    format!(
+        "pgidle: rolled back after {} for {seconds} s",
+        position(incident)
+    )
+}
+
+fn report(incident: &Incident, message: &str) -> Report {
+    let mut detail = format!(
+        "Rule \"{}\": {} {} at {}.",
+        incident.rule,
+        incident.kind,
+        incident.action,
+        format_duration(incident.limit)
+    );
+    if let Some(age) = incident.age {
+        write!(
+            detail,
+            " The transaction had been open for {}.",
+            seconds(age)
+        )
+        .expect("a String takes any text");
+    }
+    Report {
+        sqlstate: sqlstate(incident.kind),
+        message: message.to_owned(),
+        detail,
+        hint: "Roll back and run the transaction again: the session, its prepared statements, temporary tables and \
+               settings are kept."
+            .to_owned(),
+    }
+}
+
+/// 25P03 `idle_in_transaction_session_timeout`, 25P04 `transaction_timeout` (Appendix A, Class 25).
+fn sqlstate(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Age => "25P04",
+        Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Blocking => "25P03",
+    }
+}
+
+fn what(incident: &Incident) -> String {
+    let time = seconds(stuck_for(incident));
+    let limit = format_duration(incident.limit);
+    format!("{} for {time} (limit {limit})", position(incident))
+}
+
+fn position(incident: &Incident) -> &'static str {
+    match (incident.kind, incident.position) {
+        (Kind::Age, _) => "open",
+        (_, Position::IdleInTransactionAborted) => "idle in transaction aborted",
+        (_, Position::HalfSentRequest) => "idle in transaction",
+        (_, position) => position.name(),
+    }
+}
+
+fn stuck_for(incident: &Incident) -> Duration {
+    match incident.kind {
+        Kind::Age => incident.age.unwrap_or(incident.idle),
+        Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Blocking => incident.idle,
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

@@ -1,0 +1,404 @@
+//! What the server is doing for a session, learned from the frames of both directions: every fact and every transition.
+//!
+//! ```text
+//!              first ReadyForQuery
+//!  Authenticating ───────────────▶ Ready
+//!
+//!  Ready: the transaction status is the byte of the last ReadyForQuery (one writer: `ready`); what lies behind it is
+//!  in the queue of requests that are not answered (`pending`).
+//!
+//!                      request sent                          queue empty
+//!   ┌──────────────┐ ─────────────▶ ┌──────────────────┐ ─────────────────▶ ┌──────────────────────────┐
+//!   │ client's turn│                │ server's turn    │                    │ client's turn            │
+//!   │ status I     │ ◀───────────── │ (active)         │ ◀───────────────── │ status T, E: idle in     │
+//!   └──────────────┘   Z I          └──────────────────┘    request sent    │   transaction (aborted)  │
+//!                                     │ G: COPY wants data                  │ no Sync yet: batch       │
+//!                                     ▼                                     │   without sync           │
+//!                                   copy in (client's turn)                 │ E and no Sync yet: server│
+//!                                                                           │   skips to Sync          │
+//!                                                                           └──────────────────────────┘
+//! ```
+//! Sources: "Message Flow" in the documentation; `PostgresMain` in `src/backend/tcop/postgres.c`.
+
+use std::time::Instant;
+
+use super::{
+    event::TransactionOutcome,
+    pending::{Owed, Pending, Request, Text},
+    prepared::Prepared,
+    transaction::{Ended, Transaction},
+};
+use crate::{
+    policy::Kind,
+    sql::{self, Control, Lexing},
+    wire::{self, BackendTag, CancelKey, CommandTag, Frame, FrontendTag},
+};
+
+/// Bytes of a statement's text that are kept.
+const MAX_TEXT: usize = 4096;
+
+/// Where the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The server has not yet said that it is ready for a first request.
+    Authenticating,
+    /// Requests and answers.
+    Ready,
+}
+
+/// The byte of a ReadyForQuery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TransactionStatus {
+    /// `I`: not in a transaction block.
+    Idle,
+    /// `T`: in a transaction block.
+    InBlock,
+    /// `E`: in a failed transaction block.
+    Failed,
+}
+
+impl TransactionStatus {
+    /// Reads the body of a ReadyForQuery.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        match body {
+            b"I" => Some(Self::Idle),
+            b"T" => Some(Self::InBlock),
+            b"E" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// A transaction block that ended, for whoever keeps records.
+#[derive(Clone, Debug)]
+pub(super) struct Finished {
+    /// How it ended.
+    pub(super) outcome: TransactionOutcome,
+    /// What is known of it.
+    pub(super) transaction: Transaction,
+}
+
+/// Everything that the frames have told.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// Where the connection is.
+    pub(super) phase: Phase,
+    /// The byte of the last ReadyForQuery.
+    pub(super) status: TransactionStatus,
+    /// What the server owes.
+    pub(super) pending: Pending,
+    /// The transaction that is open.
+    pub(super) transaction: Transaction,
+    /// Texts behind names.
+    pub(super) prepared: Prepared,
+    /// What a text means depends on these.
+    pub(super) lexing: Lexing,
+    /// Since when it is the client's or the server's turn.
+    pub(super) turn_since: Instant,
+    /// What a CancelRequest for this session has to carry.
+    pub(super) key: Option<CancelKey>,
+    /// Whether this is (or has become) a replication connection.
+    pub(super) replication: bool,
+    /// Whether finished transaction blocks are reported.
+    pub(super) records: bool,
+}
+
+impl State {
+    /// A session whose startup packet was sent at `now`.
+    pub(super) fn new(replication: bool, records: bool, now: Instant) -> Self {
+        Self {
+            phase: Phase::Authenticating,
+            status: TransactionStatus::Idle,
+            pending: Pending::default(),
+            transaction: Transaction::default(),
+            prepared: Prepared::default(),
+            lexing: Lexing {
+                standard_conforming_strings: true,
+                client_only_encoding: false,
+            },
+            turn_since: now,
+            key: None,
+            replication,
+            records,
+        }
+    }
+
+    /// Notes a frame that goes to the server.
+    pub(super) fn sent(&mut self, frame: Frame<'_>, now: Instant) {
+        let Some(request) = self.request(frame, now) else {
+            return;
+        };
+        let was_clients_turn = self.pending.is_empty();
+        if !self.pending.sent(request) {
+            return;
+        }
+        if was_clients_turn {
+            if self.transaction.open {
+                let waited = now.saturating_duration_since(self.turn_since);
+                self.transaction.waited_for_client(waited);
+            }
+            self.turn_since = now;
+        }
+        self.transaction.started.get_or_insert(now);
+    }
+
+    /// Notes a frame from the server; a transaction block that it ended is returned when records are kept.
+    pub(super) fn received(&mut self, frame: Frame<'_>, now: Instant) -> Option<Box<Finished>> {
+        let tag = BackendTag::from(frame.tag);
+        match tag {
+            BackendTag::DataRow | BackendTag::CopyData => return None,
+            BackendTag::ReadyForQuery => return self.ready(frame.body, now),
+            BackendTag::BackendKeyData => self.key = CancelKey::read(frame.body),
+            BackendTag::ParameterStatus => self.parameter(frame.body),
+            BackendTag::CopyBothResponse => self.replication = true,
+            BackendTag::CopyInResponse => self.turn_since = now,
+            _ => {}
+        }
+        let front = self.pending.front().map(|request| request.text.control);
+        if let Some(request) = self.pending.answered(tag) {
+            self.answered(request, tag, now);
+            if self.pending.is_empty() {
+                self.server_answered(now);
+            }
+        }
+        if tag == BackendTag::CommandComplete {
+            return self.command(CommandTag::read(frame.body), front?, now);
+        }
+        None
+    }
+
+    /// The newest statement known by this name, confirmed or still on its way.
+    pub(super) fn statement(&self, name: &[u8]) -> Text {
+        let sent = self.pending.newest(Owed::Parse, name);
+        let known = sent.map(|request| &request.text);
+        known
+            .or_else(|| self.prepared.statement(name))
+            .cloned()
+            .unwrap_or(Text::UNKNOWN)
+    }
+
+    /// The statement that the portal of this name runs, confirmed or still on its way.
+    pub(super) fn portal(&self, name: &[u8]) -> Text {
+        let sent = self.pending.newest(Owed::Bind, name);
+        let known = sent.map(|request| &request.text);
+        known
+            .or_else(|| self.prepared.portal(name))
+            .cloned()
+            .unwrap_or(Text::UNKNOWN)
+    }
+
+    /// What a whole text does to the transaction.
+    pub(super) fn classify(&self, frame: Frame<'_>, text: &[u8]) -> Control {
+        if frame.whole {
+            sql::classify(text, self.lexing)
+        } else {
+            Control::Other
+        }
+    }
+
+    /// Notes that pgidle has ended the transaction and the server has confirmed it with a ReadyForQuery.
+    pub(super) fn enforced(
+        &mut self,
+        kind: Kind,
+        status: &[u8],
+        now: Instant,
+    ) -> Option<Box<Finished>> {
+        self.own_ready(status);
+        self.prepared.transaction_ended();
+        let finished = self.end(TransactionOutcome::Enforced, now);
+        if self.status == TransactionStatus::Failed {
+            self.transaction.enforced = Some(kind);
+            // A simple Query of ours replaced it (exec_simple_query drops the unnamed statement).
+            self.prepared.statement_closed(b"");
+        }
+        finished
+    }
+
+    /// Notes a ReadyForQuery that answers a Sync or Query of our own.
+    pub(super) fn own_ready(&mut self, status: &[u8]) {
+        self.pending.batch_ended();
+        self.set_status(status);
+    }
+
+    /// Ends the transaction in the books; `None` for one that needs no record.
+    pub(super) fn end(
+        &mut self,
+        outcome: TransactionOutcome,
+        now: Instant,
+    ) -> Option<Box<Finished>> {
+        let servers_turn = !self.pending.is_empty();
+        if servers_turn {
+            self.transaction.busy += now.saturating_duration_since(self.turn_since);
+            self.turn_since = now;
+        } else if outcome == TransactionOutcome::Enforced
+            || outcome == TransactionOutcome::Disconnect
+        {
+            self.transaction
+                .waited_for_client(now.saturating_duration_since(self.turn_since));
+        }
+        let recorded =
+            self.records && self.transaction.explicit && self.transaction.enforced.is_none();
+        let finished = recorded.then(|| {
+            Box::new(Finished {
+                outcome,
+                transaction: self.transaction.clone(),
+            })
+        });
+        self.transaction.clear();
+        if servers_turn {
+            self.transaction.started = Some(now);
+        }
+        finished
+    }
+
+    fn request(&self, frame: Frame<'_>, now: Instant) -> Option<Request> {
+        let mut name: &[u8] = b"";
+        let mut text = Text::UNKNOWN;
+        let owed = match FrontendTag::from(frame.tag) {
+            FrontendTag::Query => {
+                let sql = wire::cstr(frame.body).map_or(frame.body, |(sql, _)| sql);
+                text = self.text(frame, sql);
+                Owed::Query
+            }
+            FrontendTag::Parse => {
+                if let Some(parse) = wire::Parse::read(frame.body) {
+                    name = parse.statement;
+                    text = self.text(frame, parse.text);
+                }
+                Owed::Parse
+            }
+            FrontendTag::Bind => {
+                if let Some(bind) = wire::Bind::read(frame.body) {
+                    name = bind.portal;
+                    text = self.statement(bind.statement);
+                }
+                Owed::Bind
+            }
+            FrontendTag::Execute => {
+                text = wire::execute_portal(frame.body)
+                    .map_or(Text::UNKNOWN, |name| self.portal(name));
+                Owed::Execute
+            }
+            FrontendTag::Close => {
+                name = frame.body.strip_suffix(b"\0").unwrap_or(b"");
+                Owed::Close
+            }
+            FrontendTag::FunctionCall => Owed::FunctionCall,
+            FrontendTag::Describe => Owed::Describe,
+            FrontendTag::Sync => Owed::Sync,
+            FrontendTag::CopyDone | FrontendTag::CopyFail => Owed::CopyEnd,
+            FrontendTag::CopyData
+            | FrontendTag::Flush
+            | FrontendTag::Password
+            | FrontendTag::Terminate
+            | FrontendTag::Unknown(_) => return None,
+        };
+        Some(Request {
+            owed,
+            at: now,
+            text,
+            name: name.into(),
+        })
+    }
+
+    fn text(&self, frame: Frame<'_>, sql: &[u8]) -> Text {
+        let kept = sql.get(..MAX_TEXT).unwrap_or(sql);
+        Text {
+            sql: Some(String::from_utf8_lossy(kept).into()),
+            control: self.classify(frame, sql),
+        }
+    }
+
+    fn answered(&mut self, request: Request, tag: BackendTag, now: Instant) {
+        let succeeded = tag != BackendTag::ErrorResponse;
+        match request.owed {
+            Owed::Parse if succeeded => self.prepared.parsed(request.name, request.text),
+            Owed::Bind if succeeded => self.prepared.bound(request.name, request.text),
+            Owed::Close => {
+                match request.name.split_first() {
+                    Some((b'S', name)) => self.prepared.statement_closed(name),
+                    Some((_, name)) => self.prepared.portal_closed(name),
+                    None => {}
+                }
+                // Close opens no transaction: exec_simple_query and the exec_ functions do, Close does not.
+                return;
+            }
+            Owed::Execute => self.transaction.ran(request, now),
+            Owed::Parse
+            | Owed::Bind
+            | Owed::Describe
+            | Owed::Query
+            | Owed::FunctionCall
+            | Owed::Sync
+            | Owed::CopyEnd => {}
+        }
+        self.transaction.open = true;
+    }
+
+    fn command(
+        &mut self,
+        tag: CommandTag,
+        control: Control,
+        now: Instant,
+    ) -> Option<Box<Finished>> {
+        if tag == CommandTag::ForgetAll {
+            self.prepared.forget_all();
+        }
+        let Ended { outcome, chained } = self.transaction.command(tag, control)?;
+        let finished = self.end(outcome, now);
+        if chained {
+            self.transaction.started = Some(now);
+            self.transaction.open = true;
+            self.transaction.explicit = true;
+        }
+        finished
+    }
+
+    fn ready(&mut self, body: &[u8], now: Instant) -> Option<Box<Finished>> {
+        self.phase = Phase::Ready;
+        let answered = self.pending.answered(BackendTag::ReadyForQuery);
+        if let Some(request) = answered.filter(|request| request.owed.runs()) {
+            self.transaction.ran(request, now);
+        }
+        if self.pending.is_empty() {
+            self.server_answered(now);
+            self.pending.shrink();
+        }
+        self.set_status(body);
+        if self.status == TransactionStatus::Idle {
+            self.prepared.transaction_ended();
+            // A block that ends without a tag ended with an error: a COMMIT that failed.
+            return self.end(TransactionOutcome::Rollback, now);
+        }
+        self.transaction.explicit = true;
+        self.transaction.open = true;
+        self.transaction.started.get_or_insert(now);
+        None
+    }
+
+    fn server_answered(&mut self, now: Instant) {
+        if self.phase == Phase::Ready {
+            self.transaction.busy += now.saturating_duration_since(self.turn_since);
+        }
+        self.turn_since = now;
+    }
+
+    /// The only writer of the transaction status.
+    fn set_status(&mut self, body: &[u8]) {
+        if let Some(status) = TransactionStatus::read(body) {
+            self.status = status;
+        }
+    }
+
+    fn parameter(&mut self, body: &[u8]) {
+        match wire::parameter_status(body) {
+            Some(("standard_conforming_strings", value)) => {
+                self.lexing.standard_conforming_strings = value == "on";
+            }
+            Some(("client_encoding", value)) => {
+                self.lexing.client_only_encoding = sql::is_client_only_encoding(value);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! *Untold*: pgidle has ended the client's transaction, and the client does not know it yet.
+//!
+//! It is a state and not a moment: it ends when the client has been sent an ErrorResponse, or when the server has
+//! answered a ROLLBACK that the client asked for. While it lasts one request at a time goes to the server, because the
+//! answer to each decides what may happen to the next. The server itself is in a failed transaction and refuses
+//! everything but the end of it; the one answer of its that would be a lie is the tag `ROLLBACK`, without an error, for
+//! a COMMIT.
+
+use std::time::Instant;
+
+use super::{Discarding, Session, Verdict};
+use crate::{
+    sql::Control,
+    wire::{self, BackendTag, CommandTag, ErrorFields, Frame, FrontendTag, originate},
+};
+
+/// What the client still has to be told.
+#[derive(Clone, Debug)]
+pub(super) struct Telling {
+    report: originate::Report,
+    /// The client is in the middle of a batch: the next message of it meets the error.
+    in_batch: bool,
+    /// A COMMIT was forwarded, and its answer will be `ROLLBACK`.
+    commit_sent: bool,
+}
+
+/// What a client's message that arrives while it is untold comes to.
+enum Reaction {
+    /// Goes to the server as it is.
+    Forward,
+    /// Goes to the server, which has to answer before the next one may go.
+    ForwardAndFlush,
+    /// Is answered with our error.
+    Refuse,
+    /// Has no effect and gets no answer.
+    Ignore,
+}
+
+impl Telling {
+    pub(super) fn new(report: originate::Report, in_batch: bool) -> Self {
+        Self {
+            report,
+            in_batch,
+            commit_sent: false,
+        }
+    }
+}
+
+impl Session {
+    /// Whether bytes from the client have to wait for an answer of the server.
+    pub(super) fn telling_holds_client(&self) -> bool {
+        self.telling.is_some() && !self.state.pending.is_empty()
+    }
+
+    /// Looks at a frame from a client that is untold.
+    pub(super) fn untold_sent(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        match self.reaction(frame) {
+            Reaction::Forward => self.pass_client(frame, now),
+            Reaction::ForwardAndFlush => {
+                originate::flush(&mut self.to_server);
+                self.pass_client(frame, now)
+            }
+            Reaction::Refuse => self.refuse(frame, now),
+            Reaction::Ignore => Verdict::Drop,
+        }
+    }
+
+    /// Looks at a frame for a client that is untold.
+    pub(super) fn untold_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let in_batch = self.state.pending.front_is_execute();
+        let mut verdict = self.pass_server(frame, now);
+        match BackendTag::from(frame.tag) {
+            BackendTag::ErrorResponse => {
+                if ErrorFields::read(frame.body).sqlstate == b"25P02" {
+                    verdict = Verdict::Drop;
+                    self.tell();
+                }
+                self.telling = None;
+            }
+            BackendTag::CommandComplete if CommandTag::read(frame.body) == CommandTag::Rollback => {
+                if self
+                    .telling
+                    .as_ref()
+                    .is_some_and(|telling| telling.commit_sent)
+                {
+                    verdict = Verdict::Drop;
+                    self.tell();
+                    if in_batch {
+                        self.discarding = Discarding::Batch;
+                    }
+                }
+                self.telling = None;
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    fn reaction(&mut self, frame: Frame<'_>) -> Reaction {
+        let tag = FrontendTag::from(frame.tag);
+        if let FrontendTag::Terminate
+        | FrontendTag::Flush
+        | FrontendTag::Password
+        | FrontendTag::Unknown(_) = tag
+        {
+            return Reaction::Forward;
+        }
+        if !frame.whole
+            || self
+                .telling
+                .as_ref()
+                .is_some_and(|telling| telling.in_batch)
+        {
+            return Reaction::Refuse;
+        }
+        match tag {
+            FrontendTag::Sync => Reaction::Forward,
+            FrontendTag::CopyData | FrontendTag::CopyDone | FrontendTag::CopyFail => {
+                Reaction::Ignore
+            }
+            FrontendTag::Query => match self.query_control(frame) {
+                Control::Rollback | Control::RollbackThen => Reaction::Forward,
+                Control::Commit | Control::PrepareTransaction => {
+                    self.commit_sent();
+                    Reaction::Forward
+                }
+                _ => Reaction::Refuse,
+            },
+            FrontendTag::Parse | FrontendTag::Close => Reaction::ForwardAndFlush,
+            FrontendTag::Describe => match wire::describe_target(frame.body) {
+                Some((b'P', portal))
+                    if !self.ends_transaction(self.state.portal(portal).control) =>
+                {
+                    Reaction::Refuse
+                }
+                _ => Reaction::ForwardAndFlush,
+            },
+            FrontendTag::Bind => match wire::Bind::read(frame.body) {
+                Some(bind)
+                    if self.ends_transaction(self.state.statement(bind.statement).control) =>
+                {
+                    Reaction::ForwardAndFlush
+                }
+                _ => Reaction::Refuse,
+            },
+            FrontendTag::Execute => {
+                let portal = wire::execute_portal(frame.body).unwrap_or_default();
+                match self.state.portal(portal).control {
+                    Control::Rollback => Reaction::ForwardAndFlush,
+                    Control::Commit | Control::PrepareTransaction => {
+                        self.commit_sent();
+                        Reaction::ForwardAndFlush
+                    }
+                    _ => Reaction::Refuse,
+                }
+            }
+            FrontendTag::FunctionCall
+            | FrontendTag::Terminate
+            | FrontendTag::Flush
+            | FrontendTag::Password
+            | FrontendTag::Unknown(_) => Reaction::Refuse,
+        }
+    }
+
+    fn query_control(&self, frame: Frame<'_>) -> Control {
+        let sql = wire::cstr(frame.body).map_or(frame.body, |(sql, _)| sql);
+        self.state.classify(frame, sql)
+    }
+
+    /// The statements that a failed transaction lets through to their end (`IsTransactionExitStmt`).
+    fn ends_transaction(&self, control: Control) -> bool {
+        matches!(
+            control,
+            Control::Rollback | Control::Commit | Control::PrepareTransaction
+        )
+    }
+
+    fn commit_sent(&mut self) {
+        if let Some(telling) = &mut self.telling {
+            telling.commit_sent = true;
+        }
+    }
+
+    /// Answers a request with our error; a batch has failed with it and is discarded up to its Sync.
+    fn refuse(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let in_batch = self
+            .telling
+            .as_ref()
+            .is_some_and(|telling| telling.in_batch);
+        self.tell();
+        match FrontendTag::from(frame.tag) {
+            FrontendTag::Sync => return self.pass_client(frame, now),
+            FrontendTag::Query | FrontendTag::FunctionCall if !in_batch => {
+                originate::ready_in_failed_transaction(&mut self.to_client);
+            }
+            _ => self.discarding = Discarding::Batch,
+        }
+        Verdict::Drop
+    }
+
+    fn tell(&mut self) {
+        if let Some(telling) = self.telling.take() {
+            originate::error_response(&telling.report, &mut self.to_client);
+        }
+    }
+}

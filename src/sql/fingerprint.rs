@@ -1,0 +1,216 @@
+//! Statement text without its literals, and the fingerprint that statements of one shape share.
+//!
+//! Both take their time and belong on the audit writer's thread, [`fingerprint()`] on one thread only: while
+//! PostgreSQL's parser runs, `pg_query` points the process's file descriptor 2 at a pipe. Whoever logs must hold a
+//! descriptor of its own, as `main` does.
+
+use std::ops::Range;
+
+use pg_query::protobuf::Token;
+
+/// The text with `$1`, `$2`, … in place of every literal, numbered on from the parameters that it has, and without
+/// comments, which may hold anything.
+///
+/// Works on tokens and not on the syntax tree, so that one rule covers utility statements and texts with syntax errors
+/// too. A text that breaks off inside a literal, such as one that was cut after a bound, ends in `…` before it.
+/// `None` when nothing can be given without risk: where a backslash stands before a quote, it depends on
+/// `standard_conforming_strings` what is a literal.
+pub fn normalise(text: &str) -> Option<String> {
+    let (kept, pieces) = longest_scan(text)?;
+    let mut next_parameter = 1;
+    for piece in &pieces {
+        let token = &kept[piece.range.clone()];
+        match piece.kind {
+            Kind::Literal if token.starts_with('\'') && token.contains("\\'") => return None,
+            Kind::Parameter => {
+                let number = token.trim_start_matches('$').parse().unwrap_or(0_u32);
+                next_parameter = next_parameter.max(number.saturating_add(1));
+            }
+            Kind::Literal | Kind::Comment | Kind::Other => {}
+        }
+    }
+    let mut normalised = String::with_capacity(kept.len());
+    let mut copied = 0;
+    for piece in pieces {
+        match piece.kind {
+            Kind::Literal => {
+                normalised.push_str(&kept[copied..piece.range.start]);
+                normalised.push('$');
+                normalised.push_str(&next_parameter.to_string());
+                next_parameter = next_parameter.saturating_add(1);
+            }
+            // It divides tokens, as a space does.
+            Kind::Comment => {
+                normalised.push_str(&kept[copied..piece.range.start]);
+                normalised.push(' ');
+            }
+            Kind::Parameter | Kind::Other => continue,
+        }
+        copied = piece.range.end;
+    }
+    normalised.push_str(&kept[copied..]);
+    let trimmed = normalised.trim();
+    Some(if kept.len() < text.len() {
+        format!("{trimmed} …")
+    } else {
+        trimmed.to_owned()
+    })
+}
+
+/// PostgreSQL's fingerprint of a statement, in hexadecimal: the same for texts that differ only in literals, spacing
+/// and comments. `None` when the text does not parse.
+pub fn fingerprint(text: &str) -> Option<String> {
+    Some(pg_query::fingerprint(text, 0, 0).ok()?.hex)
+}
+
+/// A token: what it is to us, and where it stands.
+struct Piece {
+    kind: Kind,
+    range: Range<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Literal,
+    Comment,
+    Parameter,
+    Other,
+}
+
+/// The longest beginning of a text that PostgreSQL's scanner takes and that ends before a quote, a dollar or a
+/// comment, or the whole text; with its tokens. A beginning has the tokens of the whole but for its last one, and
+/// that is never the half of a literal: the scanner refuses a literal that does not end.
+fn longest_scan(text: &str) -> Option<(&str, Vec<Piece>)> {
+    let mut kept = text;
+    for _ in 0..MAX_SCANS {
+        if let Some(pieces) = scan(kept) {
+            return Some((kept, pieces));
+        }
+        let last_opening = kept.rfind(['\'', '"', '$']).max(kept.rfind("/*"))?;
+        kept = &kept[..last_opening];
+    }
+    None
+}
+
+fn scan(text: &str) -> Option<Vec<Piece>> {
+    // `scan_tokens` makes a slice from a null pointer when there are no tokens.
+    if text.chars().all(|c| matches!(c, ' ' | '\t'..='\r')) {
+        return Some(Vec::new());
+    }
+    let tokens = pg_query::scan_tokens(text);
+    let pieces = tokens.ok()?.into_iter().map(|token| {
+        let range = usize::try_from(token.start).ok()?..usize::try_from(token.end).ok()?;
+        text.get(range.clone())?;
+        let kind = match Token::try_from(token.token) {
+            Ok(
+                Token::Sconst
+                | Token::Usconst
+                | Token::Bconst
+                | Token::Xconst
+                | Token::Fconst
+                | Token::Iconst,
+            ) => Kind::Literal,
+            Ok(Token::SqlComment | Token::CComment) => Kind::Comment,
+            Ok(Token::Param) => Kind::Parameter,
+            _ => Kind::Other,
+        };
+        Some(Piece { kind, range })
+    });
+    pieces.collect()
+}
+
+/// How many openings are tried from the end of a text that breaks off.
+const MAX_SCANS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(text: &str, expected: Option<&str>) {
+        assert_eq!(normalise(text).as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn literals_become_parameters() {
+        check("", Some(""));
+        check(" \n", Some(""));
+        check(
+            "SELECT * FROM t WHERE a = 'x' AND b > -1.5e3",
+            Some("SELECT * FROM t WHERE a = $1 AND b > -$2"),
+        );
+        check("SELECT $2, 'x', $1", Some("SELECT $2, $3, $1"));
+        check(
+            "SELECT E'a\\'b', U&'\\0061', B'01', X'ff', N'n', $$d$$, $t$ $$ $t$",
+            Some("SELECT $1, $2, $3, $4, N$5, $6, $7"),
+        );
+        check("SELECT 'a'\n  'b', \"q'1'\"", Some("SELECT $1, \"q'1'\""));
+        check(
+            "SELECT /* 'x' */ 1 -- secret\n, 2",
+            Some("SELECT   $1  \n, $2"),
+        );
+        check("SELECT 'é', ü FROM t", Some("SELECT $1, ü FROM t"));
+        check(
+            "ALTER ROLE a PASSWORD 'secret'",
+            Some("ALTER ROLE a PASSWORD $1"),
+        );
+        check("SELEC 'secret' FORM 3", Some("SELEC $1 FORM $2"));
+        check("DO $$ BEGIN PERFORM 'secret'; END $$", Some("DO $1"));
+    }
+
+    #[test]
+    fn a_text_that_breaks_off_shows_no_half_literal() {
+        check("SELECT a, 'secr", Some("SELECT a, …"));
+        check("SELECT a, 'it''s secr", Some("SELECT a, $1 …"));
+        check("SELECT $$ secr", Some("SELECT $ …"));
+        check("SELECT E'a\\'secr", Some("SELECT E …"));
+        check("SELECT 1 /* secr", Some("SELECT $1 …"));
+        check("SELECT \"na", Some("SELECT …"));
+        check("INSERT INTO t VALUES (12", Some("INSERT INTO t VALUES ($1"));
+    }
+
+    #[test]
+    fn what_depends_on_standard_conforming_strings_is_not_shown() {
+        check("SELECT 'x\\'secret', 'y\\'more'", None);
+        check("SELECT '\\d+'", Some("SELECT $1"));
+    }
+
+    #[test]
+    fn one_fingerprint_for_one_shape() {
+        let one = fingerprint("SELECT a FROM t WHERE b = 1").unwrap();
+        assert_eq!(
+            fingerprint("select a  from t where b = 'x' -- c"),
+            Some(one.clone())
+        );
+        assert_ne!(fingerprint("SELECT c FROM t WHERE b = 1"), Some(one));
+        assert_eq!(fingerprint("SELEC 1"), None);
+    }
+
+    /// Every `Z` stands where it must not be shown.
+    const SHAPES: &[&str] = &[
+        "INSERT INTO t VALUES ('ZZZ', 'ZZZ')",
+        "SELECT E'a\\'ZZZ', \"x\" FROM t /* ZZZ */ WHERE a = $1",
+        "SELECT $tag$ ZZZ ' ZZZ $tag$, 'it''s ZZZ'",
+        "SELECT 'a' -- ZZZ '\n 'ZZZ'",
+        "SELECT U&'ZZZ' UESCAPE '!', U&\"x\"",
+        "SELECT 'x\\', ZZZ, 'ZZZ\\' ZZZ'",
+        "DO $$ BEGIN RAISE 'ZZZ'; END $$; SELECT 'ZZZ'",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_cut_leaks(shape in prop::sample::select(SHAPES), cut in any::<prop::sample::Index>()) {
+            let text = &shape[..cut.index(shape.len() + 1)];
+            if let Some(normalised) = normalise(text) {
+                prop_assert!(!normalised.contains('Z'), "{} from {}", normalised, text);
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "[ '\"$a1\\\\/*;é\n-]{0,24}") {
+            normalise(&text);
+            fingerprint(&text);
+        }
+    }
+}

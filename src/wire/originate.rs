@@ -1,0 +1,107 @@
+//! The messages that pgidle sends itself, to either side, built on pgwire's types.
+//!
+//! Every text that a client may see is written here or passes through here.
+
+use bytes::BytesMut;
+use pgwire::messages::{
+    Message,
+    copy::CopyFail,
+    extendedquery::{Flush, Parse, Sync},
+    response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus},
+    simplequery::Query,
+    terminate::Terminate,
+};
+
+/// What an ErrorResponse or NoticeResponse of ours says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The SQLSTATE.
+    pub sqlstate: &'static str,
+    /// The primary message.
+    pub message: String,
+    /// The secondary message, empty for none.
+    pub detail: String,
+    /// What to do about it, empty for none.
+    pub hint: String,
+}
+
+impl Report {
+    fn fields(&self, severity: &str) -> Vec<(u8, String)> {
+        let mut fields = vec![
+            (b'S', severity.to_owned()),
+            (b'V', severity.to_owned()),
+            (b'C', self.sqlstate.to_owned()),
+            (b'M', self.message.clone()),
+        ];
+        for (code, text) in [(b'D', &self.detail), (b'H', &self.hint)] {
+            if !text.is_empty() {
+                fields.push((code, text.clone()));
+            }
+        }
+        fields
+    }
+}
+
+/// An ErrorResponse of severity ERROR: the session goes on.
+pub fn error_response(report: &Report, out: &mut BytesMut) {
+    encode(&ErrorResponse::new(report.fields("ERROR")), out);
+}
+
+/// An ErrorResponse of severity FATAL: the connection is closed behind it.
+pub fn fatal_response(report: &Report, out: &mut BytesMut) {
+    encode(&ErrorResponse::new(report.fields("FATAL")), out);
+}
+
+/// A NoticeResponse of severity WARNING, which may be sent at any time.
+pub fn notice_response(report: &Report, out: &mut BytesMut) {
+    encode(&NoticeResponse::new(report.fields("WARNING")), out);
+}
+
+/// A ReadyForQuery that says "in a failed transaction block".
+pub fn ready_in_failed_transaction(out: &mut BytesMut) {
+    encode(&ReadyForQuery::new(TransactionStatus::Error), out);
+}
+
+/// A simple Query.
+pub fn query(text: &str, out: &mut BytesMut) {
+    encode(&Query::new(text.to_owned()), out);
+}
+
+/// A Parse of `text` as the statement `name`, without parameter types.
+pub fn parse(name: &str, text: &str, out: &mut BytesMut) {
+    encode(
+        &Parse::new(Some(name.to_owned()), text.to_owned(), Vec::new()),
+        out,
+    );
+}
+
+/// A Flush.
+pub fn flush(out: &mut BytesMut) {
+    encode(&Flush::new(), out);
+}
+
+/// A Sync.
+pub fn sync(out: &mut BytesMut) {
+    encode(&Sync::new(), out);
+}
+
+/// A CopyFail with its reason.
+pub fn copy_fail(reason: &str, out: &mut BytesMut) {
+    encode(&CopyFail::new(reason.to_owned()), out);
+}
+
+/// A Terminate.
+pub fn terminate(out: &mut BytesMut) {
+    encode(&Terminate::new(), out);
+}
+
+/// Fills up the body of a message whose sender has stopped in the middle.
+pub fn zeros(len: usize, out: &mut BytesMut) {
+    out.resize(out.len() + len, 0);
+}
+
+fn encode(message: &impl Message, out: &mut BytesMut) {
+    message
+        .encode(out)
+        .expect("texts of ours are far below pgwire's limits");
+}
