@@ -436,6 +436,8 @@ def parse():
 def main():
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for name in [name for name in os.environ if name.startswith("PG")]:  # meant for a server of the user's own
+        del os.environ[name]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.ExitStack() as stack:

@@ -89,12 +89,19 @@ impl<'a> PrivateFolder<'a> {
             .arg(format!("{WATCHER}{script}"))
             .arg(self.path())
             .args(arguments)
+            .env("LC_ALL", "C")
             .current_dir(self.path())
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
             // A group of its own: Ctrl-C in the terminal is for us, who then stop the process in order.
             .process_group(0);
+        // Settings that the user has for a pgidle or a PostgreSQL of their own.
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"PG") {
+                command.env_remove(name);
+            }
+        }
         if let Some(user) = self.user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }

@@ -286,7 +286,7 @@ impl<'a> Act<'a> {
             (&reader, self.idle_since[0], Actor::Reader),
             (&writer, self.idle_since[1], Actor::Writer),
         ] {
-            let idle = Duration::from_millis(incident.idle_ms);
+            let idle = Duration::from_secs_f64(incident.idle_ms / 1000.0);
             let what = format!(
                 "{}: idle in transaction for {}: {}, session kept",
                 actor.name(),
