@@ -280,31 +280,87 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_line_key_and_expectation() {
-        refused("drain_timeout = \"30s\"\ndrian = 1", &expect!["f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, log, rule"]);
-        refused("[lisen]\n", &expect!["f:1: lisen: unknown key; did you mean `listen`?"]);
-        refused("[listen]\nadresses = []", &expect!["f:2: listen.adresses: unknown key; did you mean `addresses`?"]);
-        refused("[listen]\naddresses = []", &expect![[r#"f:2: listen.addresses: expected an array of one or more addresses, such as ["127.0.0.1:6432"]"#]]);
-        refused("[listen]\naddresses = [\"6432\"]", &expect!["f:2: listen.addresses: `6432` is not an address: expected HOST:PORT, [IPV6]:PORT or unix:/absolute/path"]);
-        refused("[listen]\nworkers = -1", &expect!["f:2: listen.workers: expected a whole number that is not negative, found -1"]);
-        refused("[listen]\nworkers = \"two\"", &expect!["f:2: listen.workers: expected a whole number, found a string"]);
-        refused("listen = 1", &expect!["f:1: listen: expected a table, found a whole number"]);
-        refused("[upstream]\npooler = \"pgbouncer\"", &expect![[r#"f:2: upstream.pooler: expected "none", "session" or "transaction""#]]);
-        refused("[upstream]\nconnect_timeout = 30", &expect!["f:2: upstream.connect_timeout: `30` is not a duration: the unit is missing; expected one of us, ms, s, min, h, d"]);
-        refused("[audit]\nfile = \"\"", &expect!["f:2: audit.file: expected a string that is not empty"]);
-        refused("[log]\nformat = true", &expect!["f:2: log.format: expected a string, found true or false"]);
-        refused("[rule]\nname = \"x\"", &expect!["f:1: rule: expected an array of tables, each headed [[rule]], found a table"]);
-        refused("\n[[rule]]\nidle = { log = \"1s\" }", &expect!["f:2: rule.name: missing; every rule has a name, which its incidents carry"]);
+        refused(
+            "drain_timeout = \"30s\"\ndrian = 1",
+            &expect![
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, log, rule"
+            ],
+        );
+        refused(
+            "[lisen]\n",
+            &expect!["f:1: lisen: unknown key; did you mean `listen`?"],
+        );
+        refused(
+            "[listen]\nadresses = []",
+            &expect!["f:2: listen.adresses: unknown key; did you mean `addresses`?"],
+        );
+        refused(
+            "[listen]\naddresses = []",
+            &expect![[
+                r#"f:2: listen.addresses: expected an array of one or more addresses, such as ["127.0.0.1:6432"]"#
+            ]],
+        );
+        refused(
+            "[listen]\naddresses = [\"6432\"]",
+            &expect![
+                "f:2: listen.addresses: `6432` is not an address: expected HOST:PORT, [IPV6]:PORT or unix:/absolute/path"
+            ],
+        );
+        refused(
+            "[listen]\nworkers = -1",
+            &expect!["f:2: listen.workers: expected a whole number that is not negative, found -1"],
+        );
+        refused(
+            "[listen]\nworkers = \"two\"",
+            &expect!["f:2: listen.workers: expected a whole number, found a string"],
+        );
+        refused(
+            "listen = 1",
+            &expect!["f:1: listen: expected a table, found a whole number"],
+        );
+        refused(
+            "[upstream]\npooler = \"pgbouncer\"",
+            &expect![[r#"f:2: upstream.pooler: expected "none", "session" or "transaction""#]],
+        );
+        refused(
+            "[upstream]\nconnect_timeout = 30",
+            &expect![
+                "f:2: upstream.connect_timeout: `30` is not a duration: the unit is missing; expected one of us, ms, s, min, h, d"
+            ],
+        );
+        refused(
+            "[audit]\nfile = \"\"",
+            &expect!["f:2: audit.file: expected a string that is not empty"],
+        );
+        refused(
+            "[log]\nformat = true",
+            &expect!["f:2: log.format: expected a string, found true or false"],
+        );
+        refused(
+            "[rule]\nname = \"x\"",
+            &expect!["f:1: rule: expected an array of tables, each headed [[rule]], found a table"],
+        );
+        refused(
+            "\n[[rule]]\nidle = { log = \"1s\" }",
+            &expect!["f:2: rule.name: missing; every rule has a name, which its incidents carry"],
+        );
         refused(
             "[[rule]]\nname = \"x\"\n[[rule]]\nname = \"x\"",
-            &expect![[r#"f:4: rule.name: another rule has the name "x" too; expected one of its own"#]],
+            &expect![[
+                r#"f:4: rule.name: another rule has the name "x" too; expected one of its own"#
+            ]],
         );
         refused(
             "[[rule]]\nname = \"x\"\nidle = { log = \"5 parsecs\" }",
-            &expect!["f:3: rule.idle.log: `5 parsecs` is not a duration: unknown unit `parsecs`; expected one of us, ms, s, min, h, d"],
+            &expect![
+                "f:3: rule.idle.log: `5 parsecs` is not a duration: unknown unit `parsecs`; expected one of us, ms, s, min, h, d"
+            ],
         );
         refused(
             "[[rule]]\nname = \"x\"\nidle = { log = \"60s\", rollback = \"5s\" }",
-            &expect!["f:3: rule.idle: `rollback` at 5s comes before `log` at 1min; expected times that do not shrink from log to terminate"],
+            &expect![
+                "f:3: rule.idle: `rollback` at 5s comes before `log` at 1min; expected times that do not shrink from log to terminate"
+            ],
         );
         refused(
             "[[rule]]\nname = \"x\"\nidle = { release = \"5s\" }",
@@ -316,11 +372,15 @@ mod tests {
         );
         refused(
             "[[rule]]\nname = \"x\"\nidle = { implicit = true }",
-            &expect!["f:3: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"],
+            &expect![
+                "f:3: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"
+            ],
         );
         refused(
             "[[rule]]\nname = \"x\"\nmatch = { client = \"10.0.0.0/33\" }",
-            &expect!["f:3: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"],
+            &expect![
+                "f:3: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"
+            ],
         );
         refused(
             "[[rule]]\nname = \"x\"\n[rule.match]\nuser = 7",

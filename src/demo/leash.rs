@@ -188,3 +188,28 @@ fn temp_dir(other_user: bool) -> PathBuf {
 fn log_path(folder: &Path) -> PathBuf {
     folder.join("log")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: [&str; 0] = [];
+
+    fn soon(mut holds: impl FnMut() -> bool) -> bool {
+        (0..STOP_POLLS).any(|_| {
+            thread::sleep(POLL_INTERVAL);
+            holds()
+        })
+    }
+
+    #[test]
+    fn the_end_of_the_pipe_stops_the_process_and_removes_the_folder() {
+        let folder = PrivateFolder::new(None).unwrap();
+        let path = folder.path().to_owned();
+        let mut leash = folder.spawn("exec sleep 60", NOTHING).unwrap();
+        assert!(!leash.has_exited());
+        drop(leash.process.stdin.take());
+        assert!(soon(|| leash.has_exited()));
+        assert!(soon(|| !path.exists()));
+    }
+}
