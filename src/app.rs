@@ -1,1 +1,174 @@
-//! Stub.
+//! Builds the parts, owns the threads and tasks, and takes the program down in order.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use crate::{
+    audit::Audit,
+    config::{Config, Source},
+    proxy::{self, Bound, Shared},
+    registry::{Command, Registry},
+};
+
+/// How often a drain looks whether the last session has gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How long sessions that were told to end at once may take to say so to their clients.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// An address cannot be listened on, the audit file cannot be opened, or a thread cannot be started.
+pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
+    let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
+    let mut bound = Vec::new();
+    for address in &config.listen.addresses {
+        bound.extend(proxy::bind(address)?);
+    }
+    let workers = config.listen.workers;
+    let (settings, config) = watch::channel(Arc::new(config));
+    let shared = Arc::new(Shared {
+        registry: Registry::default(),
+        audit: audit.clone(),
+        config,
+    });
+    let (stop, stopped) = watch::channel(false);
+    let (end, ended) = watch::channel(false);
+    let bound: Arc<[Bound]> = bound.into();
+    let mut threads = Vec::new();
+    for number in 0..workers.get() {
+        let (shared, bound, stopped, ended) = (
+            Arc::clone(&shared),
+            Arc::clone(&bound),
+            stopped.clone(),
+            ended.clone(),
+        );
+        let thread = thread::Builder::new()
+            .name(format!("worker {number}"))
+            .spawn(move || proxy::run(shared, bound, stopped, ended))
+            .context("could not start a thread")?;
+        threads.push(thread);
+    }
+    for bound in &*bound {
+        tracing::info!(address = %bound.address(), "listening");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        signals.serve(&settings, source, &shared).await;
+        stop.send_replace(true);
+        drain(&shared, &mut signals).await;
+        anyhow::Ok(())
+    })?;
+    end.send_replace(true);
+    for thread in threads {
+        match thread.join() {
+            Ok(result) => result.context("a worker failed")?,
+            Err(_) => anyhow::bail!("a worker panicked"),
+        }
+    }
+    audit.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets transactions finish, ends idle sessions at once, and the others when the time is up or a signal insists.
+async fn drain(shared: &Shared, signals: &mut Signals) {
+    let config = Arc::clone(&shared.config.borrow());
+    let sessions = shared.registry.len();
+    tracing::info!(sessions, timeout = ?config.drain_timeout, "draining");
+    shared.registry.broadcast(Command::Drain);
+    let deadline = config.drain_timeout.map(|limit| Instant::now() + limit);
+    let insisted = async {
+        tokio::select! {
+            () = signals.stop() => {}
+            () = at(deadline) => {}
+        }
+    };
+    tokio::select! {
+        () = emptied(&shared.registry) => return,
+        () = insisted => {}
+    }
+    let sessions = shared.registry.len();
+    tracing::warn!(
+        sessions,
+        "ending sessions whose transactions are still open"
+    );
+    shared.registry.broadcast(Command::Shutdown);
+    // Those who do not take their farewell are cut off.
+    drop(timeout_at(Instant::now() + FAREWELL, emptied(&shared.registry)).await);
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn emptied(registry: &Registry) {
+    while !registry.is_empty() {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Reloads as often as asked; returns when asked to stop.
+    async fn serve(
+        &mut self,
+        settings: &watch::Sender<Arc<Config>>,
+        source: &Source,
+        shared: &Shared,
+    ) {
+        loop {
+            tokio::select! {
+                _ = self.reload.recv() => reload(settings, source, shared),
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+            }
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Reads the settings again; when they are wrong, the running ones stay.
+fn reload(settings: &watch::Sender<Arc<Config>>, source: &Source, shared: &Shared) {
+    match source.load() {
+        Ok(config) => {
+            shared.audit.reopen(config.audit.clone());
+            settings.send_replace(Arc::new(config));
+            shared.registry.broadcast(Command::Reload);
+            tracing::info!("reloaded");
+        }
+        Err(error) => tracing::error!(%error, "not reloaded; the running settings stay"),
+    }
+}

@@ -1,1 +1,261 @@
-//! Stub.
+//! The command line: commands, flags, the environment variables that stand for flags, and the help.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use crate::{
+    config::{Address, Flags, IdleLimit, LogFormat, Source, is_supported},
+    policy::{Action, Kind, parse_duration},
+};
+
+/// A sidecar that ends stuck PostgreSQL transactions without killing the session.
+#[derive(Debug, Parser)]
+#[command(name = "pgidle", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy; without a rule it observes, and touches nobody.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
+    /// Validate a configuration file: exit status 0, or 2 with file, line, key and what was expected.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Show on a throwaway PostgreSQL what stuck transactions do, and what pgidle does about them.
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+}
+
+/// The flags of `pgidle serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration file; the flags below win over it.
+    #[arg(long, value_name = "FILE", env = "PGIDLE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where clients connect: HOST:PORT or unix:/path; repeat it, or divide by commas [default: 127.0.0.1:6432].
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_delimiter = ',',
+        env = "PGIDLE_LISTEN"
+    )]
+    pub listen: Vec<Address>,
+    /// Where PostgreSQL listens: HOST:PORT or unix:/path [default: 127.0.0.1:5432].
+    #[arg(long, value_name = "ADDR", env = "PGIDLE_UPSTREAM")]
+    pub upstream: Option<Address>,
+    /// A rule for every session that no other rule matches: how long it may be idle in transaction, such as 30s.
+    #[arg(long, value_name = "DUR", value_parser = limit, env = "PGIDLE_IDLE_LIMIT")]
+    pub idle_limit: Option<Duration>,
+    /// What is done at --idle-limit [default: log].
+    #[arg(long, requires = "idle_limit", value_parser = actions(), env = "PGIDLE_ACTION")]
+    pub action: Option<Action>,
+    /// Append incidents and finished transactions to this file as JSON lines.
+    #[arg(long, value_name = "FILE", env = "PGIDLE_AUDIT")]
+    pub audit: Option<PathBuf>,
+    /// How log lines on stderr are written [default: text].
+    #[arg(long, value_parser = formats(), env = "PGIDLE_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl ServeArgs {
+    /// Where the settings come from, now and at every reload.
+    pub fn source(self) -> Source {
+        let action = self.action.unwrap_or(Action::Log);
+        Source {
+            path: self.config,
+            flags: Flags {
+                listen: self.listen,
+                upstream: self.upstream,
+                idle_limit: self.idle_limit.map(|limit| IdleLimit { limit, action }),
+                audit: self.audit,
+                log_format: self.log_format,
+            },
+        }
+    }
+}
+
+/// The flags of `pgidle check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "PGIDLE_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// The flags of `pgidle demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Stay up afterwards, with psql command lines to try, until Ctrl-C.
+    #[arg(long, env = "PGIDLE_KEEP")]
+    pub keep: bool,
+}
+
+/// A duration that is not zero.
+fn limit(text: &str) -> Result<Duration, String> {
+    let limit = parse_duration(text).map_err(|error| error.to_string())?;
+    if limit.is_zero() {
+        return Err(
+            "expected a duration longer than 0; leave the flag out to set no limit".to_owned(),
+        );
+    }
+    Ok(limit)
+}
+
+fn actions() -> impl TypedValueParser<Value = Action> {
+    let actions = || {
+        Action::ALL
+            .into_iter()
+            .filter(|&action| is_supported(Kind::Idle, action))
+    };
+    PossibleValuesParser::new(actions().map(Action::name)).try_map(move |name| {
+        actions()
+            .find(|action| action.name() == name)
+            .ok_or("unknown action")
+    })
+}
+
+fn formats() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(["text", "json"]).try_map(|name| name.parse())
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pgidle demo
+  pgidle serve --listen 127.0.0.1:6432 --upstream 127.0.0.1:5432
+  pgidle serve --config pgidle.toml
+  pgidle check --config pgidle.toml
+
+Logs go to stderr; PGIDLE_LOG sets what is logged (error, warn, info, debug, trace).
+Exit status: 0 fine, 2 usage or configuration, 1 anything else.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  # Observe: log what is stuck, touch nobody
+  pgidle serve --upstream 127.0.0.1:5432 --audit audit.jsonl
+
+  # Roll back whoever is idle in a transaction for a minute; the session lives on
+  pgidle serve --upstream 127.0.0.1:5432 --idle-limit 1min --action rollback
+
+  # Unix sockets on both sides
+  pgidle serve --listen unix:/run/pgidle/.s.PGSQL.6432 --upstream unix:/run/postgresql/.s.PGSQL.5432
+
+  # Rules from a file, re-read on SIGHUP
+  pgidle serve --config pgidle.toml";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  pgidle check --config pgidle.toml";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  pgidle demo
+  pgidle demo --keep";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn serve(args: &[&str]) -> Result<Source, String> {
+        let args = ["pgidle", "serve"].iter().chain(args);
+        match Cli::try_parse_from(args)
+            .map_err(|error| error.to_string())?
+            .command
+        {
+            Command::Serve(args) => Ok(args.source()),
+            Command::Check(_) | Command::Demo(_) => Err("not serve".to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_and_every_command_examples() {
+        Cli::command().debug_assert();
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help")
+        {
+            assert!(command.get_after_help().is_some(), "{}", command.get_name());
+            let own = |id: &str| id != "help" && id != "version";
+            for arg in command
+                .get_arguments()
+                .filter(|arg| own(arg.get_id().as_str()))
+            {
+                let expected = format!("PGIDLE_{}", arg.get_id().as_str().to_uppercase());
+                assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(&*expected));
+            }
+        }
+    }
+
+    #[test]
+    fn flags_become_a_source() {
+        let source = serve(&[
+            "--config",
+            "f.toml",
+            "--listen",
+            "127.0.0.1:1,unix:/run/s",
+            "--listen",
+            "[::1]:2",
+            "--upstream",
+            "db:5432",
+            "--idle-limit",
+            "1.5 min",
+            "--action",
+            "rollback",
+            "--audit",
+            "a.jsonl",
+            "--log-format",
+            "json",
+        ])
+        .unwrap();
+        let listen: Vec<_> = source
+            .flags
+            .listen
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(listen, ["127.0.0.1:1", "unix:/run/s", "[::1]:2"]);
+        let expected = IdleLimit {
+            limit: Duration::from_secs(90),
+            action: Action::Rollback,
+        };
+        assert_eq!(source.flags.idle_limit, Some(expected));
+        assert_eq!(source.flags.log_format, Some(LogFormat::Json));
+        assert_eq!(source.path, Some(PathBuf::from("f.toml")));
+        let logged = serve(&["--idle-limit", "1s"]).unwrap().flags.idle_limit;
+        assert_eq!(logged.map(|limit| limit.action), Some(Action::Log));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (args, expected) in [
+            (&["--idle-limit", "0"][..], "longer than 0"),
+            (&["--idle-limit", "30"], "the unit is missing"),
+            (&["--action", "rollback"], "--idle-limit"),
+            (
+                &["--idle-limit", "1s", "--action", "kill"],
+                "[possible values: log, notice, rollback, terminate]",
+            ),
+            (
+                &["--idle-limit", "1s", "--action", "release"],
+                "[possible values: log, notice, rollback, terminate]",
+            ),
+            (&["--listen", "6432"], "expected HOST:PORT"),
+            (&["--log-format", "xml"], "[possible values: text, json]"),
+        ] {
+            let error = serve(args).unwrap_err();
+            assert!(error.contains(expected), "{args:?}: {error}");
+        }
+    }
+}

@@ -246,29 +246,28 @@ impl Ids {
     }
 }
 
-/// Normalised text and fingerprint of statements seen before: an application repeats itself.
+/// The fingerprints of normalised texts seen before: an application repeats itself, and parsing costs most.
 #[derive(Default)]
-struct Texts(HashMap<Arc<str>, Known>);
-
-/// Normalised text and fingerprint, each where it can be given.
-type Known = (Option<Arc<str>>, Option<Arc<str>>);
+struct Texts(HashMap<Arc<str>, Option<Arc<str>>>);
 
 impl Texts {
-    fn known(&mut self, text: &Arc<str>) -> Known {
-        if let Some(known) = self.0.get(text) {
-            return known.clone();
+    /// Normalised text and fingerprint, each where it can be given.
+    fn known(&mut self, text: &str) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let Some(normalised) = sql::normalise(text) else {
+            return (None, None);
+        };
+        if let Some((normalised, fingerprint)) = self.0.get_key_value(&*normalised) {
+            return (Some(Arc::clone(normalised)), fingerprint.clone());
         }
-        let known = (
-            sql::normalise(text).map(Arc::from),
-            sql::fingerprint(text).map(Arc::from),
-        );
-        if text.len() <= MAX_KNOWN_BYTES {
+        let normalised: Arc<str> = normalised.into();
+        let fingerprint: Option<Arc<str>> = sql::fingerprint(text).map(Arc::from);
+        if normalised.len() <= MAX_KNOWN_BYTES {
             if self.0.len() >= MAX_KNOWN {
                 self.0.clear();
             }
-            self.0.insert(Arc::clone(text), known.clone());
+            self.0.insert(Arc::clone(&normalised), fingerprint.clone());
         }
-        known
+        (Some(normalised), fingerprint)
     }
 }
 
@@ -290,6 +289,6 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// At how many bytes a batch is written before its time.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// How many statement texts are remembered, and how long each may be.
+/// How many normalised texts are remembered, and how long each may be.
 const MAX_KNOWN: usize = 1024;
 const MAX_KNOWN_BYTES: usize = 4096;

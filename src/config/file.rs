@@ -6,13 +6,14 @@ use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config,
+    Config, FLAGS_RULE,
     error::Fault,
-    one_for_each_cpu,
+    one_for_each_cpu, require_supported,
     section::{Section, boolean, count, duration, name, parsed, text},
-    supported,
 };
-use crate::policy::{Action, ClientNet, Kind, Ladder, Limits, Match, Pattern, Rule, builtin_rules};
+use crate::policy::{
+    Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, builtin_rules,
+};
 
 /// Reads settings, and the rules of the file with the built-in ones before them.
 pub(super) fn read(text: &str) -> Result<(Config, Vec<Rule>), Fault> {
@@ -30,7 +31,8 @@ pub(super) fn read(text: &str) -> Result<(Config, Vec<Rule>), Fault> {
         Some(false) => Vec::new(),
         Some(true) | None => builtin_rules(),
     };
-    let mut names = HashSet::new();
+    let mut names: HashSet<Arc<str>> = builtin_rules().into_iter().map(|rule| rule.name).collect();
+    names.extend([DEFAULT_RULE.into(), FLAGS_RULE.into()]);
     for section in root.sections("rule", "rule")? {
         let rule = rule(&section)?;
         if !names.insert(Arc::clone(&rule.name)) {
@@ -103,7 +105,8 @@ fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
         let Some(rungs) = section.section(kind.name(), table)? else {
             continue;
         };
-        supported(kind, None).map_err(|problem| section.fault_at(kind.name(), problem))?;
+        require_supported(kind, Action::Log)
+            .map_err(|problem| section.fault_at(kind.name(), problem))?;
         limits.ladders[kind.index()] = ladder(kind, &rungs, section)?;
         if kind == Kind::Age {
             rungs.set("implicit", &mut limits.age_implicit, boolean)?;
@@ -121,7 +124,7 @@ fn ladder(kind: Kind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder,
     let mut ladder = Vec::new();
     for action in Action::ALL {
         if let Some(at) = rungs.get(action.name(), duration)?.flatten() {
-            supported(kind, Some(action))
+            require_supported(kind, action)
                 .map_err(|problem| rungs.fault_at(action.name(), problem))?;
             ladder.push((action, at));
         }
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_line_key_and_expectation() {
+    fn what_is_wrong_with_a_setting_is_said_with_line_key_and_expectation() {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
@@ -337,6 +340,21 @@ mod tests {
             &expect!["f:2: log.format: expected a string, found true or false"],
         );
         refused(
+            "[log]\nformat = \"text\"\nformat = \"json\"",
+            &expect!["f:3: duplicate key"],
+        );
+        refused("[log\n", &expect!["f:1: unclosed table, expected `]`"]);
+        refused("a\nb = 2", &expect!["f:1: key with no value, expected `=`"]);
+    }
+
+    /// Of a rule whose other keys begin in line 4.
+    fn refused_rule(keys: &str, expected: &Expect) {
+        refused(&format!("\n[[rule]]\nname = \"x\"\n{keys}"), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_rule_is_said_with_line_key_and_expectation() {
+        refused(
             "[rule]\nname = \"x\"",
             &expect!["f:1: rule: expected an array of tables, each headed [[rule]], found a table"],
         );
@@ -345,52 +363,52 @@ mod tests {
             &expect!["f:2: rule.name: missing; every rule has a name, which its incidents carry"],
         );
         refused(
-            "[[rule]]\nname = \"x\"\n[[rule]]\nname = \"x\"",
+            "[[rule]]\nname = \"default\"",
             &expect![[
-                r#"f:4: rule.name: another rule has the name "x" too; expected one of its own"#
+                r#"f:2: rule.name: another rule has the name "default" too; expected one of its own"#
             ]],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\nidle = { log = \"5 parsecs\" }",
+        refused_rule(
+            "[[rule]]\nname = \"x\"",
+            &expect![[
+                r#"f:5: rule.name: another rule has the name "x" too; expected one of its own"#
+            ]],
+        );
+        refused_rule(
+            "idle = { log = \"5 parsecs\" }",
             &expect![
-                "f:3: rule.idle.log: `5 parsecs` is not a duration: unknown unit `parsecs`; expected one of us, ms, s, min, h, d"
+                "f:4: rule.idle.log: `5 parsecs` is not a duration: unknown unit `parsecs`; expected one of us, ms, s, min, h, d"
             ],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\nidle = { log = \"60s\", rollback = \"5s\" }",
+        refused_rule(
+            "idle = { log = \"1min\", rollback = \"5s\" }",
             &expect![
-                "f:3: rule.idle: `rollback` at 5s comes before `log` at 1min; expected times that do not shrink from log to terminate"
+                "f:4: rule.idle: `rollback` at 5s comes before `log` at 1min; expected times that do not shrink from log to terminate"
             ],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\nidle = { release = \"5s\" }",
-            &expect!["f:3: rule.idle.release: the action `release` is not supported yet"],
+        refused_rule(
+            "idle = { release = \"5s\" }",
+            &expect!["f:4: rule.idle.release: the action `release` is not supported yet"],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\nblocking = { log = \"5s\" }",
-            &expect!["f:3: rule.blocking: the limit `blocking` is not supported yet"],
+        refused_rule(
+            "blocking = { log = \"0s\" }",
+            &expect!["f:4: rule.blocking: the limit `blocking` is not supported yet"],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\nidle = { implicit = true }",
+        refused_rule(
+            "idle = { implicit = true }",
             &expect![
-                "f:3: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"
+                "f:4: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"
             ],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\nmatch = { client = \"10.0.0.0/33\" }",
+        refused_rule(
+            "match = { client = \"10.0.0.0/33\" }",
             &expect![
-                "f:3: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"
+                "f:4: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"
             ],
         );
-        refused(
-            "[[rule]]\nname = \"x\"\n[rule.match]\nuser = 7",
-            &expect!["f:4: rule.match.user: expected a string, found a whole number"],
+        refused_rule(
+            "[rule.match]\nuser = 7",
+            &expect!["f:5: rule.match.user: expected a string, found a whole number"],
         );
-        refused(
-            "[log]\nformat = \"text\"\nformat = \"json\"",
-            &expect!["f:3: duplicate key"],
-        );
-        refused("[log\n", &expect!["f:1: unclosed table, expected `]`"]);
-        refused("a\nb = 2", &expect!["f:1: key with no value, expected `=`"]);
     }
 }

@@ -253,9 +253,9 @@ impl Source {
 
 impl IdleLimit {
     fn rule(self) -> Result<Rule, ConfigError> {
-        supported(Kind::Idle, Some(self.action))
+        require_supported(Kind::Idle, self.action)
             .map_err(|problem| ConfigError::in_flag("--action", problem))?;
-        let name: Arc<str> = "flags".into();
+        let name: Arc<str> = FLAGS_RULE.into();
         let mut limits = Limits {
             rule: Arc::clone(&name),
             ..Limits::default()
@@ -270,18 +270,28 @@ impl IdleLimit {
     }
 }
 
-/// Refuses what is planned and would be accepted without doing anything.
-fn supported(kind: Kind, action: Option<Action>) -> Result<(), String> {
-    match (kind, action) {
-        (Kind::Blocking, _) => Err("the limit `blocking` is not supported yet".to_owned()),
-        (_, Some(Action::Release)) => Err("the action `release` is not supported yet".to_owned()),
-        (Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Age, _) => Ok(()),
+/// Whether this version does what a rung asks for; what it would only accept and ignore is refused.
+pub fn is_supported(kind: Kind, action: Action) -> bool {
+    kind != Kind::Blocking && action != Action::Release
+}
+
+/// Says of a rung that is not supported that it is not.
+fn require_supported(kind: Kind, action: Action) -> Result<(), String> {
+    if is_supported(kind, action) {
+        Ok(())
+    } else if is_supported(kind, Action::Log) {
+        Err(format!("the action `{action}` is not supported yet"))
+    } else {
+        Err(format!("the limit `{kind}` is not supported yet"))
     }
 }
 
 fn one_for_each_cpu() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
+
+/// The name of the rule that flags make.
+const FLAGS_RULE: &str = "flags";
 
 #[cfg(test)]
 mod tests {

@@ -1,1 +1,45 @@
-//! Stub.
+//! The sockets: a listener accepts, a handshake reads the startup packet and connects to the server, and a relay moves
+//! bytes between the two until one side leaves. Cancel requests have a short path of their own.
+
+mod cancel;
+mod handshake;
+mod listener;
+mod relay;
+mod stream;
+mod upstream;
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use crate::{audit::Audit, config::Config, registry::Registry};
+
+pub use listener::{Bound, ListenError, bind, run};
+
+/// What the sessions of all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The live sessions.
+    pub registry: Registry,
+    /// Where events go.
+    pub audit: Audit,
+    /// The settings in force.
+    pub config: watch::Receiver<Arc<Config>>,
+}
+
+/// What the sessions of one thread share.
+#[derive(Debug)]
+struct Worker {
+    shared: Arc<Shared>,
+    /// Where every read of the thread lands; only what cannot go on at once is copied out of it.
+    scratch: Mutex<Box<[u8]>>,
+}
+
+/// Bytes read at once: larger than nearly every message, so that one read tells that the socket is empty.
+const SCRATCH: usize = 64 * 1024;
+
+impl Worker {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.shared.config.borrow())
+    }
+}

@@ -46,6 +46,8 @@ pub enum Action {
     Cancel,
     /// The application name has changed: find the rule again and call [`Session::set_limits`].
     Identify,
+    /// The server has said what names the session in a CancelRequest: [`Session::cancel_key`].
+    KeyKnown,
     /// Write what is due to both sides, then close them.
     Close(CloseReason),
 }
@@ -300,6 +302,16 @@ impl Session {
         self.close_if_drained();
     }
 
+    /// Ends the session, whatever is open in it.
+    pub fn shut_down(&mut self) {
+        self.fatal(&report::shutdown(), CloseReason::Drain);
+    }
+
+    /// Whether this is (or has become) a replication connection.
+    pub fn is_replication(&self) -> bool {
+        self.state.replication
+    }
+
     /// The session is over: what was open in it is reported.
     pub fn closed(&mut self, now: Instant) {
         let finished = self.state.end(TransactionOutcome::Disconnect, now);
@@ -400,6 +412,7 @@ impl Session {
             BackendTag::ParameterStatus => self.identify(frame.body),
             BackendTag::BackendKeyData => {
                 self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
+                self.actions.push_back(Action::KeyKnown);
             }
             BackendTag::ReadyForQuery => {
                 if self.state.status == TransactionStatus::Idle {

@@ -4,7 +4,7 @@
 //! PostgreSQL's parser runs, `pg_query` points the process's file descriptor 2 at a pipe. Whoever logs must hold a
 //! descriptor of its own, as `main` does.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use pg_query::protobuf::Token;
 
@@ -16,41 +16,19 @@ use pg_query::protobuf::Token;
 /// `None` when nothing can be given without risk: where a backslash stands before a quote, it depends on
 /// `standard_conforming_strings` what is a literal.
 pub fn normalise(text: &str) -> Option<String> {
-    let (kept, pieces) = longest_scan(text)?;
-    let mut next_parameter = 1;
-    for piece in &pieces {
-        let token = &kept[piece.range.clone()];
-        match piece.kind {
-            Kind::Literal if token.starts_with('\'') && token.contains("\\'") => return None,
-            Kind::Parameter => {
-                let number = token.trim_start_matches('$').parse().unwrap_or(0_u32);
-                next_parameter = next_parameter.max(number.saturating_add(1));
-            }
-            Kind::Literal | Kind::Comment | Kind::Other => {}
-        }
-    }
-    let mut normalised = String::with_capacity(kept.len());
-    let mut copied = 0;
-    for piece in pieces {
-        match piece.kind {
-            Kind::Literal => {
-                normalised.push_str(&kept[copied..piece.range.start]);
-                normalised.push('$');
-                normalised.push_str(&next_parameter.to_string());
-                next_parameter = next_parameter.saturating_add(1);
-            }
-            // It divides tokens, as a space does.
-            Kind::Comment => {
-                normalised.push_str(&kept[copied..piece.range.start]);
-                normalised.push(' ');
-            }
-            Kind::Parameter | Kind::Other => continue,
-        }
-        copied = piece.range.end;
-    }
-    normalised.push_str(&kept[copied..]);
+    let scanned = Scanned::new(text)?;
+    let parameters = scanned
+        .pieces
+        .iter()
+        .filter(|piece| piece.kind == Kind::Parameter);
+    let numbers = parameters.filter_map(|piece| scanned.token(piece).get(1..)?.parse().ok());
+    let mut last = numbers.max().unwrap_or(0_u32);
+    let normalised = scanned.rewrite(|_| {
+        last = last.saturating_add(1);
+        format!("${last}").into()
+    });
     let trimmed = normalised.trim();
-    Some(if kept.len() < text.len() {
+    Some(if scanned.kept.len() < text.len() {
         format!("{trimmed} …")
     } else {
         trimmed.to_owned()
@@ -58,9 +36,60 @@ pub fn normalise(text: &str) -> Option<String> {
 }
 
 /// PostgreSQL's fingerprint of a statement, in hexadecimal: the same for texts that differ only in literals, spacing
-/// and comments. `None` when the text does not parse.
+/// and comments. `None` when the text does not parse, or where [`normalise`] gives nothing.
 pub fn fingerprint(text: &str) -> Option<String> {
-    Some(pg_query::fingerprint(text, 0, 0).ok()?.hex)
+    let scanned = Scanned::new(text)?;
+    if scanned.kept.len() < text.len() {
+        return None;
+    }
+    // The fingerprint of a utility statement depends on its literals (a password!) unless all are the same.
+    let uniform = scanned.rewrite(Cow::Borrowed);
+    Some(pg_query::fingerprint(&uniform, 0, 0).ok()?.hex)
+}
+
+/// A text, or its beginning, with its tokens.
+struct Scanned<'a> {
+    kept: &'a str,
+    pieces: Vec<Piece>,
+}
+
+impl<'a> Scanned<'a> {
+    /// `None` when it is uncertain what is a literal.
+    fn new(text: &'a str) -> Option<Self> {
+        let (kept, pieces) = longest_scan(text)?;
+        let scanned = Self { kept, pieces };
+        let uncertain = |piece: &Piece| {
+            let token = scanned.token(piece);
+            matches!(piece.kind, Kind::Literal(_))
+                && token.starts_with('\'')
+                && token.contains("\\'")
+        };
+        let is_certain = !scanned.pieces.iter().any(uncertain);
+        is_certain.then_some(scanned)
+    }
+
+    fn token(&self, piece: &Piece) -> &'a str {
+        &self.kept[piece.range.clone()]
+    }
+
+    /// The text with something else in place of each literal, given a literal that could stand there, and with spaces
+    /// in place of comments: they divide tokens, too.
+    fn rewrite(&self, mut literal: impl FnMut(&'static str) -> Cow<'static, str>) -> String {
+        let mut text = String::with_capacity(self.kept.len());
+        let mut copied = 0;
+        for piece in &self.pieces {
+            let substitute = match piece.kind {
+                Kind::Literal(other) => literal(other),
+                Kind::Comment => " ".into(),
+                Kind::Parameter | Kind::Other => continue,
+            };
+            text.push_str(&self.kept[copied..piece.range.start]);
+            text.push_str(&substitute);
+            copied = piece.range.end;
+        }
+        text.push_str(&self.kept[copied..]);
+        text
+    }
 }
 
 /// A token: what it is to us, and where it stands.
@@ -71,7 +100,8 @@ struct Piece {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Literal,
+    /// With a literal that can stand wherever this one can (`x` is an escape character that UESCAPE takes).
+    Literal(&'static str),
     Comment,
     Parameter,
     Other,
@@ -102,14 +132,12 @@ fn scan(text: &str) -> Option<Vec<Piece>> {
         let range = usize::try_from(token.start).ok()?..usize::try_from(token.end).ok()?;
         text.get(range.clone())?;
         let kind = match Token::try_from(token.token) {
-            Ok(
-                Token::Sconst
-                | Token::Usconst
-                | Token::Bconst
-                | Token::Xconst
-                | Token::Fconst
-                | Token::Iconst,
-            ) => Kind::Literal,
+            Ok(Token::Sconst) => Kind::Literal("'x'"),
+            Ok(Token::Usconst) => Kind::Literal("U&''"),
+            Ok(Token::Bconst) => Kind::Literal("B'1'"),
+            Ok(Token::Xconst) => Kind::Literal("X'1'"),
+            Ok(Token::Fconst) => Kind::Literal("1.0"),
+            Ok(Token::Iconst) => Kind::Literal("1"),
             Ok(Token::SqlComment | Token::CComment) => Kind::Comment,
             Ok(Token::Param) => Kind::Parameter,
             _ => Kind::Other,
@@ -178,13 +206,35 @@ mod tests {
 
     #[test]
     fn one_fingerprint_for_one_shape() {
-        let one = fingerprint("SELECT a FROM t WHERE b = 1").unwrap();
+        for (a, b) in [
+            (
+                "SELECT a FROM t WHERE b = 1",
+                "select a  from t where b = 'x' -- c",
+            ),
+            (
+                "SELECT U&'d!0061' UESCAPE '!', X'ff', B'0', 1.5",
+                "SELECT U&'a' UESCAPE '#', X'0', B'1', 2e9",
+            ),
+            ("ALTER ROLE a PASSWORD 'one'", "ALTER ROLE a PASSWORD 'two'"),
+            (
+                "COMMENT ON TABLE t IS 'one'",
+                "COMMENT ON TABLE t IS $$two$$",
+            ),
+            ("FETCH 10 FROM c", "FETCH 20 FROM c"),
+        ] {
+            assert!(fingerprint(a).is_some(), "{a}");
+            assert_eq!(fingerprint(a), fingerprint(b), "{a}");
+        }
+        let one = fingerprint("SELECT a FROM t WHERE b = 1");
         assert_eq!(
-            fingerprint("select a  from t where b = 'x' -- c"),
-            Some(one.clone())
+            one,
+            pg_query::fingerprint("SELECT a FROM t WHERE b = 1", 0, 0)
+                .map(|f| f.hex)
+                .ok()
         );
-        assert_ne!(fingerprint("SELECT c FROM t WHERE b = 1"), Some(one));
+        assert_ne!(one, fingerprint("SELECT c FROM t WHERE b = 1"));
         assert_eq!(fingerprint("SELEC 1"), None);
+        assert_eq!(fingerprint("SELECT a FROM t WHERE b = 'cut"), None);
     }
 
     /// Every `Z` stands where it must not be shown.

@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// Tells that more of the server's answer has been read ahead of the client than memory is given for.
-    pub fn drain_overflowed(&mut self, now: Instant) {
+    pub fn drain_overflowed(&mut self) {
         if self.ending.is_some() {
             self.terminate(self.state.pending.ready_owed().max(1));
         }

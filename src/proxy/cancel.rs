@@ -1,0 +1,42 @@
+//! Cancel requests: a connection of their own each, closed by the server without a word when the signal was sent.
+
+use std::{io, time::Duration};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{Shared, upstream};
+use crate::{config::Address, wire::CancelKey};
+
+/// How long the server may take to close the connection of a cancel request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Passes a client's request on, unless an injection of ours runs in that session: it would hit the injection, and the
+/// session has nothing else to cancel.
+pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
+    let Some(entry) = shared.registry.find(key) else {
+        let address = shared.config.borrow().upstream.address.clone();
+        return send(&address, key).await;
+    };
+    if entry.enter_gate() {
+        send(entry.server(), key).await;
+        entry.leave_gate();
+    }
+}
+
+/// Sends a request and waits until the server has closed its connection: from then on it cannot hit a later statement
+/// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
+pub(super) async fn send(address: &Address, key: &CancelKey) {
+    let exchange = async {
+        let mut stream = upstream::connect(address, None)
+            .await
+            .map_err(io::Error::other)?;
+        stream.write_all(&key.request()).await?;
+        // A server that refuses the key closes just the same.
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    match tokio::time::timeout(TIMEOUT, exchange).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%address, %error, "a cancel request failed"),
+        Err(_) => tracing::warn!(%address, "a cancel request was not answered within {TIMEOUT:?}"),
+    }
+}

@@ -1,0 +1,454 @@
+//! The one loop: bytes from each side pass the session machine and go on to the other.
+//!
+//! One task for each session, polled by hand. Reads land in the thread's scratch buffer and are written at once; what a
+//! socket does not take waits in the session's output, and while anything waits there nothing more is read for it. What
+//! cannot be dealt with yet (a part of a request, or a client that has to wait) is kept in an input of its own. Both
+//! are empty, and hold no memory, in a session that is idle.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant as StdInstant},
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::{Worker, cancel, handshake, stream::Stream};
+use crate::{
+    registry::{Command, Entry},
+    session::{Action, CloseReason, ProtocolError, Session, Side},
+};
+
+/// How much of an answer is read ahead of a client that does not take it, while its statement is being cancelled.
+const READ_AHEAD: usize = 64 << 20;
+
+/// How long a closed session waits for its client to take what was sent and to leave.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why a session ended, with the error if one was seen.
+#[derive(Debug)]
+struct Closed {
+    reason: CloseReason,
+    error: Option<String>,
+}
+
+impl From<CloseReason> for Closed {
+    fn from(reason: CloseReason) -> Self {
+        Self {
+            reason,
+            error: None,
+        }
+    }
+}
+
+impl From<ProtocolError> for Closed {
+    fn from(error: ProtocolError) -> Self {
+        Self {
+            reason: CloseReason::Protocol,
+            error: Some(error.to_string()),
+        }
+    }
+}
+
+/// A session with its two sockets.
+pub(super) struct Relay {
+    session: Session,
+    entry: Arc<Entry>,
+    client: Leg,
+    server: Leg,
+    /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
+    timer: Option<Pin<Box<Sleep>>>,
+    identified: bool,
+}
+
+/// One side's socket.
+struct Leg {
+    stream: Stream,
+    /// Bytes from it that are not dealt with.
+    input: Vec<u8>,
+    /// Whether the input waits for the session, not for more bytes.
+    held: bool,
+    /// Whether it has said that it sends nothing more.
+    ended: bool,
+    /// Whether output for it lies unsent.
+    blocked: bool,
+}
+
+impl Leg {
+    fn new(stream: Stream, input: Vec<u8>) -> Self {
+        Self {
+            stream,
+            held: !input.is_empty(),
+            input,
+            ended: false,
+            blocked: false,
+        }
+    }
+}
+
+/// Runs a session to its end, and says why it ended.
+pub(super) async fn run(mut relay: Relay, worker: Arc<Worker>) {
+    let closed = poll_fn(|cx| relay.poll(cx, &worker)).await;
+    relay.session.closed(Instant::now().into_std());
+    relay.publish(&worker);
+    let who = relay.session.who();
+    let (reason, error) = (
+        closed.reason.name(),
+        closed.error.as_deref().unwrap_or_default(),
+    );
+    let (session, user, database) = (who.session, &*who.user, &*who.database);
+    match closed.reason {
+        CloseReason::ClientLeft | CloseReason::Policy | CloseReason::Drain => {
+            tracing::debug!(session, user, database, reason, "session closed");
+        }
+        CloseReason::ServerLeft
+        | CloseReason::ClientIo
+        | CloseReason::ServerIo
+        | CloseReason::Protocol => {
+            tracing::info!(session, user, database, reason, error, "session closed");
+        }
+    }
+    let entry = Arc::clone(&relay.entry);
+    let client = Box::pin(relay.close()).await;
+    worker.shared.registry.leave(&entry);
+    if let Some(client) = client {
+        Box::pin(linger(client)).await;
+    }
+}
+
+/// Lets the other side read what was sent: a close with unread input would reset the connection and discard it.
+pub(super) async fn linger(mut stream: Stream) {
+    let wait = async {
+        stream.shutdown().await?;
+        let mut sink = [0; 512];
+        while stream.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whatever came of it, the socket is closed now.
+    drop(tokio::time::timeout(LINGER, wait).await);
+}
+
+impl Relay {
+    pub(super) fn new(
+        session: Session,
+        client: Stream,
+        server: Stream,
+        early: Vec<u8>,
+        entry: Arc<Entry>,
+    ) -> Self {
+        Self {
+            session,
+            entry,
+            client: Leg::new(client, early),
+            server: Leg::new(server, Vec::new()),
+            timer: None,
+            identified: false,
+        }
+    }
+
+    /// Moves what can be moved; ready when the session is over.
+    fn poll(&mut self, cx: &mut Context<'_>, worker: &Arc<Worker>) -> Poll<Closed> {
+        if !self.identified {
+            self.entry.set_waker(cx.waker());
+            self.identified = true;
+        }
+        loop {
+            let now = Instant::now().into_std();
+            match self.turn(cx, worker, now) {
+                Ok(true) => {}
+                Ok(false) => match self.sleep(cx, now) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => {}
+                },
+                Err(closed) => return Poll::Ready(closed),
+            }
+        }
+    }
+
+    fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Arc<Worker>,
+        now: StdInstant,
+    ) -> Result<bool, Closed> {
+        self.obey(worker, now)?;
+        let from_client = self.pump(Side::Client, cx, worker, now)?;
+        let from_server = self.pump(Side::Server, cx, worker, now)?;
+        let acted = self.act(worker, now)?;
+        self.publish(worker);
+        Ok(from_client || from_server || acted)
+    }
+
+    /// Moves bytes from one side to the other until the one has none or the other takes none.
+    fn pump(
+        &mut self,
+        from: Side,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        now: StdInstant,
+    ) -> Result<bool, Closed> {
+        let mut moved = self.flush(from.other(), cx, now)?;
+        loop {
+            let waiting = self.session.output(from.other()).len();
+            if waiting > READ_AHEAD {
+                self.session.drain_overflowed();
+                return Ok(true);
+            }
+            let ahead = from == Side::Server && self.session.reads_ahead();
+            if waiting > 0 && !ahead || from == Side::Client && self.session.holds_client() {
+                return Ok(moved);
+            }
+            let leg = self.leg(from);
+            if leg.held {
+                leg.held = false;
+                let input = std::mem::take(&mut leg.input);
+                self.splice(from, &input, cx, now)?;
+            } else if self.read(from, cx, worker, now)?.is_pending() {
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    fn read(
+        &mut self,
+        from: Side,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        now: StdInstant,
+    ) -> Result<Poll<()>, Closed> {
+        let leg = self.leg(from);
+        if leg.ended {
+            return Ok(Poll::Pending);
+        }
+        let mut scratch = worker
+            .scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let kept = leg.input.len();
+        let (front, back) = scratch.split_at_mut(kept);
+        let mut buf = ReadBuf::new(back);
+        let read = match Pin::new(&mut leg.stream).poll_read(cx, &mut buf) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(result) => result.map_err(|error| failed(from, &error))?,
+        };
+        let () = read;
+        let len = buf.filled().len();
+        if len == 0 {
+            return self.ended(from, cx).map(Poll::Ready);
+        }
+        front.copy_from_slice(&leg.input);
+        leg.input = Vec::new();
+        let bytes = scratch.get(..kept + len).unwrap_or_default();
+        self.splice(from, bytes, cx, now)?;
+        Ok(Poll::Ready(()))
+    }
+
+    /// Passes bytes through the session machine and writes what may go on.
+    fn splice(
+        &mut self,
+        from: Side,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+        now: StdInstant,
+    ) -> Result<(), Closed> {
+        let step = match from {
+            Side::Client => self.session.client_bytes(bytes, now)?,
+            Side::Server => self.session.server_bytes(bytes, now)?,
+        };
+        let to = from.other();
+        let verbatim = bytes.get(..step.verbatim).unwrap_or_default();
+        let mut sent = 0;
+        while let Some(rest) = verbatim.get(sent..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.leg(to).stream).poll_write(cx, rest) {
+                Poll::Pending => break,
+                Poll::Ready(result) => sent += result.map_err(|error| failed(to, &error))?,
+            }
+        }
+        if let Some(unsent) = verbatim.get(sent..).filter(|rest| !rest.is_empty()) {
+            let output = self.session.output(to);
+            let own = std::mem::replace(output, BytesMut::from(unsent));
+            output.unsplit(own);
+            self.leg(to).blocked = true;
+            self.session.flow(to, true, sent > 0, now);
+        }
+        if let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
+            let held = from == Side::Client && self.session.holds_client();
+            let leg = self.leg(from);
+            leg.input = rest.to_vec();
+            leg.held = held;
+        }
+        self.flush(to, cx, now).map(drop)
+    }
+
+    /// Writes what waits for a side.
+    fn flush(&mut self, to: Side, cx: &mut Context<'_>, now: StdInstant) -> Result<bool, Closed> {
+        let leg = match to {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        let output = self.session.output(to);
+        if output.is_empty() && !leg.blocked {
+            return Ok(false);
+        }
+        let mut sent = 0;
+        while !output.is_empty() {
+            match Pin::new(&mut leg.stream).poll_write(cx, output) {
+                Poll::Pending => break,
+                Poll::Ready(result) => {
+                    let written = result.map_err(|error| failed(to, &error))?;
+                    output.advance(written);
+                    sent += written;
+                }
+            }
+        }
+        if output.is_empty() {
+            *output = BytesMut::new();
+        }
+        leg.blocked = !output.is_empty();
+        let blocked = leg.blocked;
+        self.session.flow(to, blocked, sent > 0, now);
+        Ok(sent > 0)
+    }
+
+    /// A side sends nothing more.
+    fn ended(&mut self, from: Side, cx: &mut Context<'_>) -> Result<(), Closed> {
+        self.leg(from).ended = true;
+        if from == Side::Server {
+            let left = if self.client.ended {
+                CloseReason::ClientLeft
+            } else {
+                CloseReason::ServerLeft
+            };
+            return Err(left.into());
+        }
+        // The server answers what it has been sent, then leaves too.
+        match Pin::new(&mut self.server.stream).poll_shutdown(cx) {
+            Poll::Ready(Err(error)) => Err(failed(Side::Server, &error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Carries out what others have asked for.
+    fn obey(&mut self, worker: &Worker, now: StdInstant) -> Result<(), Closed> {
+        for command in self.entry.take_commands() {
+            match command {
+                Command::Drain => self.session.drain(),
+                Command::Shutdown => self.session.shut_down(),
+                Command::Reload => self.identify(worker),
+                Command::GateClosed => self.session.gate_closed(now),
+                Command::CancelClosed => self.session.cancel_closed(now),
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what the session asks for.
+    fn act(&mut self, worker: &Arc<Worker>, now: StdInstant) -> Result<bool, Closed> {
+        let mut acted = false;
+        while let Some(action) = self.session.poll_action() {
+            acted = true;
+            match action {
+                Action::CloseGate => {
+                    if self.entry.close_gate() {
+                        self.session.gate_closed(now);
+                    }
+                }
+                Action::OpenGate => self.entry.open_gate(),
+                Action::Cancel => self.cancel(),
+                Action::Identify => self.identify(worker),
+                Action::KeyKnown => {
+                    if let Some(key) = self.session.cancel_key() {
+                        self.entry.set_key(key);
+                    }
+                }
+                Action::Close(reason) => return Err(reason.into()),
+            }
+        }
+        Ok(acted)
+    }
+
+    fn cancel(&self) {
+        let Some(key) = self.session.cancel_key().cloned() else {
+            return;
+        };
+        let entry = Arc::clone(&self.entry);
+        tokio::spawn(async move {
+            cancel::send(entry.server(), &key).await;
+            entry.tell(Command::CancelClosed);
+        });
+    }
+
+    fn identify(&mut self, worker: &Worker) {
+        let config = worker.config();
+        let identity = handshake::identity(self.session.who(), self.session.is_replication());
+        let limits = config.rules.decide(&identity);
+        self.session.set_limits(limits);
+    }
+
+    fn publish(&mut self, worker: &Worker) {
+        while let Some(event) = self.session.poll_event() {
+            worker.shared.audit.record(event);
+        }
+    }
+
+    /// Arms the timer; ready when a limit is reached.
+    fn sleep(&mut self, cx: &mut Context<'_>, now: StdInstant) -> Poll<()> {
+        let Some(at) = self.session.poll_timeout() else {
+            return Poll::Pending;
+        };
+        if at <= now {
+            self.session.handle_timeout(now);
+            return Poll::Ready(());
+        }
+        let at = Instant::from_std(at);
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        ready!(timer.as_mut().poll(cx));
+        self.timer = None;
+        Poll::Ready(())
+    }
+
+    fn leg(&mut self, side: Side) -> &mut Leg {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+
+    /// Writes what is due to both sides, as far as they take it within a while; returns a client that took it all.
+    async fn close(mut self) -> Option<Stream> {
+        let to_server = self.session.output(Side::Server).split();
+        let to_client = self.session.output(Side::Client).split();
+        let farewell = async {
+            // A server that is gone takes nothing, and that is known already.
+            drop(self.server.stream.write_all(&to_server).await);
+            drop(self.server.stream.shutdown().await);
+            drop(self.server);
+            self.client.stream.write_all(&to_client).await
+        };
+        let taken = tokio::time::timeout(LINGER, farewell).await;
+        matches!(taken, Ok(Ok(()))).then_some(self.client.stream)
+    }
+}
+
+fn failed(side: Side, error: &io::Error) -> Closed {
+    Closed {
+        reason: match side {
+            Side::Client => CloseReason::ClientIo,
+            Side::Server => CloseReason::ServerIo,
+        },
+        error: Some(error.to_string()),
+    }
+}
