@@ -178,7 +178,7 @@ fn summarise(
         Some((code, message)) => {
             timeline.fact(
                 refused,
-                format_args!("its COMMIT was refused: SQLSTATE {code}, \"{message}\""),
+                format_args!("its COMMIT was refused, with SQLSTATE {code}:\n    {message}"),
             )?;
         }
         None => timeline.fact(false, "its COMMIT succeeded")?,
@@ -192,7 +192,7 @@ fn summarise(
     let incident = &told.incident;
     timeline.heading("What the audit file says of it")?;
     timeline.text(format_args!(
-        "  kind {}, action {}, outcome {}, rule \"{}\", limit {} ms, idle {} ms",
+        "  kind {}, action {}, outcome {}, rule \"{}\", limit {:.0} ms, idle {:.0} ms",
         incident.kind,
         incident.action,
         incident.outcome,
