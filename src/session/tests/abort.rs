@@ -1,0 +1,286 @@
+//! Idle in transaction: ladders, the full abort, its races, and what counts as idle.
+
+use expect_test::expect;
+
+use super::script::check;
+
+#[test]
+fn an_idle_transaction_is_rolled_back_and_a_late_rollback_sees_nothing() {
+    check(
+        "idle: log 1s, rollback 2s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q INSERT INTO t VALUES (1)
+         S: C INSERT 0 1 | Z T
+         +1999ms
+         +1ms
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         C: Q ROLLBACK
+         S: C ROLLBACK | Z I
+         +1h",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_cancel_before_the_rollback_sends_all_again() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: E 57014 | Z E
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_cancel_behind_the_rollback_sends_begin_again() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: C ROLLBACK | E 57014 | Z I
+         S: C BEGIN | E 22P02 | Z E
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_cancel_that_hits_the_failing_select_changes_nothing() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: C ROLLBACK | C BEGIN | E 57014 | Z E
+         C: Q SELECT 1",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn the_injection_waits_for_open_cancel_connections_and_gives_way_to_the_client() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         cancel opens
+         +1s
+         C: Q SELECT 1
+         S: C SELECT 1 | Z T
+         cancel closes
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn requests_wait_while_the_injection_runs() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         C: Q COMMIT | Q SELECT 1
+         S: C ROLLBACK
+         S: C BEGIN | E 22P02
+         S: Z E
+         S: C ROLLBACK | Z I
+         S: C SELECT 1 | Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn asynchronous_messages_pass_during_the_injection_and_its_own_warning_does_not() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: N 25P01 | N 01000 | A | PS TimeZone=UTC | C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn an_unexpected_reply_ends_the_session() {
+    for reply in ["C COMMIT", "1", "T", "D", "E 42601", "Z T", "Z I", "G", "I"] {
+        let mut player = super::script::Player::new("idle: rollback 1s");
+        player.play(&format!("C: Q BEGIN\nS: C BEGIN | Z T\n+1s\nS: {reply}"));
+        assert!(player.transcript.contains("< E FATAL 25P03 (ours)"), "{reply}: {}", player.transcript);
+        assert!(player.transcript.contains("! close: policy"), "{reply}");
+        assert!(player.transcript.contains("unexpected_reply"), "{reply}");
+    }
+}
+
+#[test]
+fn a_fatal_error_of_the_server_reaches_the_client() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: FATAL 57P01",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_late_reply_is_not_an_unexpected_one() {
+    check(
+        "idle: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         +1h
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_busy_transaction_is_never_idle() {
+    check(
+        "idle: rollback 2s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         C: Q SELECT pg_sleep(60)
+         +60s
+         S: C SELECT 1 | Z T
+         +1s
+         C: Q COMMIT
+         S: C COMMIT | Z I
+         +1h",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn idle_counts_from_when_the_client_took_the_answer() {
+    check(
+        "idle: rollback 2s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         client blocks
+         +10s
+         client reads
+         +1999ms
+         +1ms",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_failed_transaction_that_holds_nothing_has_a_ladder_of_its_own() {
+    check(
+        "idle: rollback 1s; failed: log 5s",
+        "C: Q BEGIN; SELECT 1/0
+         S: C BEGIN | E 22012 | Z E
+         +10s
+         C: Q ROLLBACK
+         S: C ROLLBACK | Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
+    check(
+        "idle: rollback 1s; failed: log 5s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SAVEPOINT a
+         S: C SAVEPOINT | Z T
+         C: Q SELECT 1/0
+         S: E 22012 | Z E
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         C: Q ROLLBACK TO a
+         S: E 3B001 | Z E",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_released_savepoint_leaves_nothing_behind() {
+    check(
+        "idle: rollback 1s; failed: log 5s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SAVEPOINT a
+         S: C SAVEPOINT | Z T
+         C: Q RELEASE a
+         S: C RELEASE | Z T
+         C: Q SELECT 1/0
+         S: E 22012 | Z E
+         +3s",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_half_sent_request_is_the_next_one_after_the_abort() {
+    let mut player = super::script::Player::new("idle: rollback 1s");
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T");
+    let request = super::script::frontend("Q COMMIT");
+    player.client_raw(&request[..4]);
+    player.play("+1s\nS: C ROLLBACK | C BEGIN | E 22P02 | Z E");
+    player.client_raw(&request[4..]);
+    player.play("S: C ROLLBACK | Z I");
+    expect![[""]].assert_eq(&player.transcript);
+}
+
+#[test]
+fn terminate_says_goodbye_to_both_sides() {
+    check(
+        "idle: rollback 1s, terminate 2s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         +1s",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn notice_warns_the_client() {
+    check("idle: notice 1s", "C: Q BEGIN\nS: C BEGIN | Z T\n+3s", &expect![[""]]);
+}
+
+#[test]
+fn autocommit_is_never_touched() {
+    check(
+        "idle: rollback 1s; stalled: rollback 1s; failed: rollback 1s; age: rollback 1s",
+        "C: Q SELECT 1
+         +10s
+         S: C SELECT 1 | Z I
+         +10s
+         C: P - SELECT 1 | B - - | E - | S
+         +10s
+         S: 1 | 2 | C SELECT 1 | Z I
+         +10s",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn drain_ends_a_session_when_its_transaction_is_over() {
+    check(
+        "",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         drain
+         C: Q COMMIT
+         S: C COMMIT | Z I",
+        &expect![[""]],
+    );
+}

@@ -1,0 +1,302 @@
+//! The language of the transcripts, and what plays them.
+
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::Instant as Clock;
+
+use crate::{
+    policy::{Action as PolicyAction, Kind, Ladder, Limits, parse_duration},
+    session::{Action, Opening, Session, Side, event::{Event, Who}},
+    wire::{BackendTag, ErrorFields, FrontendTag, cstr},
+};
+
+/// Limits in one line: `idle: log 1s, rollback 2s; age: rollback 10s`.
+pub(super) fn limits(text: &str) -> Arc<Limits> {
+    let mut limits = Limits {
+        rule: "test".into(),
+        ..Limits::default()
+    };
+    for part in text.split(';').filter(|part| !part.trim().is_empty()) {
+        let (kind, rungs) = part.split_once(':').unwrap();
+        if kind.trim() == "implicit" {
+            limits.age_implicit = true;
+            continue;
+        }
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind.trim()).unwrap();
+        let rungs = rungs.split(',').map(|rung| {
+            let (action, at) = rung.trim().split_once(' ').unwrap();
+            let action = PolicyAction::ALL.into_iter().find(|known| known.name() == action);
+            (action.unwrap(), parse_duration(at).unwrap())
+        });
+        limits.ladders[kind.index()] = Ladder::new(rungs).unwrap();
+    }
+    Arc::new(limits)
+}
+
+/// A session that has just become ready, and the caller around it.
+pub(super) struct Player {
+    pub(super) session: Session,
+    pub(super) now: Instant,
+    client_input: Vec<u8>,
+    /// Whether cancel connections of the client's are open: the gate cannot be closed.
+    cancels_open: bool,
+    pub(super) transcript: String,
+}
+
+impl Player {
+    pub(super) fn new(text: &str) -> Self {
+        let opening = Opening {
+            who: Who {
+                session: 1,
+                ..Who::default()
+            },
+            replication: false,
+            records: true,
+        };
+        let now = Clock::now().into_std();
+        let mut player = Self {
+            session: Session::new(opening, limits(text), now),
+            now,
+            client_input: Vec::new(),
+            cancels_open: false,
+            transcript: String::new(),
+        };
+        player.server("R ok | K 7 | Z I");
+        player.transcript.clear();
+        player
+    }
+
+    /// Plays a script.
+    pub(super) fn play(&mut self, script: &str) -> &mut Self {
+        for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            writeln!(self.transcript, "{line}").unwrap();
+            self.step(line);
+        }
+        self
+    }
+
+    fn step(&mut self, line: &str) {
+        if let Some(messages) = line.strip_prefix("C: ") {
+            self.client(messages);
+        } else if let Some(messages) = line.strip_prefix("S: ") {
+            self.server(messages);
+        } else if let Some(time) = line.strip_prefix('+') {
+            self.pass(parse_duration(time).unwrap());
+        } else if line == "cancel opens" {
+            self.cancels_open = true;
+        } else if line == "cancel closes" {
+            self.cancels_open = false;
+            self.session.gate_closed(self.now);
+        } else if line == "cancelled" {
+            self.session.cancel_closed(self.now);
+        } else if line == "client blocks" {
+            self.session.flow(Side::Client, true, false, self.now);
+        } else if line == "client reads" {
+            self.session.flow(Side::Client, false, true, self.now);
+        } else if line == "drain" {
+            self.session.drain();
+        } else {
+            panic!("not a step: {line}");
+        }
+        self.settle();
+    }
+
+    /// Lets time pass, ringing every timer at its time.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.session.poll_timeout().filter(|&at| at <= end) {
+            self.now = at.max(self.now);
+            self.session.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn client(&mut self, messages: &str) {
+        for message in messages.split(" | ") {
+            self.client_input.extend(frontend(message));
+        }
+        self.settle();
+    }
+
+    /// Gives bytes as they are.
+    pub(super) fn client_raw(&mut self, bytes: &[u8]) {
+        self.client_input.extend_from_slice(bytes);
+        self.settle();
+    }
+
+    fn server(&mut self, messages: &str) {
+        let bytes: Vec<u8> = messages.split(" | ").flat_map(backend).collect();
+        self.server_raw(&bytes);
+    }
+
+    /// Gives bytes as they are.
+    pub(super) fn server_raw(&mut self, bytes: &[u8]) {
+        let step = self.session.server_bytes(bytes, self.now).unwrap();
+        assert_eq!(step.consumed, bytes.len(), "scripts send whole messages");
+        self.show(Side::Client, &bytes[..step.verbatim]);
+        self.settle();
+    }
+
+    /// Does what the relay does after each turn.
+    fn settle(&mut self) {
+        loop {
+            self.show(Side::Server, b"");
+            self.show(Side::Client, b"");
+            if !self.session.holds_client() && !self.client_input.is_empty() {
+                let input = std::mem::take(&mut self.client_input);
+                let step = self.session.client_bytes(&input, self.now).unwrap();
+                self.show(Side::Server, &input[..step.verbatim]);
+                self.client_input = input[step.consumed..].to_vec();
+                if step.consumed > 0 {
+                    continue;
+                }
+            }
+            let mut quiet = true;
+            while let Some(action) = self.session.poll_action() {
+                quiet = false;
+                match action {
+                    Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
+                    Action::CloseGate | Action::OpenGate | Action::KeyKnown => {}
+                    Action::Cancel | Action::Identify => writeln!(self.transcript, "  ! {action:?}").unwrap(),
+                    Action::Close(reason) => writeln!(self.transcript, "  ! close: {}", reason.name()).unwrap(),
+                }
+            }
+            while let Some(event) = self.session.poll_event() {
+                let shown = match event {
+                    Event::Incident(incident) => format!(
+                        "{} {} {} at {:?} in {:?} after {:?}",
+                        incident.kind, incident.action, incident.outcome.name(), incident.limit, incident.position.name(), incident.idle
+                    ),
+                    Event::Transaction(record) => {
+                        format!("transaction {} of {} statement(s)", record.outcome.name(), record.statement_count)
+                    }
+                };
+                writeln!(self.transcript, "  * {shown}").unwrap();
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn show(&mut self, to: Side, verbatim: &[u8]) {
+        let mut bytes = verbatim.to_vec();
+        bytes.extend_from_slice(&self.session.output(to).split());
+        if bytes.is_empty() {
+            return;
+        }
+        let (mark, names): (_, fn(u8, &[u8]) -> String) = match to {
+            Side::Server => ('>', show_frontend),
+            Side::Client => ('<', show_backend),
+        };
+        writeln!(self.transcript, "  {mark} {}", list(&bytes, names)).unwrap();
+    }
+}
+
+/// Plays a script and compares the transcript.
+pub(super) fn check(limits: &str, script: &str, expected: &expect_test::Expect) {
+    let mut player = Player::new(limits);
+    player.play(script);
+    expected.assert_eq(&player.transcript);
+}
+
+fn list(mut bytes: &[u8], name: impl Fn(u8, &[u8]) -> String) -> String {
+    let mut shown = Vec::new();
+    while bytes.len() >= 5 {
+        let len = 1 + usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap())).unwrap();
+        if len > bytes.len() {
+            break;
+        }
+        shown.push(name(bytes[0], &bytes[5..len]));
+        bytes = &bytes[len..];
+    }
+    if !bytes.is_empty() {
+        shown.push(format!("… {} bytes", bytes.len()));
+    }
+    shown.join(" | ")
+}
+
+pub(super) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![tag];
+    frame.extend_from_slice(&(u32::try_from(body.len()).unwrap() + 4).to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// One message of the client: its type, then its words.
+pub(super) fn frontend(message: &str) -> Vec<u8> {
+    let (kind, rest) = message.trim().split_once(' ').unwrap_or((message.trim(), ""));
+    let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    let name = name.trim_matches('-');
+    match kind {
+        "Q" => frame(b'Q', format!("{rest}\0").as_bytes()),
+        "P" => frame(b'P', format!("{name}\0{text}\0\0\0").as_bytes()),
+        "B" => frame(b'B', format!("{name}\0{}\0\0\0\0\0\0\0", text.trim_matches('-')).as_bytes()),
+        "E" => frame(b'E', format!("{name}\0\0\0\0\0").as_bytes()),
+        "DS" => frame(b'D', format!("S{name}\0").as_bytes()),
+        "DP" => frame(b'D', format!("P{name}\0").as_bytes()),
+        "CS" => frame(b'C', format!("S{name}\0").as_bytes()),
+        "CP" => frame(b'C', format!("P{name}\0").as_bytes()),
+        "S" | "H" | "c" | "X" => frame(kind.as_bytes()[0], b""),
+        "F" => frame(b'F', &[0; 10]),
+        "d" => frame(b'd', rest.as_bytes()),
+        "f" => frame(b'f', format!("{rest}\0").as_bytes()),
+        other => panic!("not a message of the client: {other}"),
+    }
+}
+
+/// One message of the server: its type, then its words.
+pub(super) fn backend(message: &str) -> Vec<u8> {
+    let (kind, rest) = message.trim().split_once(' ').unwrap_or((message.trim(), ""));
+    match kind {
+        "1" | "2" | "3" | "n" | "I" | "s" | "T" | "t" | "D" | "V" | "c" => frame(kind.as_bytes()[0], rest.as_bytes()),
+        "G" | "H" | "W" => frame(kind.as_bytes()[0], &[0, 0, 0]),
+        "C" => frame(b'C', format!("{rest}\0").as_bytes()),
+        "Z" => frame(b'Z', rest.as_bytes()),
+        "E" => frame(b'E', format!("SERROR\0VERROR\0C{rest}\0Mtext\0\0").as_bytes()),
+        "FATAL" => frame(b'E', format!("SFATAL\0VFATAL\0C{rest}\0Mtext\0\0").as_bytes()),
+        "N" => frame(b'N', format!("SWARNING\0VWARNING\0C{rest}\0Mtext\0\0").as_bytes()),
+        "A" => frame(b'A', b"\0\0\0\x07channel\0payload\0"),
+        "PS" => frame(b'S', format!("{}\0", rest.replace('=', "\0")).as_bytes()),
+        "K" => frame(b'K', &[0, 0, 0, 7, 1, 2, 3, 4]),
+        "R" => frame(b'R', &[0; 4]),
+        other => panic!("not a message of the server: {other}"),
+    }
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(cstr(body).map_or(body, |(text, _)| text)).into_owned()
+}
+
+fn show_frontend(tag: u8, body: &[u8]) -> String {
+    let letter = char::from(tag);
+    match FrontendTag::from(tag) {
+        FrontendTag::Query | FrontendTag::CopyFail => format!("{letter} {}", text(body)),
+        FrontendTag::Parse => {
+            let (name, rest) = cstr(body).unwrap();
+            format!("P {}- {}", text(name), text(rest))
+        }
+        FrontendTag::CopyData => format!("d {}", body.len()),
+        _ => letter.to_string(),
+    }
+}
+
+fn show_backend(tag: u8, body: &[u8]) -> String {
+    let letter = char::from(tag);
+    match BackendTag::from(tag) {
+        BackendTag::CommandComplete => format!("C {}", text(body)),
+        BackendTag::ReadyForQuery => format!("Z {}", text(body)),
+        BackendTag::ErrorResponse | BackendTag::NoticeResponse => {
+            let fields = ErrorFields::read(body);
+            let own = if fields.message == b"text" { "" } else { " (ours)" };
+            let severity = if fields.is_fatal() { " FATAL" } else { "" };
+            format!("{letter}{severity} {}{own}", String::from_utf8_lossy(fields.sqlstate))
+        }
+        _ => letter.to_string(),
+    }
+}

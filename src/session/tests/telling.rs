@@ -1,0 +1,208 @@
+//! *Untold*: everything a client can say before it knows that its transaction is gone.
+
+use expect_test::expect;
+
+use super::script::Player;
+
+/// A session whose idle transaction was rolled back, with `prepared` sent before.
+fn untold(prepared: &str) -> Player {
+    let mut player = Player::new("idle: rollback 1s");
+    player.play(prepared);
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T\n+1s\nS: C ROLLBACK | C BEGIN | E 22P02 | Z E");
+    player.transcript.clear();
+    player
+}
+
+fn check(script: &str, expected: &expect_test::Expect) {
+    check_prepared("", script, expected);
+}
+
+fn check_prepared(prepared: &str, script: &str, expected: &expect_test::Expect) {
+    let mut player = untold(prepared);
+    player.play(script);
+    expected.assert_eq(&player.transcript);
+}
+
+#[test]
+fn commit_as_a_simple_query_is_an_error() {
+    check("C: Q COMMIT\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: N 25P01 | C COMMIT | Z I", &expect![[""]]);
+}
+
+#[test]
+fn commit_as_a_batch_is_an_error() {
+    check(
+        "C: P - COMMIT | B - - | DP - | E - | S
+         S: 1
+         S: 2
+         S: n
+         S: C ROLLBACK
+         S: Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn commit_of_a_named_statement_prepared_before_is_an_error() {
+    check_prepared(
+        "C: P c COMMIT | S\nS: 1 | Z I",
+        "C: B - c | E - | S
+         S: 2
+         S: C ROLLBACK
+         S: Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn pg8000_commits_in_three_batches() {
+    check(
+        "C: P s COMMIT | S
+         S: 1
+         S: Z E
+         C: DS s | S
+         S: t | n
+         S: Z E
+         C: B - s | E - | S
+         S: 2
+         S: C ROLLBACK
+         S: Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn an_insert_behind_the_commit_in_one_packet_is_discarded_with_the_batch() {
+    check(
+        "C: P - COMMIT | B - - | E - | P - INSERT INTO t VALUES (1) | B - - | E - | S
+         S: 1
+         S: 2
+         S: C ROLLBACK
+         S: Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_simple_insert_behind_a_simple_commit_is_a_request_of_its_own() {
+    check("C: Q COMMIT | Q INSERT INTO t VALUES (1)\nS: C ROLLBACK | Z I\nS: C INSERT 0 1 | Z I", &expect![[""]]);
+}
+
+#[test]
+fn a_statement_is_refused_and_the_next_one_is_the_servers() {
+    check("C: Q INSERT INTO t VALUES (1) | Q SELECT 1\nS: E 25P02 | Z E\nC: Q ROLLBACK\nS: C ROLLBACK | Z I", &expect![[""]]);
+}
+
+#[test]
+fn lists_chains_and_savepoints_are_refused() {
+    for text in [
+        "COMMIT; INSERT INTO t VALUES (1)", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "ROLLBACK TO a", "RELEASE a", "",
+        "ROLLBACK PREPARED 'a'", "BEGIN", "SELECT 1; COMMIT",
+    ] {
+        let mut player = untold("");
+        player.play(&format!("C: Q {text}"));
+        assert!(player.transcript.ends_with("\n  < E 25P03 (ours) | Z E\n"), "{}", player.transcript);
+    }
+}
+
+#[test]
+fn prepare_transaction_is_an_error() {
+    check("C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I", &expect![[""]]);
+}
+
+#[test]
+fn rollback_in_every_form_is_the_servers_to_answer() {
+    for text in ["ROLLBACK", "abort work", "ROLLBACK AND NO CHAIN;", "/* x */ rollback -- y"] {
+        let mut player = untold("");
+        player.play(&format!("C: Q {text}\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: C COMMIT | Z I"));
+        assert!(!player.transcript.contains("ours"), "{}", player.transcript);
+    }
+    check(
+        "C: P - ROLLBACK | B - - | E - | S
+         S: 1
+         S: 2
+         S: C ROLLBACK
+         S: Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn rollback_with_more_behind_it_is_the_servers_to_answer() {
+    check("C: Q ROLLBACK; SELECT 1\nS: C ROLLBACK | T | D | C SELECT 1 | Z I", &expect![[""]]);
+}
+
+#[test]
+fn a_parse_that_draws_25p02_is_told_by_it() {
+    check(
+        "C: P - SELECT 1 | B - - | E - | S
+         S: E 25P02
+         S: Z E
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_bind_of_a_statement_prepared_before_is_refused_and_its_batch_discarded() {
+    check_prepared(
+        "C: P s SELECT 1 | S\nS: 1 | Z I",
+        "C: B - s | E - | Q SELECT 2 | F | S
+         S: Z E",
+        &expect![[""]],
+    );
+}
+
+#[test]
+fn a_function_call_is_refused() {
+    check("C: F", &expect![[""]]);
+}
+
+#[test]
+fn lone_syncs_and_flushes_tell_nothing() {
+    check("C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I", &expect![[""]]);
+}
+
+#[test]
+fn text_that_may_lex_otherwise_is_refused() {
+    let mut player = Player::new("idle: rollback 1s");
+    player.play(
+        "C: Q SET client_encoding = 'SJIS'
+         S: C SET | PS client_encoding=SJIS | Z I
+         C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+    );
+    player.transcript.clear();
+    player.play("C: Q /* ソ */ COMMIT");
+    expect![[""]].assert_eq(&player.transcript);
+}
+
+#[test]
+fn terminate_passes() {
+    check("C: X", &expect![[""]]);
+}
+
+#[test]
+fn a_portal_bound_before_the_end_is_gone() {
+    let mut player = Player::new("idle: rollback 1s");
+    player.play(
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: P - COMMIT | B p - | S
+         S: 1 | 2 | Z T
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+    );
+    player.transcript.clear();
+    player.play("C: E p | S\nS: Z E");
+    expect![[""]].assert_eq(&player.transcript);
+}
+
+#[test]
+fn a_parse_that_fails_leaves_the_old_statement_behind_its_name() {
+    let mut player = untold("C: P s COMMIT | S\nS: 1 | Z I\nC: P s ROLLBACK | S\nS: E 42P05 | Z I");
+    player.play("C: B - s | E - | S\nS: 2\nS: C ROLLBACK\nS: Z I");
+    expect![[""]].assert_eq(&player.transcript);
+}
