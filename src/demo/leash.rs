@@ -170,7 +170,9 @@ impl Drop for Leash {
         if let Some(mut watcher) = self.process.stdin.take()
             && stopped
         {
-            // Should the watcher be gone already, nobody needs to be told.
+            // The watcher is told last, so that it ends what we might be killed in the middle of. Dropping the folder
+            // removes what could not be removed here, and a watcher that is gone already needs no telling.
+            drop(fs::remove_dir_all(self.folder()));
             drop(watcher.write_all(b"stopped\n"));
         }
     }
