@@ -113,6 +113,11 @@ fn top_module(path: &str) -> Option<&str> {
     Some(first.strip_suffix(".rs").unwrap_or(first))
 }
 
+/// Whether a source file holds the unit tests of its module and nothing else.
+fn is_unit_test(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
 /// Source without comment lines, and without the unit tests at its end.
 fn code(text: &str) -> String {
     let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
@@ -193,7 +198,11 @@ fn imports_go_down(file: &File) -> Vec<String> {
         .filter(|&other| other != module && floor(other).is_some_and(|floor| floor >= own))
         .map(|other| format!("{}: `{module}` may not name `crate::{other}`", file.path))
         .collect();
-    let is_top = file.path.matches('/').count() == 1 || file.path.ends_with("/mod.rs");
+    let is_top = match file.path.matches('/').count() {
+        1 => true,
+        2 => file.path.ends_with("/mod.rs"),
+        _ => false,
+    };
     if code.contains("super::super::") || (is_top && names(&code, "super")) {
         complaints.push(format!(
             "{}: say `crate::`, not `super::`, to leave a module",
@@ -230,7 +239,8 @@ fn imports_only_go_down() {
 }
 
 fn core_is_pure(file: &File) -> Vec<String> {
-    if !top_module(&file.path).is_some_and(|module| PURE.contains(&module)) {
+    let is_core = top_module(&file.path).is_some_and(|module| PURE.contains(&module));
+    if !is_core || is_unit_test(&file.path) {
         return Vec::new();
     }
     let code = code(&file.text);
@@ -310,7 +320,7 @@ fn every_source_file_opens_with_its_purpose() {
 
 fn is_short(file: &File) -> Vec<String> {
     let lines = code(&file.text).lines().count();
-    if file.path.ends_with(".rs") && !file.path.ends_with("/tests.rs") && lines > LONGEST_FILE {
+    if file.path.ends_with(".rs") && !is_unit_test(&file.path) && lines > LONGEST_FILE {
         return vec![format!(
             "{}: {lines} lines of code, over {LONGEST_FILE}",
             file.path

@@ -9,8 +9,7 @@ use crate::support::{let_pass, proxy::Proxy, server::newest, wait_for, wire::Cli
 
 fn stuck_session(proxy: &Proxy) -> Client {
     let mut client = Client::connect_with(proxy.endpoint(), &[("application_name", "nightly job")]);
-    client.run("BEGIN");
-    client.run("INSERT INTO t VALUES (2, 'a secret')");
+    client.begin("INSERT INTO t VALUES (2, 'a secret')");
     client.run("SELECT v FROM t WHERE id = 1");
     client
 }

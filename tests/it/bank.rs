@@ -23,8 +23,7 @@ fn keep_committing(mut client: Client, session: u32) -> Vec<u32> {
     let mut random = u64::from(session) + 1;
     for number in 0..TRANSACTIONS {
         let id = 1000 + session * TRANSACTIONS + number;
-        client.run("BEGIN");
-        client.run(&format!("INSERT INTO t VALUES ({id}, 'bank')"));
+        client.begin(&format!("INSERT INTO t VALUES ({id}, 'bank')"));
         // A linear congruential generator: the same think times in every run.
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)

@@ -70,8 +70,7 @@ fn a_failed_transaction_with_a_savepoint_still_holds_locks_and_is_ended() {
         let proxy = Proxy::rolling_back(&database, "200ms");
         let dba = Dba::new(&database);
         let mut writer = Client::connect(proxy.endpoint());
-        writer.run("BEGIN");
-        writer.run("INSERT INTO t VALUES (2, 'two')");
+        writer.begin("INSERT INTO t VALUES (2, 'two')");
         writer.run("SAVEPOINT a");
         assert_eq!(writer.query("SELECT 1/0"), "E 22012 / Z E");
 
@@ -89,8 +88,7 @@ fn a_statement_that_runs_longer_than_the_limit_is_left_alone() {
         let database = server.database();
         let proxy = Proxy::rolling_back(&database, "600ms");
         let mut client = Client::connect(proxy.endpoint());
-        client.run("BEGIN");
-        client.run("INSERT INTO t VALUES (2, 'two')");
+        client.begin("INSERT INTO t VALUES (2, 'two')");
         client.run("SELECT pg_sleep(0.9)");
         // Idle for half the limit: were the statement's time counted, it would be over.
         let_pass(Duration::from_millis(300));
@@ -178,8 +176,7 @@ fn a_half_sent_commit_is_done_or_refused() {
         let commit = query("COMMIT");
         for sent in [1, 4, 5, 8] {
             let mut client = Client::connect(proxy.endpoint());
-            client.run("BEGIN");
-            client.run(&format!("INSERT INTO t VALUES (1{sent}, 'half')"));
+            client.begin(&format!("INSERT INTO t VALUES (1{sent}, 'half')"));
             client.send(&commit[..sent]);
             client.hears_nothing_for(Duration::from_millis(400));
             let reply = client.ask(&[commit[sent..].to_vec()]);
@@ -229,8 +226,7 @@ fn without_a_rule_nobody_is_touched() {
     let proxy = Proxy::start(&database, &[]);
     let mut dba = Dba::new(&database);
     let mut reader = Client::connect(proxy.endpoint());
-    reader.run("BEGIN");
-    reader.run("SELECT * FROM t");
+    reader.begin("SELECT * FROM t");
     let alter = dba.alters_table();
     dba.wait_for_waiters(1);
     reader.hears_nothing_for(Duration::from_millis(700));
@@ -248,8 +244,7 @@ fn the_action_log_writes_an_incident_and_touches_nobody() {
     let database = newest().database();
     let proxy = Proxy::start(&database, &["--idle-limit", "150ms", "--action", "log"]);
     let mut client = Client::connect(proxy.endpoint());
-    client.run("BEGIN");
-    client.run("INSERT INTO t VALUES (2, 'two')");
+    client.begin("INSERT INTO t VALUES (2, 'two')");
     let incident = proxy.audit_line(&[("event", "incident")]);
     assert_eq!(incident["action"], "log");
     assert_eq!(incident["outcome"], "logged");
@@ -265,8 +260,7 @@ fn the_action_notice_warns_the_client_and_touches_nothing() {
     let rules = "[[rule]]\nname = \"all\"\nidle = { notice = \"150ms\" }\n";
     let proxy = Proxy::with_rules(&database, rules);
     let mut client = Client::connect(proxy.endpoint());
-    client.run("BEGIN");
-    client.run("INSERT INTO t VALUES (2, 'two')");
+    client.begin("INSERT INTO t VALUES (2, 'two')");
     assert_eq!(client.until(b'N'), "N WARNING 25P03");
     assert_eq!(client.query("COMMIT"), "C COMMIT / Z I");
     assert_eq!(
@@ -286,8 +280,7 @@ fn the_first_rule_that_matches_decides() {
     let mut patient = Client::connect_with(proxy.endpoint(), &[("application_name", "report 7")]);
     let mut strict = Client::connect(proxy.endpoint());
     for client in [&mut patient, &mut strict] {
-        client.run("BEGIN");
-        client.run("SELECT * FROM t");
+        client.begin("SELECT * FROM t");
     }
     let incident = proxy.rolled_back(strict.server_pid());
     assert_eq!(incident["rule"], "strict");

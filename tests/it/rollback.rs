@@ -32,8 +32,7 @@ impl Ended {
         let proxy = Proxy::rolling_back(&database, "250ms");
         let mut writer = Client::connect(proxy.endpoint());
         prepare(&mut writer);
-        writer.run("BEGIN");
-        writer.run("INSERT INTO t VALUES (2, 'two')");
+        writer.begin("INSERT INTO t VALUES (2, 'two')");
         proxy.rolled_back(writer.server_pid());
         Self {
             writer,
@@ -49,12 +48,13 @@ impl Ended {
             "T / D one / C SELECT 1 / Z I"
         );
         assert!(!self.dba.sees_row(2), "a refused row is there");
-        assert_eq!(self.writer.query("BEGIN"), "C BEGIN / Z T");
-        assert_eq!(
-            self.writer.query("INSERT INTO t VALUES (3, 'three')"),
-            "C INSERT 0 1 / Z T"
-        );
-        assert_eq!(self.writer.query("COMMIT"), "C COMMIT / Z I");
+        let insert = "INSERT INTO t VALUES (3, 'three')";
+        let reply = self
+            .writer
+            .ask(&[query("BEGIN"), query(insert), query("COMMIT")]);
+        assert_eq!(reply, "C BEGIN / Z T");
+        assert_eq!(self.writer.until_ready(), "C INSERT 0 1 / Z T");
+        assert_eq!(self.writer.until_ready(), "C COMMIT / Z I");
         assert!(self.dba.sees_row(3), "an acknowledged row is absent");
         assert_eq!(self.proxy.incidents().len(), 1);
     }
@@ -117,6 +117,21 @@ fn a_late_rollback_sees_nothing() {
     });
 }
 
+/// The client asks for the end of its transaction first, and what it asks for after that is a new one.
+#[test]
+fn a_query_that_begins_with_a_rollback_is_answered_by_the_server() {
+    on_every_server(|server| {
+        let mut ended = Ended::on(server);
+        let reply = ended
+            .writer
+            .query("ROLLBACK; INSERT INTO t VALUES (4, 'four')");
+        assert_eq!(reply, "C ROLLBACK / C INSERT 0 1 / Z I");
+        assert!(ended.dba.sees_row(4));
+        ended.dba.run("DELETE FROM t WHERE id = 4");
+        ended.lives_on();
+    });
+}
+
 #[test]
 fn a_late_rollback_by_extended_protocol_sees_nothing() {
     on_every_server(|server| {
@@ -152,7 +167,6 @@ fn any_other_statement_is_told_once_and_then_the_server_speaks() {
             "ROLLBACK AND CHAIN",
             "COMMIT AND CHAIN",
             "COMMIT; INSERT INTO t VALUES (4, 'four')",
-            "ROLLBACK; INSERT INTO t VALUES (4, 'four')",
         ] {
             let mut ended = Ended::on(server);
             assert_eq!(
@@ -314,15 +328,20 @@ fn preparing_and_flushing_tell_nothing_and_the_commit_behind_is_an_error() {
     });
 }
 
+/// Where a quote may mean something else, the end of a transaction is not looked for behind it.
 #[test]
-fn text_that_is_not_classified_is_told_at_once() {
+fn text_that_is_in_doubt_is_told_at_once() {
     on_every_server(|server| {
-        for setting in [
-            "SET standard_conforming_strings = off",
-            "SET client_encoding = 'SJIS'",
+        for (setting, commit) in [
+            (
+                "SET standard_conforming_strings = off",
+                "COMMIT -- isn't it late",
+            ),
+            ("SET client_encoding = 'SJIS'", "COMMIT -- très tard"),
         ] {
             let mut ended = Ended::after(server, |writer| writer.run(setting));
-            assert_eq!(ended.writer.query("COMMIT"), "E 25P03 / Z E", "{setting}");
+            let reply = ended.writer.query(commit);
+            assert_eq!(reply, "E 25P03 / Z E", "{setting}");
             assert_eq!(
                 ended.writer.query("ROLLBACK"),
                 "C ROLLBACK / Z I",
@@ -415,8 +434,7 @@ fn a_session_can_be_ended_again_and_again() {
         let proxy = Proxy::rolling_back(&database, "100ms");
         let mut client = Client::connect(proxy.endpoint());
         for round in 1..=3 {
-            client.run("BEGIN");
-            client.run("INSERT INTO t VALUES (2, 'two')");
+            client.begin("INSERT INTO t VALUES (2, 'two')");
             wait_for("the next rollback", || {
                 (proxy.incidents().len() == round).then_some(())
             });

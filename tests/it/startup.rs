@@ -139,8 +139,7 @@ fn unix_sockets_work_on_both_sides() {
         );
         assert_eq!(psql(proxy.endpoint(), &["SELECT v FROM t"]), "one");
         let mut client = Client::connect(proxy.endpoint());
-        client.run("BEGIN");
-        client.run("INSERT INTO t VALUES (2, 'two')");
+        client.begin("INSERT INTO t VALUES (2, 'two')");
         let incident = proxy.rolled_back(client.server_pid());
         assert!(incident["client_addr"].is_null(), "{incident}");
         assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");

@@ -20,8 +20,7 @@ fn the_client_reads_a_fatal_error_and_the_server_is_free() {
         let mut dba = Dba::new(&database);
         let mut writer = Client::connect(proxy.endpoint());
         let pid = writer.server_pid();
-        writer.run("BEGIN");
-        writer.run("INSERT INTO t VALUES (2, 'two')");
+        writer.begin("INSERT INTO t VALUES (2, 'two')");
 
         assert_eq!(writer.until_closed(), "E FATAL 25P03 / closed");
         wait_for("the end of the server's session", || {
@@ -41,8 +40,7 @@ fn a_client_that_speaks_too_late_reads_the_reason() {
         let database = server.database();
         let proxy = terminating(&database);
         let mut writer = Client::connect(proxy.endpoint());
-        writer.run("BEGIN");
-        writer.run("INSERT INTO t VALUES (2, 'two')");
+        writer.begin("INSERT INTO t VALUES (2, 'two')");
         proxy.audit_line(&[("outcome", "terminated")]);
         // Whether the bytes can still be sent is the kernel's business; the error is there to be read.
         drop(writer.try_send(&query("COMMIT")));

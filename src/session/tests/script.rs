@@ -44,6 +44,8 @@ pub(super) struct Player {
     client_input: Vec<u8>,
     /// Whether cancel connections of the client's are open: the gate cannot be closed.
     cancels_open: bool,
+    /// What is missing of the last message that was shown, to the server and to the client.
+    rests: [usize; 2],
     pub(super) transcript: String,
 }
 
@@ -63,6 +65,7 @@ impl Player {
             now,
             client_input: Vec::new(),
             cancels_open: false,
+            rests: [0; 2],
             transcript: String::new(),
         };
         player.server("R ok | K 7 | Z I");
@@ -194,7 +197,8 @@ impl Player {
             Side::Server => ('>', show_frontend),
             Side::Client => ('<', show_backend),
         };
-        writeln!(self.transcript, "  {mark} {}", list(&bytes, names)).unwrap();
+        let rest = &mut self.rests[usize::from(to == Side::Client)];
+        writeln!(self.transcript, "  {mark} {}", list(&bytes, rest, names)).unwrap();
     }
 }
 
@@ -205,18 +209,21 @@ pub(super) fn check(limits: &str, script: &str, expected: &expect_test::Expect) 
     expected.assert_eq(&player.transcript);
 }
 
-fn list(mut bytes: &[u8], name: impl Fn(u8, &[u8]) -> String) -> String {
+fn list(mut bytes: &[u8], rest: &mut usize, name: impl Fn(u8, &[u8]) -> String) -> String {
     let mut shown = Vec::new();
-    while bytes.len() >= 5 {
-        let len = 1 + usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap())).unwrap();
-        if len > bytes.len() {
-            break;
+    while !bytes.is_empty() {
+        if *rest > 0 {
+            let len = bytes.len().min(*rest);
+            shown.push(format!("… {len} bytes"));
+            *rest -= len;
+            bytes = &bytes[len..];
+            continue;
         }
-        shown.push(name(bytes[0], &bytes[5..len]));
-        bytes = &bytes[len..];
-    }
-    if !bytes.is_empty() {
-        shown.push(format!("… {} bytes", bytes.len()));
+        let len = 1 + usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap())).unwrap();
+        let here = len.min(bytes.len());
+        shown.push(name(bytes[0], &bytes[5..here]));
+        *rest = len - here;
+        bytes = &bytes[here..];
     }
     shown.join(" | ")
 }
@@ -276,7 +283,7 @@ fn text(body: &[u8]) -> String {
 fn show_frontend(tag: u8, body: &[u8]) -> String {
     let letter = char::from(tag);
     match FrontendTag::from(tag) {
-        FrontendTag::Query | FrontendTag::CopyFail => format!("{letter} {}", text(body)),
+        FrontendTag::Query | FrontendTag::CopyFail => format!("{letter} {}", text(body).trim_end()),
         FrontendTag::Parse => {
             let (name, rest) = cstr(body).unwrap();
             format!("P {}- {}", text(name), text(rest))

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     time::Duration,
 };
@@ -157,9 +157,11 @@ impl Client {
         client
     }
 
-    /// Whether a session can be opened now.
-    pub(crate) fn can_connect(endpoint: &Endpoint) -> bool {
-        Stream::connect(endpoint).is_ok()
+    /// Whether the door is closed: a connection is refused, and not merely left waiting.
+    pub(crate) fn is_refused(endpoint: &Endpoint) -> bool {
+        let address = SocketAddr::new(endpoint.host.parse().unwrap(), endpoint.port);
+        TcpStream::connect_timeout(&address, PATIENCE)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     /// The server's process id as BackendKeyData told it.
@@ -253,6 +255,14 @@ impl Client {
     pub(crate) fn run(&mut self, sql: &str) {
         self.error = None;
         self.query(sql);
+        assert!(self.error.is_none(), "{sql}: {}", self.error_text());
+    }
+
+    /// Opens a transaction with a statement that must succeed, in one packet: no time passes between the two.
+    pub(crate) fn begin(&mut self, sql: &str) {
+        self.error = None;
+        self.ask(&[frontend::query("BEGIN"), frontend::query(sql)]);
+        self.until_ready();
         assert!(self.error.is_none(), "{sql}: {}", self.error_text());
     }
 
