@@ -235,11 +235,10 @@ impl Relay {
         let kept = leg.input.len();
         let (front, back) = scratch.split_at_mut(kept);
         let mut buf = ReadBuf::new(back);
-        let read = match Pin::new(&mut leg.stream).poll_read(cx, &mut buf) {
+        match Pin::new(&mut leg.stream).poll_read(cx, &mut buf) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(result) => result.map_err(|error| failed(from, &error))?,
-        };
-        let () = read;
+        }
         let len = buf.filled().len();
         if len == 0 {
             return self.ended(from, cx).map(Poll::Ready);

@@ -408,19 +408,17 @@ impl Session {
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let finished = self.state.received(frame, now);
         self.record(finished);
-        match BackendTag::from(frame.tag) {
-            BackendTag::ParameterStatus => self.identify(frame.body),
-            BackendTag::BackendKeyData => {
-                self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
-                self.actions.push_back(Action::KeyKnown);
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ReadyForQuery {
+            if self.state.status == TransactionStatus::Idle {
+                self.taken = [0; 5];
             }
-            BackendTag::ReadyForQuery => {
-                if self.state.status == TransactionStatus::Idle {
-                    self.taken = [0; 5];
-                }
-                self.close_if_drained();
-            }
-            _ => {}
+            self.close_if_drained();
+        } else if tag == BackendTag::ParameterStatus {
+            self.identify(frame.body);
+        } else if tag == BackendTag::BackendKeyData {
+            self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
+            self.actions.push_back(Action::KeyKnown);
         }
         Verdict::Pass
     }

@@ -222,7 +222,11 @@ fn an_unexpected_reply_ends_the_session() {
     for reply in ["C COMMIT", "1", "T", "D", "E 42601", "Z T", "Z I", "G", "I"] {
         let mut player = super::script::Player::new("idle: rollback 1s");
         player.play(&format!("C: Q BEGIN\nS: C BEGIN | Z T\n+1s\nS: {reply}"));
-        assert!(player.transcript.contains("< E FATAL 25P03 (ours)"), "{reply}: {}", player.transcript);
+        assert!(
+            player.transcript.contains("< E FATAL 25P03 (ours)"),
+            "{reply}: {}",
+            player.transcript
+        );
         assert!(player.transcript.contains("! close: policy"), "{reply}");
         assert!(player.transcript.contains("unexpected_reply"), "{reply}");
     }
@@ -491,7 +495,10 @@ fn terminate_says_goodbye_to_both_sides() {
 
 #[test]
 fn notice_warns_the_client() {
-    check("idle: notice 1s", "C: Q BEGIN\nS: C BEGIN | Z T\n+3s", &expect![[r#"
+    check(
+        "idle: notice 1s",
+        "C: Q BEGIN\nS: C BEGIN | Z T\n+3s",
+        &expect![[r#"
         C: Q BEGIN
           > Q BEGIN
         S: C BEGIN | Z T
@@ -499,7 +506,8 @@ fn notice_warns_the_client() {
         +3s
           < N 25P03 (ours)
           * idle notice noticed at 1s in "idle in transaction" after 1s
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -25,7 +25,9 @@ fn check_prepared(prepared: &str, script: &str, expected: &expect_test::Expect) 
 
 #[test]
 fn commit_as_a_simple_query_is_an_error() {
-    check("C: Q COMMIT\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: N 25P01 | C COMMIT | Z I", &expect![[r#"
+    check(
+        "C: Q COMMIT\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: N 25P01 | C COMMIT | Z I",
+        &expect![[r#"
         C: Q COMMIT
           > Q COMMIT
         S: C ROLLBACK | Z I
@@ -34,7 +36,8 @@ fn commit_as_a_simple_query_is_an_error() {
           > Q COMMIT
         S: N 25P01 | C COMMIT | Z I
           < N 25P01 | C COMMIT | Z I
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -160,7 +163,9 @@ fn an_insert_behind_the_commit_in_one_packet_is_discarded_with_the_batch() {
 
 #[test]
 fn a_simple_insert_behind_a_simple_commit_is_a_request_of_its_own() {
-    check("C: Q COMMIT | Q INSERT INTO t VALUES (1)\nS: C ROLLBACK | Z I\nS: C INSERT 0 1 | Z I", &expect![[r#"
+    check(
+        "C: Q COMMIT | Q INSERT INTO t VALUES (1)\nS: C ROLLBACK | Z I\nS: C INSERT 0 1 | Z I",
+        &expect![[r#"
         C: Q COMMIT | Q INSERT INTO t VALUES (1)
           > Q COMMIT
         S: C ROLLBACK | Z I
@@ -168,12 +173,15 @@ fn a_simple_insert_behind_a_simple_commit_is_a_request_of_its_own() {
           > Q INSERT INTO t VALUES (1)
         S: C INSERT 0 1 | Z I
           < C INSERT 0 1 | Z I
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_statement_is_refused_and_the_next_one_is_the_servers() {
-    check("C: Q INSERT INTO t VALUES (1) | Q SELECT 1\nS: E 25P02 | Z E\nC: Q ROLLBACK\nS: C ROLLBACK | Z I", &expect![[r#"
+    check(
+        "C: Q INSERT INTO t VALUES (1) | Q SELECT 1\nS: E 25P02 | Z E\nC: Q ROLLBACK\nS: C ROLLBACK | Z I",
+        &expect![[r#"
         C: Q INSERT INTO t VALUES (1) | Q SELECT 1
           > Q SELECT 1
           < E 25P03 (ours) | Z E
@@ -183,36 +191,58 @@ fn a_statement_is_refused_and_the_next_one_is_the_servers() {
           > Q ROLLBACK
         S: C ROLLBACK | Z I
           < C ROLLBACK | Z I
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn lists_chains_and_savepoints_are_refused() {
     for text in [
-        "COMMIT; INSERT INTO t VALUES (1)", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "ROLLBACK TO a", "RELEASE a", "",
-        "ROLLBACK PREPARED 'a'", "BEGIN", "SELECT 1; COMMIT",
+        "COMMIT; INSERT INTO t VALUES (1)",
+        "COMMIT AND CHAIN",
+        "ROLLBACK AND CHAIN",
+        "ROLLBACK TO a",
+        "RELEASE a",
+        "",
+        "ROLLBACK PREPARED 'a'",
+        "BEGIN",
+        "SELECT 1; COMMIT",
     ] {
         let mut player = untold("");
         player.play(&format!("C: Q {text}"));
-        assert!(player.transcript.ends_with("\n  < E 25P03 (ours) | Z E\n"), "{}", player.transcript);
+        assert!(
+            player.transcript.ends_with("\n  < E 25P03 (ours) | Z E\n"),
+            "{}",
+            player.transcript
+        );
     }
 }
 
 #[test]
 fn prepare_transaction_is_an_error() {
-    check("C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I", &expect![[r#"
+    check(
+        "C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I",
+        &expect![[r#"
         C: Q PREPARE TRANSACTION 'x'
           > Q PREPARE TRANSACTION 'x'
         S: C ROLLBACK | Z I
           < E 25P03 (ours) | Z I
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn rollback_in_every_form_is_the_servers_to_answer() {
-    for text in ["ROLLBACK", "abort work", "ROLLBACK AND NO CHAIN;", "/* x */ rollback -- y"] {
+    for text in [
+        "ROLLBACK",
+        "abort work",
+        "ROLLBACK AND NO CHAIN;",
+        "/* x */ rollback -- y",
+    ] {
         let mut player = untold("");
-        player.play(&format!("C: Q {text}\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: C COMMIT | Z I"));
+        player.play(&format!(
+            "C: Q {text}\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: C COMMIT | Z I"
+        ));
         assert!(!player.transcript.contains("ours"), "{}", player.transcript);
     }
     check(
@@ -241,12 +271,15 @@ fn rollback_in_every_form_is_the_servers_to_answer() {
 
 #[test]
 fn rollback_with_more_behind_it_is_the_servers_to_answer() {
-    check("C: Q ROLLBACK; SELECT 1\nS: C ROLLBACK | T | D | C SELECT 1 | Z I", &expect![[r#"
+    check(
+        "C: Q ROLLBACK; SELECT 1\nS: C ROLLBACK | T | D | C SELECT 1 | Z I",
+        &expect![[r#"
         C: Q ROLLBACK; SELECT 1
           > Q ROLLBACK; SELECT 1
         S: C ROLLBACK | T | D | C SELECT 1 | Z I
           < C ROLLBACK | T | D | C SELECT 1 | Z I
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -291,15 +324,20 @@ fn a_bind_of_a_statement_prepared_before_is_refused_and_its_batch_discarded() {
 
 #[test]
 fn a_function_call_is_refused() {
-    check("C: F", &expect![[r#"
+    check(
+        "C: F",
+        &expect![[r#"
         C: F
           < E 25P03 (ours) | Z E
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn lone_syncs_and_flushes_tell_nothing() {
-    check("C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I", &expect![[r#"
+    check(
+        "C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I",
+        &expect![[r#"
         C: S
           > S
         S: Z E
@@ -310,7 +348,8 @@ fn lone_syncs_and_flushes_tell_nothing() {
           > Q COMMIT
         S: C ROLLBACK | Z I
           < E 25P03 (ours) | Z I
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -329,15 +368,19 @@ fn text_that_may_lex_otherwise_is_refused() {
     expect![[r#"
         C: Q /* ソ */ COMMIT
           < E 25P03 (ours) | Z E
-    "#]].assert_eq(&player.transcript);
+    "#]]
+    .assert_eq(&player.transcript);
 }
 
 #[test]
 fn terminate_passes() {
-    check("C: X", &expect![[r#"
+    check(
+        "C: X",
+        &expect![[r#"
         C: X
           > X
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -359,7 +402,8 @@ fn a_portal_bound_before_the_end_is_gone() {
           < E 25P03 (ours)
         S: Z E
           < Z E
-    "#]].assert_eq(&player.transcript);
+    "#]]
+    .assert_eq(&player.transcript);
 }
 
 #[test]
@@ -377,5 +421,6 @@ fn a_parse_that_fails_leaves_the_old_statement_behind_its_name() {
           > S
         S: Z I
           < Z I
-    "#]].assert_eq(&player.transcript);
+    "#]]
+    .assert_eq(&player.transcript);
 }
