@@ -22,6 +22,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod observer;
 pub mod policy;
 pub mod proxy;
 pub mod registry;

@@ -150,6 +150,7 @@ mod tests {
         Who {
             session: 7,
             client_addr: Some("10.0.3.7:51234".parse().unwrap()),
+            client_pid: None,
             user: "app_rw".into(),
             database: "prod".into(),
             application_name: "celery".into(),
@@ -176,10 +177,12 @@ mod tests {
             rule: "celery".into(),
             limit: Duration::from_secs(60),
             idle: Duration::from_micros(60_000_250),
+            waited: None,
             age: Some(Duration::from_secs(61)),
             position: Position::IdleInTransaction,
             statements: statements(),
             statement_count: 1,
+            damage: None,
         }))
     }
 
