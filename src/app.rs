@@ -61,6 +61,8 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
     for bound in &*bound {
         tracing::info!(address = %bound.address(), "listening");
     }
+    // The threads stop listening when the last of them drops its share.
+    drop(bound);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

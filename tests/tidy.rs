@@ -1,3 +1,495 @@
-//! Stub.
+//! The house rules that a program can check: who imports whom, which floors are pure, how files open and how long they
+//! are, and that the documents name only what exists.
+//!
+//! Each rule is a function from one file's path and text to complaints. It is run on the whole tree, and on a sample
+//! that breaks it, so that no rule can pass because it looks at nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every module at the top of `src`, with its floor: a module may name modules of lower floors only.
+const FLOORS: &[(&str, u8)] = &[
+    ("wire", 0),
+    ("sql", 0),
+    ("policy", 0),
+    ("session", 1),
+    ("config", 1),
+    ("registry", 2),
+    ("audit", 2),
+    ("observer", 2),
+    ("proxy", 3),
+    ("demo", 3),
+    ("app", 4),
+    ("cli", 4),
+    ("main", 5),
+    ("lib", 5),
+];
+
+/// Modules without I/O and clock.
+const PURE: &[&str] = &["wire", "sql", "policy", "session"];
+
+/// The longest file, in lines of code without comments, blank lines and tests.
+const LONGEST_FILE: usize = 600;
+
+/// Names that say nothing about what is inside.
+const EMPTY_NAMES: &[&str] = &[
+    "util", "utils", "common", "helper", "helpers", "types", "manager", "misc",
+];
+
+/// Folders that mean something on one machine only.
+const MACHINE_PATHS: &[&str] = &[
+    concat!("/wo", "rk/"),
+    concat!("/ro", "ot/"),
+    concat!("/tmp", "/wt"),
+];
+
+struct File {
+    /// Relative to the repository, with slashes.
+    path: String,
+    text: String,
+}
+
+/// A rule: complaints about one file.
+type Rule = fn(&File) -> Vec<String>;
+
+/// Every text file of the repository but what builds leave behind.
+fn tree() -> Vec<File> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if ["target", ".git", ".cache", "__pycache__"].contains(&name) {
+                continue;
+            }
+            if path.is_dir() {
+                walk(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let root = root();
+    let mut paths = Vec::new();
+    walk(&root, &mut paths);
+    paths.sort();
+    paths
+        .into_iter()
+        .filter_map(|path| {
+            let text = String::from_utf8(fs::read(&path).unwrap()).ok()?;
+            let path = path.strip_prefix(&root).unwrap().to_str().unwrap();
+            Some(File {
+                path: path.replace('\\', "/"),
+                text,
+            })
+        })
+        .collect()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Fails with every complaint about the tree, and where the rule finds nothing wrong with the `bad` sample.
+fn enforce(rule: Rule, bad: &[(&str, &str)]) {
+    for &(path, text) in bad {
+        let sample = File {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        assert!(!rule(&sample).is_empty(), "the rule accepts {path}: {text}");
+    }
+    let complaints: Vec<_> = tree().iter().flat_map(rule).collect();
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+/// The module at the top of `src` that a source file belongs to.
+fn top_module(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("src/")?;
+    let first = rest.split('/').next()?;
+    Some(first.strip_suffix(".rs").unwrap_or(first))
+}
+
+/// Whether a source file holds the unit tests of its module and nothing else.
+fn is_unit_test(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+/// Source without comment lines, and without the unit tests at its end.
+fn code(text: &str) -> String {
+    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let mut code = String::new();
+    for line in text[..end].lines() {
+        let line = line.split(" // ").next().unwrap_or(line);
+        if !line.trim().is_empty() && !line.trim_start().starts_with("//") {
+            code.push_str(line);
+            code.push('\n');
+        }
+    }
+    code
+}
+
+/// Whether a name stands in the text as a whole word.
+fn names(text: &str, word: &str) -> bool {
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).any(|(at, _)| {
+        !text[..at].ends_with(part_of_word) && !text[at + word.len()..].starts_with(part_of_word)
+    })
+}
+
+fn identifier(text: &str) -> &str {
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    &text[..end]
+}
+
+/// The modules that code names as `crate::x` or inside `crate::{x, y::z}`.
+fn imports(code: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for (at, start) in code.match_indices("crate::") {
+        let rest = &code[at + start.len()..];
+        if !rest.starts_with('{') {
+            found.insert(identifier(rest));
+            continue;
+        }
+        let mut depth = 0_usize;
+        let mut item_starts = false;
+        for (at, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 1 => break,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 1 && (c == '{' || c == ',') {
+                item_starts = true;
+            } else if item_starts && !c.is_whitespace() {
+                item_starts = false;
+                found.insert(identifier(&rest[at..]));
+            }
+        }
+    }
+    found.remove("");
+    found
+}
+
+fn floor(module: &str) -> Option<u8> {
+    let found = FLOORS.iter().find(|(name, _)| *name == module);
+    found.map(|&(_, floor)| floor)
+}
+
+fn imports_go_down(file: &File) -> Vec<String> {
+    let Some(module) = top_module(&file.path) else {
+        return Vec::new();
+    };
+    let Some(own) = floor(module) else {
+        return vec![format!(
+            "{}: `{module}` has no floor in tests/tidy.rs",
+            file.path
+        )];
+    };
+    let code = code(&file.text);
+    let mut complaints: Vec<_> = imports(&code)
+        .into_iter()
+        .filter(|&other| other != module && floor(other).is_some_and(|floor| floor >= own))
+        .map(|other| format!("{}: `{module}` may not name `crate::{other}`", file.path))
+        .collect();
+    let is_top = match file.path.matches('/').count() {
+        1 => true,
+        2 => file.path.ends_with("/mod.rs"),
+        _ => false,
+    };
+    if code.contains("super::super::") || (is_top && names(&code, "super")) {
+        complaints.push(format!(
+            "{}: say `crate::`, not `super::`, to leave a module",
+            file.path
+        ));
+    }
+    complaints
+}
+
 #[test]
-fn stub() {}
+fn imports_only_go_down() {
+    enforce(
+        imports_go_down,
+        &[
+            ("src/wire/frame.rs", "use crate::session::Session;"),
+            (
+                "src/wire/frame.rs",
+                "fn f(action: &crate::policy::Action) {}",
+            ),
+            (
+                "src/audit/mod.rs",
+                "use crate::{\n    policy::{Action, Kind},\n    proxy,\n};",
+            ),
+            ("src/proxy/relay.rs", "use crate::demo::run;"),
+            ("src/session/mod.rs", "use super::proxy;"),
+            ("src/session/state.rs", "use super::super::proxy;"),
+            ("src/pool.rs", "//! A module that is not in the table."),
+        ],
+    );
+    assert_eq!(
+        imports("use crate::{a::{x, y}, b};\ncrate::c::d(); crate::E"),
+        BTreeSet::from(["a", "b", "c", "E"])
+    );
+}
+
+fn core_is_pure(file: &File) -> Vec<String> {
+    let is_core = top_module(&file.path).is_some_and(|module| PURE.contains(&module));
+    if !is_core || is_unit_test(&file.path) {
+        return Vec::new();
+    }
+    let code = code(&file.text);
+    [
+        "tokio",
+        "tracing",
+        "Instant::now",
+        "SystemTime",
+        "std::net::TcpStream",
+        "std::fs",
+    ]
+    .iter()
+    .filter(|word| names(&code, word))
+    .map(|word| format!("{}: names `{word}`: no I/O, clock or log here", file.path))
+    .collect()
+}
+
+#[test]
+fn wire_sql_policy_and_session_have_no_io_and_no_clock() {
+    enforce(
+        core_is_pure,
+        &[
+            ("src/wire/frame.rs", "use tokio::io::AsyncRead;"),
+            ("src/session/mod.rs", "    tracing::debug!(\"state\");"),
+            ("src/policy/rule.rs", "let now = Instant::now();"),
+        ],
+    );
+}
+
+fn pgwire_stays_in_wire(file: &File) -> Vec<String> {
+    let at_home = ["wire", "console"];
+    match top_module(&file.path) {
+        Some(module) if !at_home.contains(&module) && names(&code(&file.text), "pgwire") => {
+            vec![format!(
+                "{}: `pgwire` is named only in {at_home:?}",
+                file.path
+            )]
+        }
+        Some(_) | None => Vec::new(),
+    }
+}
+
+#[test]
+fn pgwire_is_named_only_in_wire_and_console() {
+    enforce(
+        pgwire_stays_in_wire,
+        &[("src/proxy/relay.rs", "use pgwire::messages::Query;")],
+    );
+}
+
+fn opens_with_its_purpose(file: &File) -> Vec<String> {
+    let purpose = file
+        .text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("//! "));
+    if file.path.ends_with(".rs") && purpose.is_none_or(|purpose| purpose.len() < 10) {
+        return vec![format!(
+            "{}: opens without a `//!` that says what it is for",
+            file.path
+        )];
+    }
+    Vec::new()
+}
+
+#[test]
+fn every_source_file_opens_with_its_purpose() {
+    enforce(
+        opens_with_its_purpose,
+        &[
+            ("src/a.rs", "use std::fs;"),
+            ("benches/b.rs", ""),
+            ("src/c.rs", "//! Stub."),
+        ],
+    );
+}
+
+fn is_short(file: &File) -> Vec<String> {
+    let lines = code(&file.text).lines().count();
+    if file.path.ends_with(".rs") && !is_unit_test(&file.path) && lines > LONGEST_FILE {
+        return vec![format!(
+            "{}: {lines} lines of code, over {LONGEST_FILE}",
+            file.path
+        )];
+    }
+    Vec::new()
+}
+
+#[test]
+fn no_file_is_long() {
+    enforce(
+        is_short,
+        &[("src/a.rs", &"fn f() {}\n".repeat(LONGEST_FILE + 1))],
+    );
+    let tested = format!(
+        "fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{}}}\n",
+        "f();\n".repeat(900)
+    );
+    assert_eq!(code(&tested).lines().count(), 1, "unit tests do not count");
+}
+
+fn has_a_telling_name(file: &File) -> Vec<String> {
+    let empty = |part: &str| EMPTY_NAMES.contains(&part.strip_suffix(".rs").unwrap_or(part));
+    if file.path.ends_with(".rs") && file.path.split('/').any(empty) {
+        return vec![format!("{}: a name that says nothing", file.path)];
+    }
+    Vec::new()
+}
+
+#[test]
+fn every_module_has_a_telling_name() {
+    enforce(
+        has_a_telling_name,
+        &[
+            ("src/util.rs", ""),
+            ("src/proxy/types.rs", ""),
+            ("tests/it/common/server.rs", ""),
+        ],
+    );
+}
+
+fn is_of_no_machine(file: &File) -> Vec<String> {
+    MACHINE_PATHS
+        .iter()
+        .filter(|path| file.text.contains(**path))
+        .map(|path| {
+            format!(
+                "{}: names {path}, which exists on one machine only",
+                file.path
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn no_file_names_a_folder_of_one_machine() {
+    enforce(
+        is_of_no_machine,
+        &[("README.md", concat!("See /wo", "rk/main."))],
+    );
+}
+
+fn dependencies_have_reasons(file: &File) -> Vec<String> {
+    if file.path != "Cargo.toml" {
+        return Vec::new();
+    }
+    let mut complaints = Vec::new();
+    let mut in_dependencies = false;
+    let mut previous = "";
+    for line in file.text.lines() {
+        if line.starts_with('[') {
+            in_dependencies = line.trim_end_matches(']').ends_with("dependencies");
+        } else if in_dependencies
+            && line.contains('=')
+            && !line.starts_with('#')
+            && !previous.starts_with("# ")
+        {
+            complaints.push(format!(
+                "Cargo.toml: no reason above `{}`",
+                identifier(line)
+            ));
+        }
+        previous = line;
+    }
+    complaints
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    enforce(
+        dependencies_have_reasons,
+        &[
+            (
+                "Cargo.toml",
+                "[dependencies]\n# Bytes.\nbytes = \"1\"\nanyhow = \"1\"\n",
+            ),
+            ("Cargo.toml", "[dev-dependencies]\ntempfile = \"3\"\n"),
+        ],
+    );
+}
+
+/// What a document sets in single backticks, outside fenced blocks.
+fn quoted(document: &str) -> Vec<&str> {
+    let mut fenced = false;
+    let mut spans = Vec::new();
+    for line in document.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced && !line.starts_with("    ") {
+            spans.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    spans
+}
+
+/// Whether some file of a module at the top of `src` names the symbol.
+fn module_names(module: &str, symbol: &str) -> bool {
+    tree()
+        .iter()
+        .any(|file| top_module(&file.path) == Some(module) && names(&file.text, symbol))
+}
+
+fn documents_name_what_exists(file: &File) -> Vec<String> {
+    if !file.path.ends_with(".md") {
+        return Vec::new();
+    }
+    let root = root();
+    let is_missing = |span: &&str| {
+        if span.contains(['…', '*', ' ', '{', '<']) {
+            return false;
+        }
+        let folder = span.split('/').next().unwrap_or_default();
+        let is_path = span.ends_with(".rs")
+            || (span.contains('/')
+                && ["src", "tests", "benches", "config", "scripts"].contains(&folder));
+        if is_path {
+            return !root.join(span).exists() && !root.join("src").join(span).exists();
+        }
+        let path = span.trim_end_matches("()");
+        path.split_once("::").is_some_and(|(module, rest)| {
+            floor(module).is_some() && rest.split("::").any(|symbol| !module_names(module, symbol))
+        })
+    };
+    quoted(&file.text)
+        .into_iter()
+        .filter(is_missing)
+        .map(|span| format!("{}: `{span}` does not exist", file.path))
+        .collect()
+}
+
+#[test]
+fn documents_name_only_what_exists() {
+    enforce(
+        documents_name_what_exists,
+        &[
+            ("README.md", "See `src/pool.rs`."),
+            ("ARCHITECTURE.md", "The relay (`proxy/pool.rs`) copies."),
+            ("ARCHITECTURE.md", "`policy::Pool` decides."),
+            (
+                "ARCHITECTURE.md",
+                "`policy::Ladder::no_such_method()` decides.",
+            ),
+        ],
+    );
+    let fine = File {
+        path: "README.md".to_owned(),
+        text: "`src/policy/ladder.rs`, `policy/ladder.rs` and `policy::Ladder::rungs()`, `std::fs`"
+            .to_owned(),
+    };
+    assert_eq!(documents_name_what_exists(&fine), Vec::<String>::new());
+}

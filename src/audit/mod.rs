@@ -238,11 +238,12 @@ mod tests {
             json!({
                 "event": "incident", "kind": "idle", "action": "rollback", "outcome": "rolled_back", "why": null,
                 "rule": "celery", "limit_ms": 60_000, "idle_ms": 60_000.25, "age_ms": 61_000, "session": 7,
-                "client_addr": "10.0.3.7", "client_port": 51234, "user": "app_rw", "database": "prod",
+                "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null, "user": "app_rw", "database": "prod",
                 "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",
                 "statements": [{
                     "at_ms": 1.5, "text": "SELECT * FROM t WHERE card = $1",
                     "fingerprint": crate::sql::fingerprint("SELECT * FROM t WHERE card = ''"), "duration_ms": null,
+                    "tags": null,
                 }],
                 "statement_count": 1, "locks": null, "blocked": null, "xmin_age": null,
             })
@@ -276,7 +277,7 @@ mod tests {
             first,
             json!({
                 "event": "transaction", "outcome": "commit", "duration_ms": 20, "busy_ms": 5, "idle_ms": 15,
-                "longest_idle_ms": 9, "session": 7, "client_addr": "10.0.3.7", "client_port": 51234,
+                "longest_idle_ms": 9, "session": 7, "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null,
                 "user": "app_rw", "database": "prod", "application_name": "celery", "server_pid": null,
                 "tls": false, "statement_count": 1,
             })

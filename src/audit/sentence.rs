@@ -29,10 +29,7 @@ fn sentence(incident: &Incident) -> String {
         .why
         .as_ref()
         .map_or_else(String::new, |why| format!(" ({why})"));
-    let damage = incident
-        .damage
-        .as_deref()
-        .map_or_else(String::new, holds);
+    let damage = incident.damage.as_deref().map_or_else(String::new, holds);
     format!(
         "{} {}; {damage}{}{why}",
         who(incident),
@@ -84,7 +81,8 @@ fn what(incident: &Incident) -> String {
 fn holds(damage: &Damage) -> String {
     let waiter = damage.blocked.first();
     let waited_for = damage.locks.iter().find(|lock| {
-        lock.relation.is_some() && lock.relation == waiter.and_then(|waiter| waiter.relation.clone())
+        lock.relation.is_some()
+            && lock.relation == waiter.and_then(|waiter| waiter.relation.clone())
     });
     let mut relations = damage.locks.iter().filter(|lock| lock.relation.is_some());
     let shown = waited_for.or_else(|| relations.next());
@@ -99,7 +97,10 @@ fn holds(damage: &Damage) -> String {
     if let Some(waiter) = waiter {
         said += &waits(waiter);
         if let others @ 1.. = damage.blocked.len() - 1 {
-            said += &format!(", and {others} more {} with or behind it", if others == 1 { "waits" } else { "wait" });
+            said += &format!(
+                ", and {others} more {} with or behind it",
+                if others == 1 { "waits" } else { "wait" }
+            );
         }
     }
     said + "; "
@@ -115,27 +116,38 @@ fn waits(waiter: &Waiter) -> String {
     let since = waiter
         .waiting
         .map_or_else(String::new, |time| format!(" for {}", measured(time)));
-    format!(", {command}{user} (server pid {}) has waited for it{since}", waiter.server_pid)
+    format!(
+        ", {command}{user} (server pid {}) has waited for it{since}",
+        waiter.server_pid
+    )
 }
 
 /// What a statement that waits does: `ALTER TABLE`, `SELECT`. The server has parsed it, so that these are keywords;
 /// of anything else nothing is shown.
 fn command(statement: &str) -> Option<String> {
-    let mut words = statement.split_ascii_whitespace().map(str::to_ascii_uppercase);
+    let mut words = statement
+        .split_ascii_whitespace()
+        .map(str::to_ascii_uppercase);
     let first = words.next()?;
     match first.as_str() {
         "ALTER" | "CREATE" | "DROP" | "REFRESH" => {
-            let second = words.next().filter(|word| word.bytes().all(|b| b.is_ascii_uppercase()))?;
+            let second = words
+                .next()
+                .filter(|word| word.bytes().all(|b| b.is_ascii_uppercase()))?;
             Some(format!("{first} {second}"))
         }
-        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "LOCK" | "TRUNCATE" | "VACUUM" | "ANALYZE" | "COPY"
-        | "REINDEX" | "CLUSTER" | "WITH" => Some(first),
+        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "LOCK" | "TRUNCATE" | "VACUUM"
+        | "ANALYZE" | "COPY" | "REINDEX" | "CLUSTER" | "WITH" => Some(first),
         _ => None,
     }
 }
 
 fn plural(count: usize, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+    if count == 1 {
+        noun.to_owned()
+    } else {
+        format!("{noun}s")
+    }
 }
 
 fn done(incident: &Incident) -> &'static str {

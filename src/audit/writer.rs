@@ -115,7 +115,10 @@ impl Writer {
         match event {
             Event::Incident(incident) => {
                 let statements = self.statements(&incident.statements);
-                let blocked = incident.damage.as_deref().map(|damage| self.blocked(damage));
+                let blocked = incident
+                    .damage
+                    .as_deref()
+                    .map(|damage| self.blocked(damage));
                 let line = IncidentLine::new(&time, &id, incident, &statements, blocked.as_deref());
                 self.line(&line);
             }

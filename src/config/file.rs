@@ -1,6 +1,6 @@
 //! From the text of a configuration file to settings.
 
-use std::{collections::HashSet, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
@@ -148,12 +148,20 @@ fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
     })
 }
 
+/// The time of a rung. 0 is off, but "0s" in `blocking` is at once: somebody waits already.
+fn limit(kind: Kind, value: &DeValue<'_>) -> Result<Option<Duration>, String> {
+    let at_once = kind == Kind::Blocking && value.as_str().is_some();
+    Ok(duration(value)?.or_else(|| at_once.then_some(Duration::ZERO)))
+}
+
 fn ladder(kind: Kind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder, Fault> {
     let mut ladder = Vec::new();
     for action in Action::ALL {
-        if let Some(at) = rungs.get(action.name(), duration)?.flatten() {
-            require_supported(action)
-                .map_err(|problem| rungs.fault_at(action.name(), problem))?;
+        if let Some(at) = rungs
+            .get(action.name(), |value| limit(kind, value))?
+            .flatten()
+        {
+            require_supported(action).map_err(|problem| rungs.fault_at(action.name(), problem))?;
             ladder.push((action, at));
         }
     }
@@ -190,7 +198,7 @@ fn client(value: &DeValue<'_>) -> Result<ClientNet, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use expect_test::{Expect, expect};
 
@@ -236,8 +244,10 @@ mod tests {
         for (section, keys) in KEYS {
             for key in *keys {
                 let unsupported = *key == "release";
-                let elsewhere = matches!(*section, "rule.failed" | "rule.stalled" | "rule.age" | "rule.blocking")
-                    && *key != "implicit";
+                let elsewhere = matches!(
+                    *section,
+                    "rule.failed" | "rule.stalled" | "rule.age" | "rule.blocking"
+                ) && *key != "implicit";
                 let path = format!("{section}.{key}");
                 let is_shown = shown.iter().any(|s| s == path.trim_start_matches('.'));
                 assert!(
@@ -313,7 +323,7 @@ mod tests {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
-                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, log, rule"
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, observer, log, rule"
             ],
         );
         refused(
@@ -419,17 +429,42 @@ mod tests {
         );
         refused_rule(
             "blocking = { log = \"0s\" }",
-            &expect!["f:4: rule.blocking: needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"],
+            &expect![
+                "f:4: rule.blocking: needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
+            ],
         );
         refused(
             "[observer]\ndsn = \"host=h\"\n[upstream]\npooler = \"session\"\n\n[[rule]]\nname = \"x\"\nblocking = { log = \"0s\" }",
-            &expect![[""]],
+            &expect![[
+                r#"f:8: rule.blocking: needs the server's process ids, which a pooler hides: expected upstream.pooler = "none""#
+            ]],
         );
-        refused_rule("blocking_mode = \"AccessExclusive\"", &expect![[""]]);
-        refused("[observer]\ndsn = \"user=u password=secret prot=1\"", &expect![[""]]);
-        refused("[observer]\ndsn = \"user=u password=secret\"", &expect![[""]]);
-        refused("[observer]\ndsn = \"host=h sslmode=require\"", &expect![[""]]);
-        refused("[observer]\ninterval = 0", &expect![[""]]);
+        refused_rule(
+            "blocking_mode = \"AccessExclusive\"",
+            &expect![
+                "f:4: rule.blocking_mode: `AccessExclusive` is not a lock mode: expected a name as in pg_locks, such as AccessExclusiveLock"
+            ],
+        );
+        refused(
+            "[observer]\ndsn = \"user=u password=secret prot=1\"",
+            &expect![[
+                r#"f:2: observer.dsn: expected a connection string such as "host=/run/postgresql user=pgidle dbname=postgres": unknown option `prot`"#
+            ]],
+        );
+        refused(
+            "[observer]\ndsn = \"user=u password=secret\"",
+            &expect!["f:2: observer.dsn: the connection string names no host"],
+        );
+        refused(
+            "[observer]\ndsn = \"host=h sslmode=require\"",
+            &expect![
+                "f:2: observer.dsn: sslmode=require is not supported: expected a server that is reached without TLS"
+            ],
+        );
+        refused(
+            "[observer]\ninterval = 0",
+            &expect!["f:2: observer.interval: expected a duration longer than 0"],
+        );
         refused_rule(
             "idle = { implicit = true }",
             &expect![

@@ -8,15 +8,7 @@ mod error;
 mod file;
 mod section;
 
-use std::{
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{fs, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc, thread, time::Duration};
 
 pub use address::{Address, AddressError};
 pub use error::ConfigError;
@@ -148,7 +140,10 @@ pub fn parse_dsn(text: &str) -> Result<Box<tokio_postgres::Config>, String> {
         return Err("the connection string names no host".to_owned());
     }
     if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-        return Err("sslmode=require is not supported: expected a server that is reached without TLS".to_owned());
+        return Err(
+            "sslmode=require is not supported: expected a server that is reached without TLS"
+                .to_owned(),
+        );
     }
     Ok(Box::new(config))
 }
@@ -205,20 +200,6 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(30)),
             rules: Rules::new(builtin_rules()),
         }
-    }
-}
-
-impl Config {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// The file cannot be read, or something in it is unknown or does not make sense.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Source {
-            path: Some(path.to_owned()),
-            flags: Flags::default(),
-        }
-        .load()
     }
 }
 
@@ -414,9 +395,11 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        let error = Config::load(Path::new("/no/such/pgidle.toml"))
-            .unwrap_err()
-            .to_string();
+        let source = Source {
+            path: Some("/no/such/pgidle.toml".into()),
+            flags: Flags::default(),
+        };
+        let error = source.load().unwrap_err().to_string();
         assert!(
             error.starts_with("/no/such/pgidle.toml: cannot be read: No such file"),
             "{error}"

@@ -89,12 +89,19 @@ impl<'a> PrivateFolder<'a> {
             .arg(format!("{WATCHER}{script}"))
             .arg(self.path())
             .args(arguments)
+            .env("LC_ALL", "C")
             .current_dir(self.path())
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
             // A group of its own: Ctrl-C in the terminal is for us, who then stop the process in order.
             .process_group(0);
+        // Settings that the user has for a pgidle or a PostgreSQL of their own.
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"PG") {
+                command.env_remove(name);
+            }
+        }
         if let Some(user) = self.user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
@@ -163,7 +170,9 @@ impl Drop for Leash {
         if let Some(mut watcher) = self.process.stdin.take()
             && stopped
         {
-            // Should the watcher be gone already, nobody needs to be told.
+            // The watcher is told last, so that it ends what we might be killed in the middle of. Dropping the folder
+            // removes what could not be removed here, and a watcher that is gone already needs no telling.
+            drop(fs::remove_dir_all(self.folder()));
             drop(watcher.write_all(b"stopped\n"));
         }
     }
@@ -180,4 +189,29 @@ fn temp_dir(other_user: bool) -> PathBuf {
 
 fn log_path(folder: &Path) -> PathBuf {
     folder.join("log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: [&str; 0] = [];
+
+    fn soon(mut holds: impl FnMut() -> bool) -> bool {
+        (0..STOP_POLLS).any(|_| {
+            thread::sleep(POLL_INTERVAL);
+            holds()
+        })
+    }
+
+    #[test]
+    fn the_end_of_the_pipe_stops_the_process_and_removes_the_folder() {
+        let folder = PrivateFolder::new(None).unwrap();
+        let path = folder.path().to_owned();
+        let mut leash = folder.spawn("exec sleep 60", NOTHING).unwrap();
+        assert!(!leash.has_exited());
+        drop(leash.process.stdin.take());
+        assert!(soon(|| leash.has_exited()));
+        assert!(soon(|| !path.exists()));
+    }
 }

@@ -53,7 +53,7 @@ pub enum DemoError {
     /// Something did not happen as promised.
     #[error("{0}")]
     Unmet(&'static str),
-    /// SIGINT or SIGTERM came before the end.
+    /// A signal came before the end.
     #[error("interrupted; everything is cleaned up")]
     Interrupted,
     /// No runtime, no signal handlers, or standard output is gone.
@@ -92,22 +92,24 @@ pub fn run(options: DemoOptions) -> Result<(), DemoError> {
     result
 }
 
-/// SIGINT and SIGTERM.
-struct Interrupts([Signal; 2]);
+/// SIGINT, SIGTERM and SIGHUP: Ctrl-C, a supervisor, a terminal that is closed.
+struct Interrupts([Signal; 3]);
 
 impl Interrupts {
     fn new() -> io::Result<Self> {
         Ok(Self([
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
         ]))
     }
 
     async fn next(&mut self) {
-        let [interrupt, terminate] = &mut self.0;
+        let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
     }
 }
@@ -178,7 +180,7 @@ fn summarise(
         Some((code, message)) => {
             timeline.fact(
                 refused,
-                format_args!("its COMMIT was refused: SQLSTATE {code}, \"{message}\""),
+                format_args!("its COMMIT was refused, with SQLSTATE {code}:\n    {message}"),
             )?;
         }
         None => timeline.fact(false, "its COMMIT succeeded")?,
@@ -192,7 +194,7 @@ fn summarise(
     let incident = &told.incident;
     timeline.heading("What the audit file says of it")?;
     timeline.text(format_args!(
-        "  kind {}, action {}, outcome {}, rule \"{}\", limit {} ms, idle {} ms",
+        "  kind {}, action {}, outcome {}, rule \"{}\", limit {:.0} ms, idle {:.0} ms",
         incident.kind,
         incident.action,
         incident.outcome,

@@ -45,8 +45,8 @@ pub(super) struct Incident {
     pub(super) action: String,
     pub(super) outcome: String,
     pub(super) rule: String,
-    pub(super) limit_ms: u64,
-    pub(super) idle_ms: u64,
+    pub(super) limit_ms: f64,
+    pub(super) idle_ms: f64,
     pub(super) user: String,
     pub(super) database: String,
     pub(super) application_name: String,
@@ -134,9 +134,8 @@ impl Sidecar {
 /// The address in the log line that says where pgidle listens.
 fn listening_address(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
-    let fields = line.get("fields")?;
-    (fields.get("message")? == "listening").then_some(())?;
-    fields.get("address")?.as_str()?.parse().ok()
+    (line.get("message")? == "listening").then_some(())?;
+    line.get("address")?.as_str()?.parse().ok()
 }
 
 /// The incidents in an audit file, leaving out a last line that is still being written.

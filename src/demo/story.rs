@@ -286,9 +286,9 @@ impl<'a> Act<'a> {
             (&reader, self.idle_since[0], Actor::Reader),
             (&writer, self.idle_since[1], Actor::Writer),
         ] {
-            let idle = Duration::from_millis(incident.idle_ms);
+            let idle = Duration::from_secs_f64(incident.idle_ms / 1000.0);
             let what = format!(
-                "{}: idle in transaction for {}: {}, session kept",
+                "{}, idle in transaction for {}: {}",
                 actor.name(),
                 seconds(idle),
                 incident.outcome.replace('_', " "),
@@ -379,7 +379,7 @@ async fn late_commit(
 ) -> Result<Option<(String, String)>, DemoError> {
     let error = told(writer.client.batch_execute("COMMIT").await)?;
     let what = match &error {
-        Some((code, message)) => format!("COMMIT;  -- ERROR {code}: {message}"),
+        Some((code, _)) => format!("COMMIT;  -- ERROR {code}"),
         None => "COMMIT;  -- is told that it succeeded".to_owned(),
     };
     timeline.say(Actor::Writer, Mark::Bad, what)?;

@@ -275,7 +275,9 @@ enum LookError {
     Server(#[from] tokio_postgres::Error),
     #[error("no answer within {ANSWER_TIMEOUT:?}")]
     TooLate,
-    #[error("none of the {0} sessions asked about is there: does `observer.dsn` lead to the server behind `upstream.address`?")]
+    #[error(
+        "none of the {0} sessions asked about is there: does `observer.dsn` lead to the server behind `upstream.address`?"
+    )]
     Elsewhere(usize),
 }
 

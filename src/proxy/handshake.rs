@@ -33,13 +33,6 @@ struct Peer {
     pid: Option<i32>,
 }
 
-/// What a connection came to before it was a session.
-enum Opened {
-    Session(Relay),
-    /// A cancel request, or nothing that could be served.
-    Nothing,
-}
-
 /// Serves one connection from its first byte to its last.
 pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker>) {
     // The handshake's state is large and short-lived: it lives in a box of its own.
@@ -50,48 +43,56 @@ pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Ar
             .await
             .unwrap_or_else(|_| {
                 tracing::info!(?client, "no startup packet within {limit:?}");
-                Opened::Nothing
+                None
             }),
         None => opening.await,
     };
     drop(config);
-    let Opened::Session(relay) = opened else {
+    let Some(relay) = opened else {
         return;
     };
     relay::run(relay, worker).await;
 }
 
-async fn open(mut stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker>) -> Opened {
+async fn open(
+    mut stream: Stream,
+    client: Option<SocketAddr>,
+    worker: Arc<Worker>,
+) -> Option<Relay> {
     let mut bytes = BytesMut::with_capacity(1024);
     loop {
         let report = match parse_startup(&bytes) {
             Ok(None) => match stream.read_buf(&mut bytes).await {
                 Ok(1..) => continue,
                 // A port probe, or a client that changed its mind: PostgreSQL does not speak of it either.
-                Ok(0) | Err(_) => return Opened::Nothing,
+                Ok(0) | Err(_) => return None,
             },
             Ok(Some((Startup::SslRequest | Startup::GssEncRequest, len))) => {
                 drop(bytes.split_to(len));
                 match stream.write_all(b"N").await {
                     Ok(()) => continue,
-                    Err(_) => return Opened::Nothing,
+                    Err(_) => return None,
                 }
             }
             Ok(Some((Startup::Cancel(key), _))) => {
                 cancel::forward(&worker.shared, &key).await;
-                return Opened::Nothing;
+                return None;
             }
             Ok(Some((Startup::Session(packet), len))) => {
                 let startup = bytes.split_to(len);
-                match connect(&packet, &startup, Peer { address: client, pid: stream.peer_pid() }, &worker).await {
+                match connect(
+                    &packet,
+                    &startup,
+                    Peer {
+                        address: client,
+                        pid: stream.peer_pid(),
+                    },
+                    &worker,
+                )
+                .await
+                {
                     Ok((session, server, entry)) => {
-                        return Opened::Session(Relay::new(
-                            session,
-                            stream,
-                            server,
-                            bytes.to_vec(),
-                            entry,
-                        ));
+                        return Some(Relay::new(session, stream, server, bytes.to_vec(), entry));
                     }
                     Err(report) => report,
                 }
@@ -107,7 +108,7 @@ async fn open(mut stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker
         if stream.write_all(&fatal).await.is_ok() {
             relay::linger(stream).await;
         }
-        return Opened::Nothing;
+        return None;
     }
 }
 

@@ -187,6 +187,7 @@ pub fn run(
                 }
             });
         }
+        drop(bound);
         // The sender is dropped only when the process ends.
         drop(ended.wait_for(|&ended| ended).await);
     });

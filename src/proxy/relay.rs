@@ -240,11 +240,10 @@ impl Relay {
         let kept = leg.input.len();
         let (front, back) = scratch.split_at_mut(kept);
         let mut buf = ReadBuf::new(back);
-        let read = match Pin::new(&mut leg.stream).poll_read(cx, &mut buf) {
+        match Pin::new(&mut leg.stream).poll_read(cx, &mut buf) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(result) => result.map_err(|error| failed(from, &error))?,
-        };
-        let () = read;
+        }
         let len = buf.filled().len();
         if len == 0 {
             return self.ended(from, cx).map(Poll::Ready);
@@ -432,7 +431,11 @@ impl Relay {
     /// Arms the timer; ready when a limit is reached.
     fn sleep(&mut self, cx: &mut Context<'_>, worker: &Worker, now: StdInstant) -> Poll<()> {
         let look = self.be_watched(cx, worker, now);
-        let Some(at) = [self.session.poll_timeout(), look].into_iter().flatten().min() else {
+        let Some(at) = [self.session.poll_timeout(), look]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return Poll::Pending;
         };
         if at <= now {

@@ -284,9 +284,7 @@ impl Session {
     fn incident(&self, rung: Rung, now: Instant) -> Incident {
         let position = self.position();
         let transaction = &self.state.transaction;
-        let since = self
-            .stuck(position)
-            .map_or(self.state.turn_since, |(_, since)| since);
+        let since = self.stuck(position).map_or(now, |(_, since)| since);
         let running = self.state.pending.running();
         let damage = self.damage.as_ref().filter(|damage| damage.at >= since);
         let blocking = rung.kind == Kind::Blocking;

@@ -24,6 +24,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
+pub use self::limits::Look;
 use self::{
     damage::Damage,
     enforce::Ending,
@@ -31,7 +32,6 @@ use self::{
     state::{Finished, Phase, State, TransactionStatus},
     telling::Telling,
 };
-pub use self::limits::Look;
 use crate::{
     policy::Limits,
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
@@ -419,19 +419,17 @@ impl Session {
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let finished = self.state.received(frame, now);
         self.record(finished);
-        match BackendTag::from(frame.tag) {
-            BackendTag::ParameterStatus => self.identify(frame.body),
-            BackendTag::BackendKeyData => {
-                self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
-                self.actions.push_back(Action::KeyKnown);
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ReadyForQuery {
+            if self.state.status == TransactionStatus::Idle {
+                self.taken = [0; 5];
             }
-            BackendTag::ReadyForQuery => {
-                if self.state.status == TransactionStatus::Idle {
-                    self.taken = [0; 5];
-                }
-                self.close_if_drained();
-            }
-            _ => {}
+            self.close_if_drained();
+        } else if tag == BackendTag::ParameterStatus {
+            self.identify(frame.body);
+        } else if tag == BackendTag::BackendKeyData {
+            self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
+            self.actions.push_back(Action::KeyKnown);
         }
         Verdict::Pass
     }

@@ -125,25 +125,29 @@ impl Pending {
     /// An error in the extended protocol drops the requests up to the next Sync, which the server ignores: it
     /// completes the one that failed.
     pub(super) fn answered(&mut self, tag: BackendTag) -> Option<Request> {
-        match tag {
-            BackendTag::ReadyForQuery => return self.ready(),
-            BackendTag::ErrorResponse => return self.failed(),
-            BackendTag::CopyInResponse => self.copy_begins(),
-            _ => {}
+        if tag == BackendTag::ReadyForQuery {
+            return self.ready();
+        } else if tag == BackendTag::ErrorResponse {
+            return self.failed();
+        } else if tag == BackendTag::CopyInResponse {
+            self.copy_begins();
         }
-        let done = match (self.queue.front()?.owed, tag) {
+        let done = matches!(
+            (self.queue.front()?.owed, tag),
             (Owed::Parse, BackendTag::ParseComplete)
-            | (Owed::Bind, BackendTag::BindComplete)
-            | (Owed::Close, BackendTag::CloseComplete)
-            | (Owed::Describe, BackendTag::RowDescription | BackendTag::NoData)
-            | (
-                Owed::Execute,
-                BackendTag::CommandComplete
-                | BackendTag::EmptyQueryResponse
-                | BackendTag::PortalSuspended,
-            ) => true,
-            _ => false,
-        };
+                | (Owed::Bind, BackendTag::BindComplete)
+                | (Owed::Close, BackendTag::CloseComplete)
+                | (
+                    Owed::Describe,
+                    BackendTag::RowDescription | BackendTag::NoData
+                )
+                | (
+                    Owed::Execute,
+                    BackendTag::CommandComplete
+                        | BackendTag::EmptyQueryResponse
+                        | BackendTag::PortalSuspended,
+                )
+        );
         let done = if done { self.pop() } else { None };
         self.drop_copy_ends();
         done
@@ -157,6 +161,11 @@ impl Pending {
     /// Whether every request is answered as far as it can be before the client says more.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// How many requests are not answered.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
     }
 
     /// How many ReadyForQuery are owed.

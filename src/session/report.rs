@@ -123,7 +123,7 @@ fn what(incident: &Incident) -> String {
 
 fn position(incident: &Incident) -> &'static str {
     match (incident.kind, incident.position) {
-        (Kind::Age, _) => "open",
+        (Kind::Age, _) => "not ended",
         (Kind::Blocking, _) => "keeping others waiting",
         (_, Position::IdleInTransactionAborted) => "idle in transaction aborted",
         (_, Position::HalfSentRequest) => "idle in transaction",

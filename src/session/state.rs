@@ -145,14 +145,18 @@ impl State {
     /// Notes a frame from the server; a transaction block that it ended is returned when records are kept.
     pub(super) fn received(&mut self, frame: Frame<'_>, now: Instant) -> Option<Box<Finished>> {
         let tag = BackendTag::from(frame.tag);
-        match tag {
-            BackendTag::DataRow | BackendTag::CopyData => return None,
-            BackendTag::ReadyForQuery => return self.ready(frame.body, now),
-            BackendTag::BackendKeyData => self.key = CancelKey::read(frame.body),
-            BackendTag::ParameterStatus => self.parameter(frame.body),
-            BackendTag::CopyBothResponse => self.replication = true,
-            BackendTag::CopyInResponse => self.turn_since = now,
-            _ => {}
+        if let BackendTag::DataRow | BackendTag::CopyData = tag {
+            return None;
+        } else if tag == BackendTag::ReadyForQuery {
+            return self.ready(frame.body, now);
+        } else if tag == BackendTag::BackendKeyData {
+            self.key = CancelKey::read(frame.body);
+        } else if tag == BackendTag::ParameterStatus {
+            self.parameter(frame.body);
+        } else if tag == BackendTag::CopyBothResponse {
+            self.replication = true;
+        } else if tag == BackendTag::CopyInResponse {
+            self.turn_since = now;
         }
         let front = self.pending.front().map(|request| request.text.control);
         if let Some(request) = self.pending.answered(tag) {

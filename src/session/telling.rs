@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::{Discarding, Session, Verdict};
+use super::{Discarding, Session, Verdict, pending::Owed};
 use crate::{
     sql::Control,
     wire::{self, BackendTag, CommandTag, ErrorFields, Frame, FrontendTag, originate},
@@ -20,8 +20,6 @@ pub(super) struct Telling {
     report: originate::Report,
     /// The client is in the middle of a batch: the next message of it meets the error.
     in_batch: bool,
-    /// A COMMIT was forwarded, and its answer will be `ROLLBACK`.
-    commit_sent: bool,
 }
 
 /// What a client's message that arrives while it is untold comes to.
@@ -38,11 +36,7 @@ enum Reaction {
 
 impl Telling {
     pub(super) fn new(report: originate::Report, in_batch: bool) -> Self {
-        Self {
-            report,
-            in_batch,
-            commit_sent: false,
-        }
+        Self { report, in_batch }
     }
 }
 
@@ -67,36 +61,35 @@ impl Session {
 
     /// Looks at a frame for a client that is untold.
     pub(super) fn untold_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let in_batch = self.state.pending.front_is_execute();
+        let asked = self
+            .state
+            .pending
+            .front()
+            .map(|request| (request.owed, request.text.control));
         let mut verdict = self.pass_server(frame, now);
-        match BackendTag::from(frame.tag) {
-            BackendTag::ErrorResponse => {
-                if ErrorFields::read(frame.body).sqlstate == b"25P02" {
-                    verdict = Verdict::Drop;
-                    self.tell();
-                }
-                self.telling = None;
+        let tag = BackendTag::from(frame.tag);
+        let rolled_back = tag == BackendTag::CommandComplete
+            && CommandTag::read(frame.body) == CommandTag::Rollback;
+        if let (true, Some((owed, Control::Commit | Control::PrepareTransaction))) =
+            (rolled_back, asked)
+        {
+            verdict = Verdict::Drop;
+            self.tell();
+            if owed == Owed::Execute {
+                self.discarding = Discarding::Batch;
             }
-            BackendTag::CommandComplete if CommandTag::read(frame.body) == CommandTag::Rollback => {
-                if self
-                    .telling
-                    .as_ref()
-                    .is_some_and(|telling| telling.commit_sent)
-                {
-                    verdict = Verdict::Drop;
-                    self.tell();
-                    if in_batch {
-                        self.discarding = Discarding::Batch;
-                    }
-                }
-                self.telling = None;
-            }
-            _ => {}
+        } else if tag == BackendTag::ErrorResponse
+            && ErrorFields::read(frame.body).sqlstate == b"25P02"
+        {
+            verdict = Verdict::Drop;
+            self.tell();
+        } else if rolled_back || tag == BackendTag::ErrorResponse {
+            self.telling = None;
         }
         verdict
     }
 
-    fn reaction(&mut self, frame: Frame<'_>) -> Reaction {
+    fn reaction(&self, frame: Frame<'_>) -> Reaction {
         let tag = FrontendTag::from(frame.tag);
         if let FrontendTag::Terminate
         | FrontendTag::Flush
@@ -118,40 +111,33 @@ impl Session {
             FrontendTag::CopyData | FrontendTag::CopyDone | FrontendTag::CopyFail => {
                 Reaction::Ignore
             }
-            FrontendTag::Query => match self.query_control(frame) {
-                Control::Rollback | Control::RollbackThen => Reaction::Forward,
-                Control::Commit | Control::PrepareTransaction => {
-                    self.commit_sent();
+            FrontendTag::Query => {
+                let control = self.query_control(frame);
+                if control == Control::RollbackThen || ends_transaction(control) {
                     Reaction::Forward
+                } else {
+                    Reaction::Refuse
                 }
-                _ => Reaction::Refuse,
-            },
+            }
             FrontendTag::Parse | FrontendTag::Close => Reaction::ForwardAndFlush,
             FrontendTag::Describe => match wire::describe_target(frame.body) {
-                Some((b'P', portal))
-                    if !self.ends_transaction(self.state.portal(portal).control) =>
-                {
+                Some((b'P', portal)) if !ends_transaction(self.state.portal(portal).control) => {
                     Reaction::Refuse
                 }
                 _ => Reaction::ForwardAndFlush,
             },
             FrontendTag::Bind => match wire::Bind::read(frame.body) {
-                Some(bind)
-                    if self.ends_transaction(self.state.statement(bind.statement).control) =>
-                {
+                Some(bind) if ends_transaction(self.state.statement(bind.statement).control) => {
                     Reaction::ForwardAndFlush
                 }
                 _ => Reaction::Refuse,
             },
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body).unwrap_or_default();
-                match self.state.portal(portal).control {
-                    Control::Rollback => Reaction::ForwardAndFlush,
-                    Control::Commit | Control::PrepareTransaction => {
-                        self.commit_sent();
-                        Reaction::ForwardAndFlush
-                    }
-                    _ => Reaction::Refuse,
+                if ends_transaction(self.state.portal(portal).control) {
+                    Reaction::ForwardAndFlush
+                } else {
+                    Reaction::Refuse
                 }
             }
             FrontendTag::FunctionCall
@@ -167,20 +153,6 @@ impl Session {
         self.state.classify(frame, sql)
     }
 
-    /// The statements that a failed transaction lets through to their end (`IsTransactionExitStmt`).
-    fn ends_transaction(&self, control: Control) -> bool {
-        matches!(
-            control,
-            Control::Rollback | Control::Commit | Control::PrepareTransaction
-        )
-    }
-
-    fn commit_sent(&mut self) {
-        if let Some(telling) = &mut self.telling {
-            telling.commit_sent = true;
-        }
-    }
-
     /// Answers a request with our error; a batch has failed with it and is discarded up to its Sync.
     fn refuse(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let in_batch = self
@@ -188,12 +160,14 @@ impl Session {
             .as_ref()
             .is_some_and(|telling| telling.in_batch);
         self.tell();
-        match FrontendTag::from(frame.tag) {
-            FrontendTag::Sync => return self.pass_client(frame, now),
-            FrontendTag::Query | FrontendTag::FunctionCall if !in_batch => {
-                originate::ready_in_failed_transaction(&mut self.to_client);
-            }
-            _ => self.discarding = Discarding::Batch,
+        let tag = FrontendTag::from(frame.tag);
+        if tag == FrontendTag::Sync {
+            return self.pass_client(frame, now);
+        }
+        if !in_batch && matches!(tag, FrontendTag::Query | FrontendTag::FunctionCall) {
+            originate::ready_in_failed_transaction(&mut self.to_client);
+        } else {
+            self.discarding = Discarding::Batch;
         }
         Verdict::Drop
     }
@@ -203,4 +177,12 @@ impl Session {
             originate::error_response(&telling.report, &mut self.to_client);
         }
     }
+}
+
+/// The statements that a failed transaction lets through to their end (`IsTransactionExitStmt`).
+fn ends_transaction(control: Control) -> bool {
+    matches!(
+        control,
+        Control::Rollback | Control::Commit | Control::PrepareTransaction
+    )
 }

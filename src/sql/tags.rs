@@ -19,10 +19,7 @@ pub fn tags(text: &str) -> Option<BTreeMap<String, String>> {
             .into_iter()
             .find(|&at| !after.get(..at).is_some_and(|value| value.ends_with('\\')))?;
         let (value, after) = after.split_at(end);
-        tags.insert(
-            decoded(key.trim())?,
-            decoded(&value.replace("\\'", "'"))?,
-        );
+        tags.insert(decoded(key.trim())?, decoded(&value.replace("\\'", "'"))?);
         rest = after.get(1..)?.trim_start();
         if rest.is_empty() {
             return Some(tags);
@@ -46,7 +43,9 @@ fn decoded(text: &str) -> Option<String> {
         bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = after;
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

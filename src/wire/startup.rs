@@ -221,8 +221,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..40), code in 0u32..4) {
-            let _ = parse_startup(&bytes);
-            let _ = parse_startup(&packet(CANCEL_REQUEST + code, &bytes));
+            drop(parse_startup(&bytes));
+            drop(parse_startup(&packet(CANCEL_REQUEST + code, &bytes)));
         }
     }
 }

@@ -1,3 +1,24 @@
-//! Stub.
-#[test]
-fn stub() {}
+//! The promises of pgidle, proven on real PostgreSQL servers 15 to 18 through the built program.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the tests measure what people would measure: by the clock on the wall"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "a failing test shows the log of its proxy"
+)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+mod audit;
+mod bank;
+mod cancel;
+mod drain;
+mod drivers;
+mod idle_in_transaction;
+mod rollback;
+mod startup;
+mod terminate;
+mod transparency;

@@ -46,14 +46,17 @@ impl Session {
         frame: Frame<'_>,
         now: Instant,
     ) -> Verdict {
-        let next = match BackendTag::from(frame.tag) {
-            BackendTag::CommandComplete => replies.completed(CommandTag::read(frame.body)),
-            BackendTag::ErrorResponse => replies.failed(ErrorFields::read(frame.body).sqlstate),
-            BackendTag::ReadyForQuery => {
-                self.abort_ready(replies, frame.body, now);
-                return Verdict::Drop;
-            }
-            _ => None,
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ReadyForQuery {
+            self.abort_ready(replies, frame.body, now);
+            return Verdict::Drop;
+        }
+        let next = if tag == BackendTag::CommandComplete {
+            replies.completed(CommandTag::read(frame.body))
+        } else if tag == BackendTag::ErrorResponse {
+            replies.failed(ErrorFields::read(frame.body).sqlstate)
+        } else {
+            None
         };
         match next {
             Some(replies) => self.set_step(Step::Abort(replies)),

@@ -159,7 +159,7 @@ impl Session {
         let terminate = ending.incident.action == policy::Action::Terminate;
         if over && !ending.told {
             self.finish(Outcome::Moot);
-        } else if terminate && (over || quiet || pending.copy_in()) {
+        } else if terminate && (over || pending.copy_in() || self.nothing_can_run()) {
             self.terminate(0);
         } else if over {
             self.finish(Outcome::RolledBack);
@@ -199,8 +199,8 @@ impl Session {
             return;
         };
         self.actions.push_back(Action::OpenGate);
-        if outcome == Outcome::RolledBack {
-            if !ending.told || ending.in_batch {
+        if outcome == Outcome::RolledBack && (!ending.told || ending.in_batch) {
+            {
                 self.telling = Some(Box::new(Telling::new(
                     report::ended(&ending.incident),
                     ending.in_batch,

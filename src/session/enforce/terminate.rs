@@ -3,6 +3,12 @@
 use super::{Action, CloseReason, Outcome, Session, originate, report};
 
 impl Session {
+    /// Whether the server has no whole request that it could still carry out: one that is half forwarded is not.
+    pub(super) fn nothing_can_run(&self) -> bool {
+        let unfinished = usize::from(self.client.scanner.rest() > 0);
+        self.state.pending.len() <= unfinished
+    }
+
     /// Closes both sides; `unknown` requests were forwarded and not answered.
     pub(super) fn terminate(&mut self, unknown: usize) {
         let Some(ending) = &mut self.ending else {

@@ -18,7 +18,28 @@ fn an_idle_transaction_is_rolled_back_and_a_late_rollback_sees_nothing() {
          C: Q ROLLBACK
          S: C ROLLBACK | Z I
          +1h",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q INSERT INTO t VALUES (1)
+              > Q INSERT INTO t VALUES (1)
+            S: C INSERT 0 1 | Z T
+              < C INSERT 0 1 | Z T
+            +1999ms
+              * idle log logged at 1s in "idle in transaction" after 1s
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 2 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 2 statement(s)
+              * idle rollback rolled_back at 2s in "idle in transaction" after 2s
+            C: Q ROLLBACK
+              > Q ROLLBACK
+            S: C ROLLBACK | Z I
+              < C ROLLBACK | Z I
+            +1h
+        "#]],
     );
 }
 
@@ -31,7 +52,19 @@ fn a_cancel_before_the_rollback_sends_all_again() {
          +1s
          S: E 57014 | Z E
          S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: E 57014 | Z E
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+        "#]],
     );
 }
 
@@ -46,7 +79,23 @@ fn a_cancel_behind_the_rollback_sends_begin_again() {
          S: C BEGIN | E 22P02 | Z E
          C: Q COMMIT
          S: C ROLLBACK | Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | E 57014 | Z I
+              > Q BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
+        "#]],
     );
 }
 
@@ -59,7 +108,19 @@ fn a_cancel_that_hits_the_failing_select_changes_nothing() {
          +1s
          S: C ROLLBACK | C BEGIN | E 57014 | Z E
          C: Q SELECT 1",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 57014 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+            C: Q SELECT 1
+              < E 25P03 (ours) | Z E
+        "#]],
     );
 }
 
@@ -76,7 +137,24 @@ fn the_injection_waits_for_open_cancel_connections_and_gives_way_to_the_client()
          cancel closes
          +1s
          S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            cancel opens
+            +1s
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z T
+              < C SELECT 1 | Z T
+            cancel closes
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 2 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+        "#]],
     );
 }
 
@@ -93,7 +171,26 @@ fn requests_wait_while_the_injection_runs() {
          S: Z E
          S: C ROLLBACK | Z I
          S: C SELECT 1 | Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            C: Q COMMIT | Q SELECT 1
+            S: C ROLLBACK
+            S: C BEGIN | E 22P02
+            S: Z E
+              > Q COMMIT
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
+              > Q SELECT 1
+            S: C SELECT 1 | Z I
+              < C SELECT 1 | Z I
+        "#]],
     );
 }
 
@@ -105,7 +202,18 @@ fn asynchronous_messages_pass_during_the_injection_and_its_own_warning_does_not(
          S: C BEGIN | Z T
          +1s
          S: N 25P01 | N 01000 | A | PS TimeZone=UTC | C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: N 25P01 | N 01000 | A | PS TimeZone=UTC | C ROLLBACK | C BEGIN | E 22P02 | Z E
+              < N 01000 | A | S
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+        "#]],
     );
 }
 
@@ -114,7 +222,11 @@ fn an_unexpected_reply_ends_the_session() {
     for reply in ["C COMMIT", "1", "T", "D", "E 42601", "Z T", "Z I", "G", "I"] {
         let mut player = super::script::Player::new("idle: rollback 1s");
         player.play(&format!("C: Q BEGIN\nS: C BEGIN | Z T\n+1s\nS: {reply}"));
-        assert!(player.transcript.contains("< E FATAL 25P03 (ours)"), "{reply}: {}", player.transcript);
+        assert!(
+            player.transcript.contains("< E FATAL 25P03 (ours)"),
+            "{reply}: {}",
+            player.transcript
+        );
         assert!(player.transcript.contains("! close: policy"), "{reply}");
         assert!(player.transcript.contains("unexpected_reply"), "{reply}");
     }
@@ -128,7 +240,17 @@ fn a_fatal_error_of_the_server_reaches_the_client() {
          S: C BEGIN | Z T
          +1s
          S: FATAL 57P01",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: FATAL 57P01
+              < E FATAL 57P01
+              * idle rollback server_closed at 1s in "idle in transaction" after 1s
+        "#]],
     );
 }
 
@@ -141,7 +263,18 @@ fn a_late_reply_is_not_an_unexpected_one() {
          +1s
          +1h
          S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            +1h
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+        "#]],
     );
 }
 
@@ -159,7 +292,25 @@ fn a_busy_transaction_is_never_idle() {
          C: Q COMMIT
          S: C COMMIT | Z I
          +1h",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+            C: Q SELECT pg_sleep(60)
+              > Q SELECT pg_sleep(60)
+            +60s
+            S: C SELECT 1 | Z T
+              < C SELECT 1 | Z T
+            +1s
+            C: Q COMMIT
+              > Q COMMIT
+            S: C COMMIT | Z I
+              < C COMMIT | Z I
+              * transaction commit of 2 statement(s)
+            +1h
+        "#]],
     );
 }
 
@@ -174,7 +325,18 @@ fn idle_counts_from_when_the_client_took_the_answer() {
          client reads
          +1999ms
          +1ms",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            client blocks
+            +10s
+            client reads
+            +1999ms
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 2 s'::pg_catalog.int4
+        "#]],
     );
 }
 
@@ -187,7 +349,19 @@ fn a_failed_transaction_that_holds_nothing_has_a_ladder_of_its_own() {
          +10s
          C: Q ROLLBACK
          S: C ROLLBACK | Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN; SELECT 1/0
+              > Q BEGIN; SELECT 1/0
+            S: C BEGIN | E 22012 | Z E
+              < C BEGIN | E 22012 | Z E
+            +10s
+              * failed log logged at 5s in "idle in transaction (aborted)" after 5s
+            C: Q ROLLBACK
+              > Q ROLLBACK
+            S: C ROLLBACK | Z I
+              < C ROLLBACK | Z I
+              * transaction rollback of 1 statement(s)
+        "#]],
     );
 }
 
@@ -205,7 +379,29 @@ fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
          S: C ROLLBACK | C BEGIN | E 22P02 | Z E
          C: Q ROLLBACK TO a
          S: E 3B001 | Z E",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SAVEPOINT a
+              > Q SAVEPOINT a
+            S: C SAVEPOINT | Z T
+              < C SAVEPOINT | Z T
+            C: Q SELECT 1/0
+              > Q SELECT 1/0
+            S: E 22012 | Z E
+              < E 22012 | Z E
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction aborted for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 3 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction (aborted)" after 1s
+            C: Q ROLLBACK TO a
+              > Q ROLLBACK TO a
+            S: E 3B001 | Z E
+              < E 3B001 | Z E
+        "#]],
     );
 }
 
@@ -222,7 +418,25 @@ fn a_released_savepoint_leaves_nothing_behind() {
          C: Q SELECT 1/0
          S: E 22012 | Z E
          +3s",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SAVEPOINT a
+              > Q SAVEPOINT a
+            S: C SAVEPOINT | Z T
+              < C SAVEPOINT | Z T
+            C: Q RELEASE a
+              > Q RELEASE a
+            S: C RELEASE | Z T
+              < C RELEASE | Z T
+            C: Q SELECT 1/0
+              > Q SELECT 1/0
+            S: E 22012 | Z E
+              < E 22012 | Z E
+            +3s
+        "#]],
     );
 }
 
@@ -235,7 +449,20 @@ fn a_half_sent_request_is_the_next_one_after_the_abort() {
     player.play("+1s\nS: C ROLLBACK | C BEGIN | E 22P02 | Z E");
     player.client_raw(&request[4..]);
     player.play("S: C ROLLBACK | Z I");
-    expect![[""]].assert_eq(&player.transcript);
+    expect![[r#"
+        C: Q BEGIN
+          > Q BEGIN
+        S: C BEGIN | Z T
+          < C BEGIN | Z T
+        +1s
+          > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+        S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+          * transaction enforced of 1 statement(s)
+          * idle rollback rolled_back at 1s in "half-sent request" after 1s
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+    "#]].assert_eq(&player.transcript);
 }
 
 #[test]
@@ -247,13 +474,40 @@ fn terminate_says_goodbye_to_both_sides() {
          +1s
          S: C ROLLBACK | C BEGIN | E 22P02 | Z E
          +1s",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+            +1s
+              ! close: policy
+              * idle terminate terminated at 2s in "idle in transaction (aborted)" after 2s
+              > X
+              < E FATAL 25P03 (ours)
+        "#]],
     );
 }
 
 #[test]
 fn notice_warns_the_client() {
-    check("idle: notice 1s", "C: Q BEGIN\nS: C BEGIN | Z T\n+3s", &expect![[""]]);
+    check(
+        "idle: notice 1s",
+        "C: Q BEGIN\nS: C BEGIN | Z T\n+3s",
+        &expect![[r#"
+        C: Q BEGIN
+          > Q BEGIN
+        S: C BEGIN | Z T
+          < C BEGIN | Z T
+        +3s
+          < N 25P03 (ours)
+          * idle notice noticed at 1s in "idle in transaction" after 1s
+    "#]],
+    );
 }
 
 #[test]
@@ -268,7 +522,20 @@ fn autocommit_is_never_touched() {
          +10s
          S: 1 | 2 | C SELECT 1 | Z I
          +10s",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q SELECT 1
+              > Q SELECT 1
+            +10s
+            S: C SELECT 1 | Z I
+              < C SELECT 1 | Z I
+            +10s
+            C: P - SELECT 1 | B - - | E - | S
+              > P - SELECT 1 | B | E | S
+            +10s
+            S: 1 | 2 | C SELECT 1 | Z I
+              < 1 | 2 | C SELECT 1 | Z I
+            +10s
+        "#]],
     );
 }
 
@@ -281,6 +548,19 @@ fn drain_ends_a_session_when_its_transaction_is_over() {
          drain
          C: Q COMMIT
          S: C COMMIT | Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            drain
+            C: Q COMMIT
+              > Q COMMIT
+            S: C COMMIT | Z I
+              < C COMMIT | Z I | E FATAL 57P01 (ours)
+              > X
+              ! close: drain
+              * transaction commit of 1 statement(s)
+        "#]],
     );
 }

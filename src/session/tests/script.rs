@@ -10,8 +10,12 @@ use tokio::time::Instant as Clock;
 
 use crate::{
     policy::{Action as PolicyAction, Kind, Ladder, Limits, parse_duration},
-    session::{Action, Opening, Session, Side, event::{Event, Who}},
-    wire::{BackendTag, ErrorFields, FrontendTag, cstr},
+    session::{
+        Action, Opening, Session, Side,
+        damage::{Damage, Waiter},
+        event::{Event, Who},
+    },
+    wire::{ErrorFields, cstr},
 };
 
 /// Limits in one line: `idle: log 1s, rollback 2s; age: rollback 10s`.
@@ -26,10 +30,19 @@ pub(super) fn limits(text: &str) -> Arc<Limits> {
             limits.age_implicit = true;
             continue;
         }
-        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind.trim()).unwrap();
+        if kind.trim() == "blocking_mode" {
+            limits.blocking_mode = Some(rungs.trim().parse().unwrap());
+            continue;
+        }
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|known| known.name() == kind.trim())
+            .unwrap();
         let rungs = rungs.split(',').map(|rung| {
             let (action, at) = rung.trim().split_once(' ').unwrap();
-            let action = PolicyAction::ALL.into_iter().find(|known| known.name() == action);
+            let action = PolicyAction::ALL
+                .into_iter()
+                .find(|known| known.name() == action);
             (action.unwrap(), parse_duration(at).unwrap())
         });
         limits.ladders[kind.index()] = Ladder::new(rungs).unwrap();
@@ -44,6 +57,8 @@ pub(super) struct Player {
     client_input: Vec<u8>,
     /// Whether cancel connections of the client's are open: the gate cannot be closed.
     cancels_open: bool,
+    /// What is missing of the last message that was shown, to the server and to the client.
+    rests: [usize; 2],
     pub(super) transcript: String,
 }
 
@@ -63,6 +78,7 @@ impl Player {
             now,
             client_input: Vec::new(),
             cancels_open: false,
+            rests: [0; 2],
             transcript: String::new(),
         };
         player.server("R ok | K 7 | Z I");
@@ -72,7 +88,11 @@ impl Player {
 
     /// Plays a script.
     pub(super) fn play(&mut self, script: &str) -> &mut Self {
-        for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for line in script
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+        {
             writeln!(self.transcript, "{line}").unwrap();
             self.step(line);
         }
@@ -97,6 +117,8 @@ impl Player {
             self.session.flow(Side::Client, true, false, self.now);
         } else if line == "client reads" {
             self.session.flow(Side::Client, false, true, self.now);
+        } else if let Some(waiting) = line.strip_prefix("seen: ") {
+            self.session.observed(seen(waiting, self.now), self.now);
         } else if line == "drain" {
             self.session.drain();
         } else {
@@ -162,18 +184,31 @@ impl Player {
                 match action {
                     Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
                     Action::CloseGate | Action::OpenGate | Action::KeyKnown => {}
-                    Action::Cancel | Action::Identify => writeln!(self.transcript, "  ! {action:?}").unwrap(),
-                    Action::Close(reason) => writeln!(self.transcript, "  ! close: {}", reason.name()).unwrap(),
+                    Action::Cancel | Action::Identify => {
+                        writeln!(self.transcript, "  ! {action:?}").unwrap()
+                    }
+                    Action::Close(reason) => {
+                        writeln!(self.transcript, "  ! close: {}", reason.name()).unwrap()
+                    }
                 }
             }
             while let Some(event) = self.session.poll_event() {
                 let shown = match event {
                     Event::Incident(incident) => format!(
                         "{} {} {} at {:?} in {:?} after {:?}",
-                        incident.kind, incident.action, incident.outcome.name(), incident.limit, incident.position.name(), incident.idle
+                        incident.kind,
+                        incident.action,
+                        incident.outcome.name(),
+                        incident.limit,
+                        incident.position.name(),
+                        incident.idle
                     ),
                     Event::Transaction(record) => {
-                        format!("transaction {} of {} statement(s)", record.outcome.name(), record.statement_count)
+                        format!(
+                            "transaction {} of {} statement(s)",
+                            record.outcome.name(),
+                            record.statement_count
+                        )
                     }
                 };
                 writeln!(self.transcript, "  * {shown}").unwrap();
@@ -194,8 +229,33 @@ impl Player {
             Side::Server => ('>', show_frontend),
             Side::Client => ('<', show_backend),
         };
-        writeln!(self.transcript, "  {mark} {}", list(&bytes, names)).unwrap();
+        let rest = &mut self.rests[usize::from(to == Side::Client)];
+        writeln!(self.transcript, "  {mark} {}", list(&bytes, rest, names)).unwrap();
     }
+}
+
+/// What an observer sees: who waits, as `1s for AccessExclusiveLock, 0ms for ShareLock` or `nobody`; the time may be `?`.
+fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
+    let waiters = waiting.split(", ").filter_map(|waiter| {
+        let (time, mode) = waiter.split_once(" for ")?;
+        Some(Waiter {
+            server_pid: 8,
+            user: None,
+            application_name: None,
+            statement: None,
+            relation: None,
+            mode: mode.to_owned(),
+            waiting: (time != "?").then(|| parse_duration(time).unwrap()),
+            blocked_by: vec![7],
+            depth: 1,
+        })
+    });
+    Arc::new(Damage {
+        at,
+        locks: Vec::new(),
+        blocked: waiters.collect(),
+        xmin_age: None,
+    })
 }
 
 /// Plays a script and compares the transcript.
@@ -205,18 +265,21 @@ pub(super) fn check(limits: &str, script: &str, expected: &expect_test::Expect) 
     expected.assert_eq(&player.transcript);
 }
 
-fn list(mut bytes: &[u8], name: impl Fn(u8, &[u8]) -> String) -> String {
+fn list(mut bytes: &[u8], rest: &mut usize, name: impl Fn(u8, &[u8]) -> String) -> String {
     let mut shown = Vec::new();
-    while bytes.len() >= 5 {
-        let len = 1 + usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap())).unwrap();
-        if len > bytes.len() {
-            break;
+    while !bytes.is_empty() {
+        if *rest > 0 {
+            let len = bytes.len().min(*rest);
+            shown.push(format!("… {len} bytes"));
+            *rest -= len;
+            bytes = &bytes[len..];
+            continue;
         }
-        shown.push(name(bytes[0], &bytes[5..len]));
-        bytes = &bytes[len..];
-    }
-    if !bytes.is_empty() {
-        shown.push(format!("… {} bytes", bytes.len()));
+        let len = 1 + usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap())).unwrap();
+        let here = len.min(bytes.len());
+        shown.push(name(bytes[0], &bytes[5..here]));
+        *rest = len - here;
+        bytes = &bytes[here..];
     }
     shown.join(" | ")
 }
@@ -230,13 +293,19 @@ pub(super) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
 
 /// One message of the client: its type, then its words.
 pub(super) fn frontend(message: &str) -> Vec<u8> {
-    let (kind, rest) = message.trim().split_once(' ').unwrap_or((message.trim(), ""));
+    let (kind, rest) = message
+        .trim()
+        .split_once(' ')
+        .unwrap_or_else(|| (message.trim(), ""));
     let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
     let name = name.trim_matches('-');
     match kind {
         "Q" => frame(b'Q', format!("{rest}\0").as_bytes()),
         "P" => frame(b'P', format!("{name}\0{text}\0\0\0").as_bytes()),
-        "B" => frame(b'B', format!("{name}\0{}\0\0\0\0\0\0\0", text.trim_matches('-')).as_bytes()),
+        "B" => frame(
+            b'B',
+            format!("{name}\0{}\0\0\0\0\0\0\0", text.trim_matches('-')).as_bytes(),
+        ),
         "E" => frame(b'E', format!("{name}\0\0\0\0\0").as_bytes()),
         "DS" => frame(b'D', format!("S{name}\0").as_bytes()),
         "DP" => frame(b'D', format!("P{name}\0").as_bytes()),
@@ -252,15 +321,29 @@ pub(super) fn frontend(message: &str) -> Vec<u8> {
 
 /// One message of the server: its type, then its words.
 pub(super) fn backend(message: &str) -> Vec<u8> {
-    let (kind, rest) = message.trim().split_once(' ').unwrap_or((message.trim(), ""));
+    let (kind, rest) = message
+        .trim()
+        .split_once(' ')
+        .unwrap_or_else(|| (message.trim(), ""));
     match kind {
-        "1" | "2" | "3" | "n" | "I" | "s" | "T" | "t" | "D" | "V" | "c" => frame(kind.as_bytes()[0], rest.as_bytes()),
+        "1" | "2" | "3" | "n" | "I" | "s" | "T" | "t" | "D" | "V" | "c" => {
+            frame(kind.as_bytes()[0], rest.as_bytes())
+        }
         "G" | "H" | "W" => frame(kind.as_bytes()[0], &[0, 0, 0]),
         "C" => frame(b'C', format!("{rest}\0").as_bytes()),
         "Z" => frame(b'Z', rest.as_bytes()),
-        "E" => frame(b'E', format!("SERROR\0VERROR\0C{rest}\0Mtext\0\0").as_bytes()),
-        "FATAL" => frame(b'E', format!("SFATAL\0VFATAL\0C{rest}\0Mtext\0\0").as_bytes()),
-        "N" => frame(b'N', format!("SWARNING\0VWARNING\0C{rest}\0Mtext\0\0").as_bytes()),
+        "E" => frame(
+            b'E',
+            format!("SERROR\0VERROR\0C{rest}\0Mtext\0\0").as_bytes(),
+        ),
+        "FATAL" => frame(
+            b'E',
+            format!("SFATAL\0VFATAL\0C{rest}\0Mtext\0\0").as_bytes(),
+        ),
+        "N" => frame(
+            b'N',
+            format!("SWARNING\0VWARNING\0C{rest}\0Mtext\0\0").as_bytes(),
+        ),
         "A" => frame(b'A', b"\0\0\0\x07channel\0payload\0"),
         "PS" => frame(b'S', format!("{}\0", rest.replace('=', "\0")).as_bytes()),
         "K" => frame(b'K', &[0, 0, 0, 7, 1, 2, 3, 4]),
@@ -275,27 +358,34 @@ fn text(body: &[u8]) -> String {
 
 fn show_frontend(tag: u8, body: &[u8]) -> String {
     let letter = char::from(tag);
-    match FrontendTag::from(tag) {
-        FrontendTag::Query | FrontendTag::CopyFail => format!("{letter} {}", text(body)),
-        FrontendTag::Parse => {
+    match tag {
+        b'Q' | b'f' => format!("{letter} {}", text(body).trim_end()),
+        b'P' => {
             let (name, rest) = cstr(body).unwrap();
             format!("P {}- {}", text(name), text(rest))
         }
-        FrontendTag::CopyData => format!("d {}", body.len()),
+        b'd' => format!("d {}", body.len()),
         _ => letter.to_string(),
     }
 }
 
 fn show_backend(tag: u8, body: &[u8]) -> String {
     let letter = char::from(tag);
-    match BackendTag::from(tag) {
-        BackendTag::CommandComplete => format!("C {}", text(body)),
-        BackendTag::ReadyForQuery => format!("Z {}", text(body)),
-        BackendTag::ErrorResponse | BackendTag::NoticeResponse => {
+    match tag {
+        b'C' => format!("C {}", text(body)),
+        b'Z' => format!("Z {}", text(body)),
+        b'E' | b'N' => {
             let fields = ErrorFields::read(body);
-            let own = if fields.message == b"text" { "" } else { " (ours)" };
+            let own = if fields.message == b"text" {
+                ""
+            } else {
+                " (ours)"
+            };
             let severity = if fields.is_fatal() { " FATAL" } else { "" };
-            format!("{letter}{severity} {}{own}", String::from_utf8_lossy(fields.sqlstate))
+            format!(
+                "{letter}{severity} {}{own}",
+                String::from_utf8_lossy(fields.sqlstate)
+            )
         }
         _ => letter.to_string(),
     }

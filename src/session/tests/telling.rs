@@ -25,7 +25,19 @@ fn check_prepared(prepared: &str, script: &str, expected: &expect_test::Expect) 
 
 #[test]
 fn commit_as_a_simple_query_is_an_error() {
-    check("C: Q COMMIT\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: N 25P01 | C COMMIT | Z I", &expect![[""]]);
+    check(
+        "C: Q COMMIT\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: N 25P01 | C COMMIT | Z I",
+        &expect![[r#"
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+        C: Q COMMIT
+          > Q COMMIT
+        S: N 25P01 | C COMMIT | Z I
+          < N 25P01 | C COMMIT | Z I
+    "#]],
+    );
 }
 
 #[test]
@@ -37,7 +49,24 @@ fn commit_as_a_batch_is_an_error() {
          S: n
          S: C ROLLBACK
          S: Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: P - COMMIT | B - - | DP - | E - | S
+              > P - COMMIT | H
+            S: 1
+              < 1
+              > B | H
+            S: 2
+              < 2
+              > D | H
+            S: n
+              < n
+              > E | H
+            S: C ROLLBACK
+              < E 25P03 (ours)
+              > S
+            S: Z I
+              < Z I
+        "#]],
     );
 }
 
@@ -49,7 +78,18 @@ fn commit_of_a_named_statement_prepared_before_is_an_error() {
          S: 2
          S: C ROLLBACK
          S: Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: B - c | E - | S
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+              < E 25P03 (ours)
+              > S
+            S: Z I
+              < Z I
+        "#]],
     );
 }
 
@@ -66,7 +106,32 @@ fn pg8000_commits_in_three_batches() {
          S: 2
          S: C ROLLBACK
          S: Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: P s COMMIT | S
+              > P s- COMMIT | H
+            S: 1
+              < 1
+              > S
+            S: Z E
+              < Z E
+            C: DS s | S
+              > D | H
+            S: t | n
+              < t | n
+              > S
+            S: Z E
+              < Z E
+            C: B - s | E - | S
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+              < E 25P03 (ours)
+              > S
+            S: Z I
+              < Z I
+        "#]],
     );
 }
 
@@ -78,42 +143,106 @@ fn an_insert_behind_the_commit_in_one_packet_is_discarded_with_the_batch() {
          S: 2
          S: C ROLLBACK
          S: Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: P - COMMIT | B - - | E - | P - INSERT INTO t VALUES (1) | B - - | E - | S
+              > P - COMMIT | H
+            S: 1
+              < 1
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+              < E 25P03 (ours)
+              > S
+            S: Z I
+              < Z I
+        "#]],
     );
 }
 
 #[test]
 fn a_simple_insert_behind_a_simple_commit_is_a_request_of_its_own() {
-    check("C: Q COMMIT | Q INSERT INTO t VALUES (1)\nS: C ROLLBACK | Z I\nS: C INSERT 0 1 | Z I", &expect![[""]]);
+    check(
+        "C: Q COMMIT | Q INSERT INTO t VALUES (1)\nS: C ROLLBACK | Z I\nS: C INSERT 0 1 | Z I",
+        &expect![[r#"
+        C: Q COMMIT | Q INSERT INTO t VALUES (1)
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+          > Q INSERT INTO t VALUES (1)
+        S: C INSERT 0 1 | Z I
+          < C INSERT 0 1 | Z I
+    "#]],
+    );
 }
 
 #[test]
 fn a_statement_is_refused_and_the_next_one_is_the_servers() {
-    check("C: Q INSERT INTO t VALUES (1) | Q SELECT 1\nS: E 25P02 | Z E\nC: Q ROLLBACK\nS: C ROLLBACK | Z I", &expect![[""]]);
+    check(
+        "C: Q INSERT INTO t VALUES (1) | Q SELECT 1\nS: E 25P02 | Z E\nC: Q ROLLBACK\nS: C ROLLBACK | Z I",
+        &expect![[r#"
+        C: Q INSERT INTO t VALUES (1) | Q SELECT 1
+          > Q SELECT 1
+          < E 25P03 (ours) | Z E
+        S: E 25P02 | Z E
+          < E 25P02 | Z E
+        C: Q ROLLBACK
+          > Q ROLLBACK
+        S: C ROLLBACK | Z I
+          < C ROLLBACK | Z I
+    "#]],
+    );
 }
 
 #[test]
 fn lists_chains_and_savepoints_are_refused() {
     for text in [
-        "COMMIT; INSERT INTO t VALUES (1)", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "ROLLBACK TO a", "RELEASE a", "",
-        "ROLLBACK PREPARED 'a'", "BEGIN", "SELECT 1; COMMIT",
+        "COMMIT; INSERT INTO t VALUES (1)",
+        "COMMIT AND CHAIN",
+        "ROLLBACK AND CHAIN",
+        "ROLLBACK TO a",
+        "RELEASE a",
+        "",
+        "ROLLBACK PREPARED 'a'",
+        "BEGIN",
+        "SELECT 1; COMMIT",
     ] {
         let mut player = untold("");
         player.play(&format!("C: Q {text}"));
-        assert!(player.transcript.ends_with("\n  < E 25P03 (ours) | Z E\n"), "{}", player.transcript);
+        assert!(
+            player.transcript.ends_with("\n  < E 25P03 (ours) | Z E\n"),
+            "{}",
+            player.transcript
+        );
     }
 }
 
 #[test]
 fn prepare_transaction_is_an_error() {
-    check("C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I", &expect![[""]]);
+    check(
+        "C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I",
+        &expect![[r#"
+        C: Q PREPARE TRANSACTION 'x'
+          > Q PREPARE TRANSACTION 'x'
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+    "#]],
+    );
 }
 
 #[test]
 fn rollback_in_every_form_is_the_servers_to_answer() {
-    for text in ["ROLLBACK", "abort work", "ROLLBACK AND NO CHAIN;", "/* x */ rollback -- y"] {
+    for text in [
+        "ROLLBACK",
+        "abort work",
+        "ROLLBACK AND NO CHAIN;",
+        "/* x */ rollback -- y",
+    ] {
         let mut player = untold("");
-        player.play(&format!("C: Q {text}\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: C COMMIT | Z I"));
+        player.play(&format!(
+            "C: Q {text}\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: C COMMIT | Z I"
+        ));
         assert!(!player.transcript.contains("ours"), "{}", player.transcript);
     }
     check(
@@ -122,13 +251,35 @@ fn rollback_in_every_form_is_the_servers_to_answer() {
          S: 2
          S: C ROLLBACK
          S: Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: P - ROLLBACK | B - - | E - | S
+              > P - ROLLBACK | H
+            S: 1
+              < 1
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+              < C ROLLBACK
+              > S
+            S: Z I
+              < Z I
+        "#]],
     );
 }
 
 #[test]
 fn rollback_with_more_behind_it_is_the_servers_to_answer() {
-    check("C: Q ROLLBACK; SELECT 1\nS: C ROLLBACK | T | D | C SELECT 1 | Z I", &expect![[""]]);
+    check(
+        "C: Q ROLLBACK; SELECT 1\nS: C ROLLBACK | T | D | C SELECT 1 | Z I",
+        &expect![[r#"
+        C: Q ROLLBACK; SELECT 1
+          > Q ROLLBACK; SELECT 1
+        S: C ROLLBACK | T | D | C SELECT 1 | Z I
+          < C ROLLBACK | T | D | C SELECT 1 | Z I
+    "#]],
+    );
 }
 
 #[test]
@@ -139,7 +290,19 @@ fn a_parse_that_draws_25p02_is_told_by_it() {
          S: Z E
          C: Q COMMIT
          S: C ROLLBACK | Z I",
-        &expect![[""]],
+        &expect![[r#"
+            C: P - SELECT 1 | B - - | E - | S
+              > P - SELECT 1 | H
+            S: E 25P02
+              < E 25P03 (ours)
+              > B | E | S
+            S: Z E
+              < Z E
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < C ROLLBACK | Z I
+        "#]],
     );
 }
 
@@ -149,18 +312,44 @@ fn a_bind_of_a_statement_prepared_before_is_refused_and_its_batch_discarded() {
         "C: P s SELECT 1 | S\nS: 1 | Z I",
         "C: B - s | E - | Q SELECT 2 | F | S
          S: Z E",
-        &expect![[""]],
+        &expect![[r#"
+            C: B - s | E - | Q SELECT 2 | F | S
+              > S
+              < E 25P03 (ours)
+            S: Z E
+              < Z E
+        "#]],
     );
 }
 
 #[test]
 fn a_function_call_is_refused() {
-    check("C: F", &expect![[""]]);
+    check(
+        "C: F",
+        &expect![[r#"
+        C: F
+          < E 25P03 (ours) | Z E
+    "#]],
+    );
 }
 
 #[test]
 fn lone_syncs_and_flushes_tell_nothing() {
-    check("C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I", &expect![[""]]);
+    check(
+        "C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I",
+        &expect![[r#"
+        C: S
+          > S
+        S: Z E
+          < Z E
+        C: H
+          > H
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+    "#]],
+    );
 }
 
 #[test]
@@ -176,12 +365,22 @@ fn text_that_may_lex_otherwise_is_refused() {
     );
     player.transcript.clear();
     player.play("C: Q /* ソ */ COMMIT");
-    expect![[""]].assert_eq(&player.transcript);
+    expect![[r#"
+        C: Q /* ソ */ COMMIT
+          < E 25P03 (ours) | Z E
+    "#]]
+    .assert_eq(&player.transcript);
 }
 
 #[test]
 fn terminate_passes() {
-    check("C: X", &expect![[""]]);
+    check(
+        "C: X",
+        &expect![[r#"
+        C: X
+          > X
+    "#]],
+    );
 }
 
 #[test]
@@ -197,12 +396,31 @@ fn a_portal_bound_before_the_end_is_gone() {
     );
     player.transcript.clear();
     player.play("C: E p | S\nS: Z E");
-    expect![[""]].assert_eq(&player.transcript);
+    expect![[r#"
+        C: E p | S
+          > S
+          < E 25P03 (ours)
+        S: Z E
+          < Z E
+    "#]]
+    .assert_eq(&player.transcript);
 }
 
 #[test]
 fn a_parse_that_fails_leaves_the_old_statement_behind_its_name() {
     let mut player = untold("C: P s COMMIT | S\nS: 1 | Z I\nC: P s ROLLBACK | S\nS: E 42P05 | Z I");
     player.play("C: B - s | E - | S\nS: 2\nS: C ROLLBACK\nS: Z I");
-    expect![[""]].assert_eq(&player.transcript);
+    expect![[r#"
+        C: B - s | E - | S
+          > B | H
+        S: 2
+          < 2
+          > E | H
+        S: C ROLLBACK
+          < E 25P03 (ours)
+          > S
+        S: Z I
+          < Z I
+    "#]]
+    .assert_eq(&player.transcript);
 }

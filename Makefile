@@ -1,0 +1,32 @@
+# `make` lists the targets; CI runs `make test`.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo lint doc test
+
+# Runs a command between a line that names it and one that says how long it took.
+step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
+	printf '== %s: %s s\n' '$(1)' $$(($$(date +%s) - from))
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## Install what building, the tests and the demo need
+	$(call step,setup,scripts/setup.sh)
+
+build: setup ## Build target/release/pgidle
+	$(call step,build,cargo build --locked --release)
+
+demo: setup ## Show what pgidle does about a stuck transaction, on a throwaway PostgreSQL
+	@cargo run --locked --quiet -- demo
+
+lint: setup ## Check format and lints
+	$(call step,format,cargo fmt --check)
+	$(call step,lints,cargo clippy --locked --all-targets -- -D warnings)
+
+doc: setup ## Build the documentation of every item, private ones too
+	$(call step,documentation,RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items)
+
+test: lint doc ## Check everything: lints, documentation, unit tests, tests on real servers
+	$(call step,unit tests,cargo test --locked --lib --bins)
+	$(call step,documentation tests,cargo test --locked --doc)
+	$(call step,house rules,cargo test --locked --test tidy)
+	$(call step,tests on PostgreSQL 15 to 18,cargo test --locked --test it -- --test-threads 6)

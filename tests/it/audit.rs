@@ -1,0 +1,177 @@
+//! The audit file: one JSON line for each incident and each finished transaction.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{let_pass, proxy::Proxy, server::newest, wait_for, wire::Client};
+
+fn stuck_session(proxy: &Proxy) -> Client {
+    let mut client = Client::connect_with(proxy.endpoint(), &[("application_name", "nightly job")]);
+    client.begin("INSERT INTO t VALUES (2, 'a secret')");
+    client.run("SELECT v FROM t WHERE id = 1");
+    client
+}
+
+fn number(line: &Value, field: &str) -> f64 {
+    line[field]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no number `{field}` in {line}"))
+}
+
+#[test]
+fn an_incident_answers_everything_the_wire_can_tell() {
+    let database = newest().database();
+    let proxy = Proxy::rolling_back(&database, "150ms");
+    let client = stuck_session(&proxy);
+    let incident = proxy.rolled_back(client.server_pid());
+
+    let expected = [
+        ("event", "incident"),
+        ("kind", "idle"),
+        ("action", "rollback"),
+        ("outcome", "rolled_back"),
+        ("client_addr", "127.0.0.1"),
+        ("user", "postgres"),
+        ("database", &database.database),
+        ("application_name", "nightly job"),
+        ("position", "idle in transaction"),
+    ];
+    for (field, value) in expected {
+        assert_eq!(incident[field], value, "{field} in {incident}");
+    }
+    assert!(incident["rule"].is_string(), "{incident}");
+    assert!(incident["id"].is_string(), "{incident}");
+    assert!(incident["session"].is_u64(), "{incident}");
+    let time = incident["time"].as_str().unwrap();
+    assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    assert_eq!(incident["tls"], false);
+    assert_eq!(number(&incident, "limit_ms"), 150.0);
+    assert!(number(&incident, "idle_ms") >= 150.0, "{incident}");
+    assert!(
+        number(&incident, "age_ms") >= number(&incident, "idle_ms"),
+        "{incident}"
+    );
+    for unknown in ["locks", "blocked", "xmin_age"] {
+        assert_eq!(
+            incident.get(unknown),
+            Some(&Value::Null),
+            "{unknown} is null without an observer"
+        );
+    }
+}
+
+#[test]
+fn statements_come_in_order_and_without_their_literals() {
+    let database = newest().database();
+    let proxy = Proxy::rolling_back(&database, "150ms");
+    let client = stuck_session(&proxy);
+    let incident = proxy.rolled_back(client.server_pid());
+
+    assert_eq!(incident["statement_count"], 3);
+    let statements = incident["statements"].as_array().unwrap();
+    let texts: Vec<_> = statements
+        .iter()
+        .map(|statement| statement["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "BEGIN",
+            "INSERT INTO t VALUES ($1, $2)",
+            "SELECT v FROM t WHERE id = $1"
+        ]
+    );
+    assert!(!incident.to_string().contains("a secret"));
+    let times: Vec<_> = statements
+        .iter()
+        .map(|statement| number(statement, "at_ms"))
+        .collect();
+    assert!(times.is_sorted(), "{times:?}");
+    for statement in statements {
+        assert!(statement["fingerprint"].is_string(), "{statement}");
+        assert!(number(statement, "duration_ms") >= 0.0, "{statement}");
+    }
+}
+
+#[test]
+fn a_finished_transaction_is_a_line_with_its_totals() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN; INSERT INTO t VALUES (2, 'two')");
+    client.run("SELECT pg_sleep(0.1)");
+    let_pass(Duration::from_millis(100));
+    client.run("COMMIT");
+
+    let line = proxy.audit_line(&[("event", "transaction")]);
+    assert_eq!(line["outcome"], "commit");
+    assert_eq!(line["server_pid"], client.server_pid());
+    assert!(number(&line, "duration_ms") >= 200.0, "{line}");
+    assert!(number(&line, "busy_ms") >= 100.0, "{line}");
+    assert!(number(&line, "idle_ms") >= 100.0, "{line}");
+    assert!(number(&line, "longest_idle_ms") >= 100.0, "{line}");
+    assert!(
+        number(&line, "longest_idle_ms") <= number(&line, "idle_ms"),
+        "{line}"
+    );
+}
+
+#[test]
+fn every_end_of_a_transaction_has_its_name() {
+    let database = newest().database();
+    let proxy = Proxy::rolling_back(&database, "300ms");
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN");
+    client.run("COMMIT");
+    client.run("BEGIN");
+    client.run("ROLLBACK");
+    client.run("BEGIN");
+    client.run("PREPARE TRANSACTION 'kept'");
+    client.run("ROLLBACK PREPARED 'kept'");
+    client.run("BEGIN");
+    assert_eq!(client.query("SELECT 1/0"), "E 22012 / Z E");
+    assert_eq!(client.query("COMMIT"), "C ROLLBACK / Z I");
+    client.run("BEGIN");
+    proxy.rolled_back(client.server_pid());
+    client.query("ROLLBACK");
+    client.run("BEGIN");
+    drop(client);
+
+    let outcomes = wait_for("six transactions", || {
+        let mut lines = proxy.audit();
+        lines.retain(|line| line["event"] == "transaction");
+        (lines.len() == 6).then(|| {
+            lines
+                .iter()
+                .map(|line| line["outcome"].as_str().unwrap().to_owned())
+                .collect()
+        })
+    });
+    let expected = [
+        "commit",
+        "rollback",
+        "prepared",
+        "rollback",
+        "enforced",
+        "disconnect",
+    ];
+    let outcomes: Vec<String> = outcomes;
+    assert_eq!(outcomes, expected);
+}
+
+/// A stopped proxy has written all it knows.
+#[test]
+fn lines_survive_the_end_of_the_process() {
+    let database = newest().database();
+    let mut proxy = Proxy::start(&database, &[]);
+    let mut client = Client::connect(proxy.endpoint());
+    for _ in 0..50 {
+        client.run("BEGIN");
+        client.run("COMMIT");
+    }
+    proxy.signal(Signal::SIGTERM);
+    proxy.exit_status();
+    assert_eq!(proxy.audit().len(), 50);
+}

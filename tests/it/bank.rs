@@ -1,0 +1,75 @@
+//! Many sessions that think for about as long as they may: what was acknowledged is there, what was refused is not.
+
+use std::{collections::BTreeSet, thread, time::Duration};
+
+use crate::support::{
+    dba::Dba,
+    frontend::{bind, execute, parse, query, sync, unnamed},
+    let_pass,
+    proxy::Proxy,
+    server::on_every_server,
+    wire::Client,
+};
+
+const SESSIONS: u32 = 12;
+const TRANSACTIONS: u32 = 15;
+/// Each thinks for the limit of 100 ms and up to so much less or more.
+const SPREAD: u64 = 40;
+
+/// One session's transactions, each one row; the result is the ids that were acknowledged.
+fn keep_committing(mut client: Client, session: u32) -> Vec<u32> {
+    client.ask(&[parse("commit", "COMMIT"), sync()]);
+    let mut acknowledged = Vec::new();
+    let mut random = u64::from(session) + 1;
+    for number in 0..TRANSACTIONS {
+        let id = 1000 + session * TRANSACTIONS + number;
+        client.begin(&format!("INSERT INTO t VALUES ({id}, 'bank')"));
+        // A linear congruential generator: the same think times in every run.
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let_pass(Duration::from_millis(
+            100 - SPREAD + (random >> 33) % (2 * SPREAD),
+        ));
+        let commit = match number % 3 {
+            0 => query("COMMIT"),
+            1 => [unnamed("COMMIT"), sync()].concat(),
+            _ => [bind("", "commit", &[]), execute("", 0), sync()].concat(),
+        };
+        let reply = client.ask(&[commit]);
+        if reply.contains("C COMMIT") {
+            acknowledged.push(id);
+        } else {
+            assert!(reply.ends_with("E 25P03 / Z I"), "{reply}");
+        }
+    }
+    acknowledged
+}
+
+#[test]
+fn every_acknowledged_commit_is_there_and_every_refused_one_is_not() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::rolling_back(&database, "100ms");
+        let mut sessions = Vec::new();
+        for session in 0..SESSIONS {
+            let client = Client::connect(proxy.endpoint());
+            sessions.push(thread::spawn(move || keep_committing(client, session)));
+        }
+        let acknowledged: BTreeSet<_> = sessions
+            .into_iter()
+            .flat_map(|session| session.join().unwrap())
+            .collect();
+        let rows = Dba::new(&database).value(
+            "SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') FROM t WHERE id >= 1000",
+        );
+        let rows: BTreeSet<u32> = rows.split(',').filter_map(|id| id.parse().ok()).collect();
+        assert_eq!(rows, acknowledged);
+        let all = (SESSIONS * TRANSACTIONS) as usize;
+        assert!(
+            (1..all).contains(&rows.len()),
+            "of {all} commits {} were acknowledged: no race was run",
+            rows.len()
+        );
+    });
+}

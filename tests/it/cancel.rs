@@ -1,0 +1,115 @@
+//! Cancelling a statement through the proxy, as psql and the drivers do it.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::support::{
+    dba::Dba,
+    driver::Driver,
+    frontend::{cancel_request, query},
+    program::start_psql,
+    proxy::Proxy,
+    server::{newest, on_every_server},
+    wait_for,
+    wire::Client,
+};
+
+/// Waits until the server process runs a statement.
+fn wait_until_active(dba: &mut Dba, pid: i32) {
+    wait_for("a running statement", || {
+        (dba.state(pid) == "active").then_some(())
+    });
+}
+
+#[test]
+fn a_cancel_request_reaches_the_session_it_names() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::start(&database, &[]);
+        let mut dba = Dba::new(&database);
+        let mut client = Client::connect(proxy.endpoint());
+        client.send(&query("SELECT pg_sleep(60)"));
+        wait_until_active(&mut dba, client.server_pid());
+
+        let mut wrong = client.backend_key.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&wrong));
+        assert_eq!(
+            canceller.until_closed(),
+            "closed",
+            "a cancel request has no answer"
+        );
+        assert_eq!(
+            dba.state(client.server_pid()),
+            "active",
+            "a wrong key cancels nothing"
+        );
+
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&client.backend_key));
+        assert_eq!(canceller.until_closed(), "closed");
+        assert_eq!(client.until_ready(), "T / E 57014 / Z I");
+    });
+}
+
+#[test]
+fn ctrl_c_in_psql_cancels_its_statement() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut dba = Dba::new(&database);
+    let psql = start_psql(proxy.endpoint(), "SELECT pg_sleep(60)");
+    let running = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_for("psql's statement", || {
+        (dba.value(running) == "1").then_some(())
+    });
+    let pid = i32::try_from(psql.id()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+    let output = psql.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("canceling statement due to user request"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn drivers_cancel_their_statements() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    for name in ["psycopg2", "psycopg"] {
+        let mut driver = Driver::connect(name, proxy.endpoint());
+        assert_eq!(
+            driver.execute_and_cancel("SELECT pg_sleep(60)"),
+            "error 57014",
+            "{name}"
+        );
+        assert_eq!(driver.rollback(), "ok", "{name}");
+        assert_eq!(driver.execute("SELECT 1"), "1", "{name}");
+    }
+}
+
+/// The cancel of a client that thinks its statement still runs must not hit what pgidle does in its session.
+#[test]
+fn a_cancel_request_for_an_ended_transaction_harms_nothing() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::rolling_back(&database, "150ms");
+        let mut client = Client::connect(proxy.endpoint());
+        for _ in 0..5 {
+            client.run("BEGIN");
+            let before = proxy.incidents().len();
+            wait_for("the rollback", || {
+                let mut canceller = Client::silent(proxy.endpoint());
+                canceller.send(&cancel_request(&client.backend_key));
+                canceller.until_closed();
+                (proxy.incidents().len() > before).then_some(())
+            });
+            assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
+            assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
+        }
+    });
+}

@@ -1,0 +1,75 @@
+//! SIGTERM: no new sessions, open transactions finish, idle sessions are told, the process ends in order.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    dba::Dba, frontend::query, proxy::Proxy, server::newest, wait_for, wire::Client,
+};
+
+/// Waits until nobody can connect any more. Sessions whose transactions are open do not delay that.
+fn refuses_connections(proxy: &Proxy) {
+    let start = Instant::now();
+    wait_for("a closed door", || {
+        Client::is_refused(proxy.endpoint()).then_some(())
+    });
+    let waited = start.elapsed();
+    assert!(
+        waited < Duration::from_secs(5),
+        "open for {waited:?} after the signal"
+    );
+}
+
+#[test]
+fn a_drain_lets_transactions_finish_and_tells_idle_sessions() {
+    let database = newest().database();
+    let mut proxy = Proxy::start(&database, &[]);
+    let mut idle = Client::connect(proxy.endpoint());
+    let mut writer = Client::connect(proxy.endpoint());
+    writer.begin("INSERT INTO t VALUES (2, 'two')");
+
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(idle.until_closed(), "E FATAL 57P01 / closed");
+    refuses_connections(&proxy);
+    writer.hears_nothing_for(Duration::from_millis(200));
+    assert_eq!(
+        writer.query("INSERT INTO t VALUES (3, 'three')"),
+        "C INSERT 0 1 / Z T"
+    );
+    assert_eq!(writer.query("COMMIT"), "C COMMIT / Z I");
+    assert_eq!(writer.until_closed(), "E FATAL 57P01 / closed");
+    assert!(proxy.exit_status().success());
+
+    let mut direct = Client::connect(&database);
+    assert_eq!(direct.value("SELECT count(*) FROM t"), "3");
+}
+
+#[test]
+fn a_statement_that_runs_is_answered_before_its_session_is_closed() {
+    let database = newest().database();
+    let mut proxy = Proxy::start(&database, &[]);
+    let mut client = Client::connect(proxy.endpoint());
+    client.send(&query("SELECT pg_sleep(0.5), 'done'"));
+    let mut dba = Dba::new(&database);
+    wait_for("a running statement", || {
+        (dba.state(client.server_pid()) == "active").then_some(())
+    });
+    proxy.signal(Signal::SIGINT);
+    assert_eq!(client.until_ready(), "T / D |done / C SELECT 1 / Z I");
+    assert_eq!(client.until_closed(), "E FATAL 57P01 / closed");
+    assert!(proxy.exit_status().success());
+}
+
+#[test]
+fn a_second_sigint_ends_at_once() {
+    let database = newest().database();
+    let mut proxy = Proxy::start(&database, &[]);
+    let mut writer = Client::connect(proxy.endpoint());
+    writer.run("BEGIN");
+    proxy.signal(Signal::SIGINT);
+    refuses_connections(&proxy);
+    proxy.signal(Signal::SIGINT);
+    proxy.exit_status();
+    assert!(writer.until_closed().ends_with("closed"));
+}

@@ -1,0 +1,147 @@
+//! The first packets: startup, encryption requests, authentication, garbage, and a server that is not there.
+
+use std::time::Duration;
+
+use crate::support::{
+    frontend::{gssenc_request, ssl_request, startup},
+    let_pass,
+    program::{psql, psql_as},
+    proxy::Proxy,
+    server::{newest, on_every_server},
+    wire::Client,
+};
+
+#[test]
+fn a_startup_packet_may_come_byte_by_byte() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut client = Client::silent(proxy.endpoint());
+    for byte in startup(&[("user", "postgres"), ("database", &database.database)]) {
+        client.send(&[byte]);
+        let_pass(Duration::from_millis(1));
+    }
+    assert!(client.until_ready().ends_with("Z I"));
+    assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
+}
+
+#[test]
+fn encryption_is_declined_and_the_session_goes_on_in_the_clear() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut client = Client::silent(proxy.endpoint());
+    for request in [gssenc_request(), ssl_request()] {
+        client.send(&request);
+        assert_eq!(client.byte(), b'N');
+    }
+    client.send(&startup(&[
+        ("user", "postgres"),
+        ("database", &database.database),
+    ]));
+    assert!(client.until_ready().ends_with("Z I"));
+}
+
+#[test]
+fn every_way_to_prove_who_one_is_passes_through() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::start(&database, &[]);
+        for user in ["scram_user", "md5_user"] {
+            assert_eq!(psql_as(user, proxy.endpoint(), "SELECT current_user"), user);
+        }
+        assert_eq!(psql(proxy.endpoint(), &["SELECT current_user"]), "postgres");
+    });
+}
+
+#[test]
+fn startup_parameters_become_the_defaults_of_the_session() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let parameters = [
+        ("options", "-c work_mem=7MB"),
+        ("application_name", "given"),
+        ("timezone", "Asia/Tokyo"),
+    ];
+    let mut client = Client::connect_with(proxy.endpoint(), &parameters);
+    client.run("SET work_mem = '9MB'");
+    client.run("RESET work_mem");
+    assert_eq!(client.value("SHOW work_mem"), "7MB");
+    assert_eq!(client.value("SHOW application_name"), "given");
+    assert_eq!(client.value("SHOW timezone"), "Asia/Tokyo");
+}
+
+#[test]
+fn the_servers_process_id_is_the_one_the_client_is_told() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut client = Client::connect(proxy.endpoint());
+    let told = client.server_pid().to_string();
+    assert_eq!(client.value("SELECT pg_backend_pid()"), told);
+}
+
+#[test]
+fn what_the_server_refuses_reaches_the_client() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut client = Client::silent(proxy.endpoint());
+    client.send(&startup(&[
+        ("user", "postgres"),
+        ("database", "no such database"),
+    ]));
+    let refusal = client.until_closed();
+    assert!(refusal.ends_with("E FATAL 3D000 / closed"), "{refusal}");
+}
+
+#[test]
+fn garbage_is_answered_with_an_error_and_hurts_nobody_else() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut other = Client::connect(proxy.endpoint());
+    let garbage: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        // Lengths: nothing, less than a protocol version, and more than a startup packet may have.
+        b"\0\0\0\0\0\0\0\0",
+        b"\0\0\0\x05\0\x03\0\0",
+        b"\x7f\xff\xff\xff\0\x03\0\0",
+        // A body without its final zero.
+        b"\0\0\0\x0c\0\x03\0\0user",
+    ];
+    for bytes in garbage {
+        let mut client = Client::silent(proxy.endpoint());
+        client.send(bytes);
+        assert_eq!(client.until_closed(), "E FATAL 08P01 / closed", "{bytes:?}");
+    }
+    assert_eq!(other.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_with_the_reason() {
+    let database = newest().database();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let nobody = database.at("127.0.0.1", port);
+    let proxy = Proxy::start(&nobody, &[]);
+    let mut client = Client::silent(proxy.endpoint());
+    client.send(&startup(&[("user", "postgres")]));
+    assert_eq!(client.until_closed(), "E FATAL 08006 / closed");
+    let text = client.error_text();
+    assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    assert!(text.to_lowercase().contains("refused"), "{text}");
+}
+
+#[test]
+fn unix_sockets_work_on_both_sides() {
+    on_every_server(|server| {
+        let database = server.by_socket(&server.database());
+        let proxy = Proxy::on_socket(
+            &database,
+            &["--idle-limit", "150ms", "--action", "rollback"],
+        );
+        assert_eq!(psql(proxy.endpoint(), &["SELECT v FROM t"]), "one");
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("INSERT INTO t VALUES (2, 'two')");
+        let incident = proxy.rolled_back(client.server_pid());
+        assert!(incident["client_addr"].is_null(), "{incident}");
+        assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
+    });
+}

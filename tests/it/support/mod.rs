@@ -1,0 +1,96 @@
+//! What the tests stand on: real servers, the built proxy, a raw protocol client, drivers, and a DBA who judges.
+
+pub(crate) mod dba;
+pub(crate) mod driver;
+pub(crate) mod frontend;
+pub(crate) mod program;
+pub(crate) mod proxy;
+pub(crate) mod server;
+pub(crate) mod wire;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Child,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything that must happen may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a PostgreSQL or a proxy is reached, as libpq has it: a host name, or the folder of a Unix socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) database: String,
+}
+
+impl Endpoint {
+    /// The same database through another door.
+    pub(crate) fn at(&self, host: impl Into<String>, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            database: self.database.clone(),
+        }
+    }
+
+    /// The path of the Unix socket, where the host is a folder.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        let name = format!(".s.PGSQL.{}", self.port);
+        self.host
+            .starts_with('/')
+            .then(|| Path::new(&self.host).join(name))
+    }
+
+    /// The environment variables that libpq, and the drivers' script, connect by.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("PGHOST", self.host.clone()),
+            ("PGPORT", self.port.to_string()),
+            ("PGDATABASE", self.database.clone()),
+            ("PGUSER", "postgres".to_owned()),
+        ]
+    }
+}
+
+/// Asks again until there is an answer, and fails when there is none in time.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Lets time pass in which nothing may happen: the only wait that has no condition to wait for.
+pub(crate) fn let_pass(time: Duration) {
+    thread::sleep(time);
+}
+
+/// Ends a process that a test has started and that did not end by itself.
+pub(crate) fn end(child: &mut Child) {
+    if matches!(child.try_wait(), Ok(None)) {
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+/// A file below the repository's folder.
+pub(crate) fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Something that `scripts/setup.sh` makes, by its real path: the servers' user cannot look into every home.
+pub(crate) fn installed(path: &str) -> PathBuf {
+    let path = in_repository(".cache").join(path);
+    path.canonicalize()
+        .unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", path.display()))
+}

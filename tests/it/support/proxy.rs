@@ -1,0 +1,236 @@
+//! The built program as a proxy before a server, with its audit file and its log.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Endpoint, PATIENCE, end, let_pass, wait_for};
+
+/// Becomes the proxy, and has it killed when the pipe at its standard input ends: even when the tests are killed.
+const SCRIPT: &str = r#"
+exec 3<&0 </dev/null
+( { read -r _ || kill -KILL $$; } <&3 >/dev/null 2>&1 & )
+exec 3<&-
+exec "$0" "$@"
+"#;
+
+/// A running `pgidle serve`.
+pub(crate) struct Proxy {
+    child: Child,
+    pipe: Option<ChildStdin>,
+    endpoint: Endpoint,
+    log: Arc<Mutex<String>>,
+    folder: TempDir,
+    sockets: Option<TempDir>,
+}
+
+impl Proxy {
+    /// Starts a proxy on a port of its own before a database.
+    pub(crate) fn start(database: &Endpoint, arguments: &[&str]) -> Self {
+        let upstream = address(database);
+        Self::start_with(
+            database,
+            &["--listen", "127.0.0.1:0", "--upstream", &upstream],
+            arguments,
+        )
+    }
+
+    /// Starts a proxy that rolls back what is idle in a transaction for longer than the limit.
+    pub(crate) fn rolling_back(database: &Endpoint, limit: &str) -> Self {
+        Self::start(database, &["--idle-limit", limit, "--action", "rollback"])
+    }
+
+    /// Starts a proxy with a configuration file.
+    pub(crate) fn with_rules(database: &Endpoint, rules: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), rules).unwrap();
+        Self::start(database, &["--config", file.path().to_str().unwrap()])
+    }
+
+    /// Starts a proxy that listens on a Unix socket.
+    pub(crate) fn on_socket(database: &Endpoint, arguments: &[&str]) -> Self {
+        let sockets = tempfile::tempdir().unwrap();
+        let door = database.at(sockets.path().to_str().unwrap(), 6432);
+        let (listen, upstream) = (address(&door), address(database));
+        let mut proxy = Self::start_with(
+            &door,
+            &[
+                "--listen",
+                &listen,
+                "--listen",
+                "127.0.0.1:0",
+                "--upstream",
+                &upstream,
+            ],
+            arguments,
+        );
+        proxy.endpoint = door;
+        proxy.sockets = Some(sockets);
+        proxy
+    }
+
+    fn start_with(database: &Endpoint, addresses: &[&str], arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new("/bin/sh")
+            .args([
+                "-c",
+                SCRIPT,
+                env!("CARGO_BIN_EXE_pgidle"),
+                "serve",
+                "--log-format",
+                "json",
+            ])
+            .args(addresses)
+            .args(arguments)
+            .arg("--audit")
+            .arg(folder.path().join("audit.jsonl"))
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (bound, is_bound) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some(port) = listening_port(&line) {
+                    bound.send(port).ok();
+                }
+                let mut log = written.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let pipe = child.stdin.take();
+        let Ok(port) = is_bound.recv_timeout(PATIENCE) else {
+            end(&mut child);
+            panic!("pgidle does not listen:\n{}", log.lock().unwrap());
+        };
+        Self {
+            child,
+            pipe,
+            endpoint: database.at("127.0.0.1", port),
+            log,
+            folder,
+            sockets: None,
+        }
+    }
+
+    /// The database that the proxy was started for, through the proxy.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// What the proxy has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Every whole line of the audit file so far.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+            })
+            .collect()
+    }
+
+    /// The first audit line with these fields, once it is there.
+    pub(crate) fn audit_line(&self, fields: &[(&str, &str)]) -> Value {
+        wait_for(&format!("an audit line with {fields:?}"), || {
+            self.audit()
+                .into_iter()
+                .find(|line| fields.iter().all(|(name, value)| line[name] == *value))
+        })
+    }
+
+    /// Waits until a server session's stuck transaction was ended, and returns the incident.
+    pub(crate) fn rolled_back(&self, server_pid: i32) -> Value {
+        wait_for("the rollback", || {
+            self.audit()
+                .into_iter()
+                .find(|line| line["outcome"] == "rolled_back" && line["server_pid"] == server_pid)
+        })
+    }
+
+    /// The incidents so far.
+    pub(crate) fn incidents(&self) -> Vec<Value> {
+        let mut lines = self.audit();
+        lines.retain(|line| line["event"] == "incident");
+        lines
+    }
+
+    /// Fails when there is an incident within the time.
+    pub(crate) fn sees_no_incident_for(&self, time: Duration) {
+        let_pass(time);
+        assert_eq!(self.incidents(), Vec::<Value>::new());
+    }
+
+    /// Resident memory of the process in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.expect("a line with the memory").parse().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// How the process ended, once it has.
+    pub(crate) fn exit_status(&mut self) -> ExitStatus {
+        wait_for("the end of the process", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        if let Some(mut pipe) = self.pipe.take() {
+            // Tells the watcher that there is nobody left to kill.
+            drop(std::io::Write::write_all(&mut pipe, b"ended\n"));
+        }
+        if thread::panicking() {
+            eprintln!("log of the proxy:\n{}", self.log());
+        }
+    }
+}
+
+/// An address as `--listen` and `--upstream` take it.
+fn address(endpoint: &Endpoint) -> String {
+    endpoint.socket().map_or_else(
+        || format!("{}:{}", endpoint.host, endpoint.port),
+        |path| format!("unix:{}", path.display()),
+    )
+}
+
+/// The port in the log line that tells where the proxy listens.
+fn listening_port(line: &str) -> Option<u16> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    if fields["message"] != "listening" {
+        return None;
+    }
+    let (_, port) = fields["address"].as_str()?.rsplit_once(':')?;
+    port.parse().ok()
+}

@@ -1,0 +1,115 @@
+//! The PostgreSQL servers under test: one for each version and test run, started when first asked for, a database for
+//! each test.
+
+use std::{
+    fs,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use pgidle::demo::{Cluster, ClusterOptions};
+
+use super::{Endpoint, installed, wire::Client};
+
+/// Versions that pgidle is tested with.
+const VERSIONS: [u32; 4] = [15, 16, 17, 18];
+
+/// Room for every test at once, and for what the promises speak of: replication and prepared transactions.
+const SETTINGS: [(&str, &str); 4] = [
+    ("max_connections", "300"),
+    ("wal_level", "logical"),
+    ("max_prepared_transactions", "20"),
+    ("autovacuum", "off"),
+];
+
+/// Users who must prove who they are; all others are trusted.
+const ACCESS: &str = "host all scram_user all scram-sha-256\nhost all md5_user all md5\n";
+
+/// A running PostgreSQL. The cluster's watcher ends it with the test process, however that ends.
+pub(crate) struct Server {
+    cluster: Cluster,
+    databases: AtomicU32,
+}
+
+impl Server {
+    /// The server of a version, started by whoever asks first.
+    fn of(version: u32) -> &'static Self {
+        static SERVERS: [OnceLock<Server>; VERSIONS.len()] = [const { OnceLock::new() }; _];
+        let index = VERSIONS.iter().position(|&known| known == version);
+        SERVERS[index.expect("a tested version")].get_or_init(|| Self::start(version))
+    }
+
+    fn start(version: u32) -> Self {
+        let bin_dir = installed(&format!(
+            "servers/node_modules/postgresql-{version}/native/bin"
+        ));
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        let cluster = Cluster::start(&ClusterOptions {
+            bin_dir: Some(bin_dir),
+            settings: SETTINGS.iter().map(owned).collect(),
+        })
+        .unwrap_or_else(|error| panic!("PostgreSQL {version}: {error}"));
+        let server = Self {
+            cluster,
+            databases: AtomicU32::new(0),
+        };
+        let access = server.cluster.data_dir().join("pg_hba.conf");
+        let trusting = fs::read_to_string(&access).unwrap();
+        fs::write(&access, format!("{ACCESS}{trusting}")).unwrap();
+        let mut admin = Client::connect(&server.endpoint("postgres"));
+        for statement in [
+            "CREATE USER scram_user PASSWORD 'secret'",
+            "SET password_encryption = md5",
+            "CREATE USER md5_user PASSWORD 'secret'",
+            "SELECT pg_reload_conf()",
+        ] {
+            admin.run(statement);
+        }
+        server
+    }
+
+    fn endpoint(&self, database: &str) -> Endpoint {
+        Endpoint {
+            host: "127.0.0.1".to_owned(),
+            port: self.cluster.port(),
+            database: database.to_owned(),
+        }
+    }
+
+    /// The same database through the server's Unix socket.
+    pub(crate) fn by_socket(&self, endpoint: &Endpoint) -> Endpoint {
+        endpoint.at(self.cluster.socket_dir().to_str().unwrap(), endpoint.port)
+    }
+
+    /// Makes a database for one test, with a table `t (id int primary key, v text)` of one row.
+    pub(crate) fn database(&self) -> Endpoint {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let endpoint = self.endpoint(&format!("test_{number}"));
+        Client::connect(&self.endpoint("postgres"))
+            .run(&format!("CREATE DATABASE {}", endpoint.database));
+        Client::connect(&endpoint)
+            .run("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')");
+        endpoint
+    }
+}
+
+/// Runs a test on every version at once; the thread's name in a failure says which it was.
+pub(crate) fn on_every_server(test: impl Fn(&'static Server) + Sync) {
+    thread::scope(|scope| {
+        let test = &test;
+        for version in VERSIONS {
+            thread::Builder::new()
+                .name(format!("PostgreSQL {version}"))
+                .spawn_scoped(scope, move || test(Server::of(version)))
+                .unwrap();
+        }
+    });
+}
+
+/// The newest server, for what does not depend on its version.
+pub(crate) fn newest() -> &'static Server {
+    Server::of(VERSIONS[VERSIONS.len() - 1])
+}
