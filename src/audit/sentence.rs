@@ -188,7 +188,10 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::session::event::{Position, Statement, Who};
+    use crate::session::{
+        damage::Lock,
+        event::{Position, Statement, Who},
+    };
 
     fn check(change: impl FnOnce(&mut Incident), expected: &Expect) {
         let mut incident = Incident {
@@ -267,5 +270,79 @@ mod tests {
                 r#"session 7 (user "app_rw", database "prod", application "celery\n@w1", from 10.0.3.7:51234, server pid 4711) has been stalled (copy in) for 2h 5min, past the limit of 1min in rule "celery"; nothing can be done at this point of the protocol, and the next limit stands"#
             ]],
         );
+    }
+
+    fn waiter(server_pid: i32, depth: u32, statement: Option<&str>) -> Waiter {
+        Waiter {
+            server_pid,
+            user: Some("dba".to_owned()),
+            application_name: None,
+            statement: statement.map(str::to_owned),
+            relation: Some("public.t".to_owned()),
+            mode: "AccessExclusiveLock".to_owned(),
+            waiting: Some(Duration::from_millis(4200)),
+            blocked_by: vec![4711],
+            depth,
+        }
+    }
+
+    fn lock(mode: &str, relation: &str) -> Lock {
+        Lock {
+            locktype: "relation".to_owned(),
+            relation: Some(relation.to_owned()),
+            mode: mode.to_owned(),
+            granted: true,
+            fastpath: false,
+        }
+    }
+
+    /// The part of the sentence that tells of the damage.
+    fn check_damage(locks: Vec<Lock>, blocked: Vec<Waiter>, expected: &Expect) {
+        let damage = Damage {
+            at: tokio::time::Instant::now().into_std(),
+            locks,
+            blocked,
+            xmin_age: None,
+        };
+        expected.assert_eq(&holds(&damage));
+    }
+
+    #[test]
+    fn says_what_it_holds_and_who_waits() {
+        let alter = Some("alter table\n t ADD secret int");
+        check_damage(Vec::new(), Vec::new(), &expect!["it holds no locks; "]);
+        check_damage(
+            vec![lock("AccessShareLock", "public.\"a\nb\"")],
+            Vec::new(),
+            &expect![[r#"it holds AccessShareLock on public.\"a\nb\"; "#]],
+        );
+        check_damage(
+            vec![
+                lock("RowExclusiveLock", "public.u"),
+                lock("AccessShareLock", "public.t"),
+            ],
+            vec![waiter(8, 1, alter)],
+            &expect![[r#"it holds AccessShareLock on public.t and 1 other lock, ALTER TABLE by "dba" (server pid 8) has waited for it for 4.2s; "#]],
+        );
+        let behind = (9..46).map(|pid| waiter(pid, 2, None));
+        check_damage(
+            vec![lock("AccessShareLock", "public.t"); 4],
+            std::iter::once(waiter(8, 1, None)).chain(behind).collect(),
+            &expect![[r#"it holds AccessShareLock on public.t and 3 other locks, a statement by "dba" (server pid 8) has waited for it for 4.2s, and 37 more wait with or behind it; "#]],
+        );
+    }
+
+    #[test]
+    fn of_a_statement_its_command_is_said_and_nothing_else() {
+        for (statement, expected) in [
+            ("select 'secret'", Some("SELECT")),
+            ("CREATE UNIQUE INDEX i ON t (v)", Some("CREATE UNIQUE")),
+            ("/* secret */ SELECT 1", None),
+            ("ALTER \"secret\"", None),
+            ("secret", None),
+            ("", None),
+        ] {
+            assert_eq!(command(statement).as_deref(), expected, "{statement}");
+        }
     }
 }

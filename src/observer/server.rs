@@ -144,7 +144,7 @@ SELECT pid, xmin_age, NULL AS locktype, NULL AS relation, NULL AS mode, NULL::bo
     NULL::int8 AS waiting_us, NULL::int4[] AS blocked_by
 FROM watched
 UNION ALL
-SELECT l.pid, NULL, l.locktype, format('%I.%I', n.nspname, c.relname), l.mode, l.granted,
+SELECT l.pid, NULL, l.locktype, quote_ident(n.nspname) || '.' || quote_ident(c.relname), l.mode, l.granted,
     l.fastpath, a.usename::text, a.application_name,
     CASE WHEN a.query NOT IN ('', '<insufficient privilege>') THEN a.query END,
     (extract(epoch FROM clock_timestamp() - {waitstart}) * 1000000)::int8,
