@@ -86,7 +86,7 @@ fn holds(damage: &Damage) -> String {
     });
     let mut relations = damage.locks.iter().filter(|lock| lock.relation.is_some());
     let shown = waited_for.or_else(|| relations.next());
-    let Some(lock) = shown.or(damage.locks.first()) else {
+    let Some(lock) = shown.or_else(|| damage.locks.first()) else {
         return "it holds no locks; ".to_owned();
     };
     let on = lock.relation.as_ref().unwrap_or(&lock.locktype);
@@ -132,7 +132,7 @@ fn command(statement: &str) -> Option<String> {
     match first.as_str() {
         "ALTER" | "CREATE" | "DROP" | "REFRESH" => {
             let second = words
-                .next()
+                .find(|word| word != "UNIQUE")
                 .filter(|word| word.bytes().all(|b| b.is_ascii_uppercase()))?;
             Some(format!("{first} {second}"))
         }
@@ -322,13 +322,17 @@ mod tests {
                 lock("AccessShareLock", "public.t"),
             ],
             vec![waiter(8, 1, alter)],
-            &expect![[r#"it holds AccessShareLock on public.t and 1 other lock, ALTER TABLE by "dba" (server pid 8) has waited for it for 4.2s; "#]],
+            &expect![[
+                r#"it holds AccessShareLock on public.t and 1 other lock, ALTER TABLE by "dba" (server pid 8) has waited for it for 4.2s; "#
+            ]],
         );
         let behind = (9..46).map(|pid| waiter(pid, 2, None));
         check_damage(
             vec![lock("AccessShareLock", "public.t"); 4],
             std::iter::once(waiter(8, 1, None)).chain(behind).collect(),
-            &expect![[r#"it holds AccessShareLock on public.t and 3 other locks, a statement by "dba" (server pid 8) has waited for it for 4.2s, and 37 more wait with or behind it; "#]],
+            &expect![[
+                r#"it holds AccessShareLock on public.t and 3 other locks, a statement by "dba" (server pid 8) has waited for it for 4.2s, and 37 more wait with or behind it; "#
+            ]],
         );
     }
 
@@ -336,7 +340,7 @@ mod tests {
     fn of_a_statement_its_command_is_said_and_nothing_else() {
         for (statement, expected) in [
             ("select 'secret'", Some("SELECT")),
-            ("CREATE UNIQUE INDEX i ON t (v)", Some("CREATE UNIQUE")),
+            ("CREATE UNIQUE INDEX i ON t (v)", Some("CREATE INDEX")),
             ("/* secret */ SELECT 1", None),
             ("ALTER \"secret\"", None),
             ("secret", None),

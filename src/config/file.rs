@@ -428,6 +428,26 @@ mod tests {
             &expect!["f:4: rule.idle.release: the action `release` is not supported yet"],
         );
         refused_rule(
+            "idle = { implicit = true }",
+            &expect![
+                "f:4: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"
+            ],
+        );
+        refused_rule(
+            "match = { client = \"10.0.0.0/33\" }",
+            &expect![
+                "f:4: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"
+            ],
+        );
+        refused_rule(
+            "[rule.match]\nuser = 7",
+            &expect!["f:5: rule.match.user: expected a string, found a whole number"],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_observer_is_said_with_line_key_and_expectation() {
+        refused_rule(
             "blocking = { log = \"0s\" }",
             &expect![
                 "f:4: rule.blocking: needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
@@ -465,21 +485,27 @@ mod tests {
             "[observer]\ninterval = 0",
             &expect!["f:2: observer.interval: expected a duration longer than 0"],
         );
-        refused_rule(
-            "idle = { implicit = true }",
-            &expect![
-                "f:4: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"
-            ],
-        );
-        refused_rule(
-            "match = { client = \"10.0.0.0/33\" }",
-            &expect![
-                "f:4: rule.match.client: `10.0.0.0/33` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"
-            ],
-        );
-        refused_rule(
-            "[rule.match]\nuser = 7",
-            &expect!["f:5: rule.match.user: expected a string, found a whole number"],
-        );
+    }
+
+    #[test]
+    fn blocking_may_act_at_once_where_there_is_an_observer() {
+        let rule =
+            "[[rule]]\nname = \"x\"\nblocking = { log = \"0s\", notice = 0, rollback = \"3s\" }";
+        let flags = Flags {
+            observer_dsn: Some(parse_dsn("host=h").unwrap()),
+            ..Flags::default()
+        };
+        let in_file = format!("[observer]\ndsn = \"host=h\"\n{rule}");
+        for (text, flags) in [(rule, flags), (in_file.as_str(), Flags::default())] {
+            let (_, rules) = read(text, &flags).unwrap();
+            let rungs = rules.last().unwrap().limits.ladder(Kind::Blocking).rungs();
+            assert_eq!(
+                rungs,
+                [
+                    (Duration::ZERO, Action::Log),
+                    (Duration::from_secs(3), Action::Rollback)
+                ]
+            );
+        }
     }
 }
