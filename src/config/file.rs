@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Config, FLAGS_RULE, Flags, Pooler,
     error::Fault,
-    one_for_each_cpu, parse_dsn, require_supported,
+    one_for_two_cpus, parse_dsn, require_supported,
     section::{Section, boolean, count, duration, name, parsed, text},
 };
 use crate::policy::{
@@ -56,7 +56,7 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
     if let Some(section) = root.section("listen", "listen")? {
         section.set("addresses", &mut config.listen.addresses, addresses)?;
         section.set("workers", &mut config.listen.workers, |value| {
-            Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_each_cpu))
+            Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_two_cpus))
         })?;
     }
     if let Some(section) = root.section("upstream", "upstream")? {

@@ -58,7 +58,7 @@ async fn open(
     mut stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
-) -> Option<Relay> {
+) -> Option<Box<Relay>> {
     let mut bytes = BytesMut::with_capacity(1024);
     loop {
         let report = match parse_startup(&bytes) {
@@ -92,7 +92,13 @@ async fn open(
                 .await
                 {
                     Ok((session, server, entry)) => {
-                        return Some(Relay::new(session, stream, server, bytes.to_vec(), entry));
+                        return Some(Box::new(Relay::new(
+                            session,
+                            stream,
+                            server,
+                            bytes.to_vec(),
+                            entry,
+                        )));
                     }
                     Err(report) => report,
                 }
@@ -121,16 +127,15 @@ async fn connect(
     worker: &Worker,
 ) -> Result<Connected, Report> {
     let config = worker.config();
-    let address = Arc::new(config.upstream.address.clone());
     let unreachable = |error: &dyn std::fmt::Display| startup_failure(error.to_string(), "08006");
-    let mut server = upstream::connect(&address, config.upstream.connect_timeout)
+    let mut server = upstream::connect(&config.upstream.address, config.upstream.connect_timeout)
         .await
         .map_err(|error| unreachable(&error))?;
     server
         .write_all(startup)
         .await
         .map_err(|error| unreachable(&error))?;
-    let entry = worker.shared.registry.enter(address);
+    let entry = worker.shared.registry.enter(Arc::clone(&config));
     let who = who(packet, client, entry.id());
     let replication = packet.replication();
     let limits = config.rules.decide(&identity(&who, replication));

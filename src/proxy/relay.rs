@@ -97,7 +97,7 @@ impl Leg {
 }
 
 /// Runs a session to its end, and says why it ended.
-pub(super) async fn run(mut relay: Relay, worker: Arc<Worker>) {
+pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
     let closed = poll_fn(|cx| relay.poll(cx, &worker)).await;
     relay.watch = None;
     relay.session.closed(Instant::now().into_std());
@@ -159,6 +159,8 @@ impl Relay {
     }
 
     /// Moves what can be moved; ready when the session is over.
+    ///
+    /// A side that gives or takes nothing more wakes the task when that changes: `pump` goes on until it does.
     fn poll(&mut self, cx: &mut Context<'_>, worker: &Arc<Worker>) -> Poll<Closed> {
         if !self.identified {
             self.entry.set_waker(cx.waker());
@@ -177,18 +179,21 @@ impl Relay {
         }
     }
 
+    /// Does what can be done at once; true when that has opened the way for more.
     fn turn(
         &mut self,
         cx: &mut Context<'_>,
         worker: &Arc<Worker>,
         now: StdInstant,
     ) -> Result<bool, Closed> {
-        self.obey(worker, now)?;
-        let from_client = self.pump(Side::Client, cx, worker, now)?;
-        let from_server = self.pump(Side::Server, cx, worker, now)?;
+        self.obey(worker, now);
+        self.pump(Side::Client, cx, worker, now)?;
+        self.pump(Side::Server, cx, worker, now)?;
         let acted = self.act(worker, now)?;
         self.publish(worker);
-        Ok(from_client || from_server || acted)
+        let resumed = self.client.held && !self.session.holds_client();
+        let unsent = !self.server.blocked && !self.session.output(Side::Server).is_empty();
+        Ok(acted || resumed || unsent)
     }
 
     /// Moves bytes from one side to the other until the one has none or the other takes none.
@@ -198,17 +203,17 @@ impl Relay {
         cx: &mut Context<'_>,
         worker: &Worker,
         now: StdInstant,
-    ) -> Result<bool, Closed> {
-        let mut moved = self.flush(from.other(), cx, now)?;
+    ) -> Result<(), Closed> {
+        self.flush(from.other(), cx, now)?;
         loop {
             let waiting = self.session.output(from.other()).len();
             if waiting > READ_AHEAD {
                 self.session.drain_overflowed();
-                return Ok(true);
+                return Ok(());
             }
             let ahead = from == Side::Server && self.session.reads_ahead();
             if waiting > 0 && !ahead || from == Side::Client && self.session.holds_client() {
-                return Ok(moved);
+                return Ok(());
             }
             let leg = self.leg(from);
             if leg.held {
@@ -216,9 +221,8 @@ impl Relay {
                 let input = std::mem::take(&mut leg.input);
                 self.splice(from, &input, cx, now)?;
             } else if self.read(from, cx, worker, now)?.is_pending() {
-                return Ok(moved);
+                return Ok(());
             }
-            moved = true;
         }
     }
 
@@ -289,18 +293,18 @@ impl Relay {
             leg.input = rest.to_vec();
             leg.held = held;
         }
-        self.flush(to, cx, now).map(drop)
+        self.flush(to, cx, now)
     }
 
     /// Writes what waits for a side.
-    fn flush(&mut self, to: Side, cx: &mut Context<'_>, now: StdInstant) -> Result<bool, Closed> {
+    fn flush(&mut self, to: Side, cx: &mut Context<'_>, now: StdInstant) -> Result<(), Closed> {
         let leg = match to {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
         };
         let output = self.session.output(to);
         if output.is_empty() && !leg.blocked {
-            return Ok(false);
+            return Ok(());
         }
         let mut sent = 0;
         while !output.is_empty() {
@@ -319,7 +323,7 @@ impl Relay {
         leg.blocked = !output.is_empty();
         let blocked = leg.blocked;
         self.session.flow(to, blocked, sent > 0, now);
-        Ok(sent > 0)
+        Ok(())
     }
 
     /// A side sends nothing more.
@@ -341,7 +345,7 @@ impl Relay {
     }
 
     /// Carries out what others have asked for.
-    fn obey(&mut self, worker: &Worker, now: StdInstant) -> Result<(), Closed> {
+    fn obey(&mut self, worker: &Worker, now: StdInstant) {
         for command in self.entry.take_commands() {
             match command {
                 Command::Drain => self.session.drain(),
@@ -354,7 +358,6 @@ impl Relay {
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
             self.session.observed(damage, now);
         }
-        Ok(())
     }
 
     /// Carries out what the session asks for.
@@ -371,11 +374,7 @@ impl Relay {
                 Action::OpenGate => self.entry.open_gate(),
                 Action::Cancel => self.cancel(),
                 Action::Identify => self.identify(worker),
-                Action::KeyKnown => {
-                    if let Some(key) = self.session.cancel_key() {
-                        self.entry.set_key(key);
-                    }
-                }
+                Action::SetCancelKey(key) => self.entry.set_key(key),
                 Action::Close(reason) => return Err(reason.into()),
             }
         }
@@ -383,12 +382,11 @@ impl Relay {
     }
 
     fn cancel(&self) {
-        let Some(key) = self.session.cancel_key().cloned() else {
-            return;
-        };
         let entry = Arc::clone(&self.entry);
         tokio::spawn(async move {
-            cancel::send(entry.server(), &key).await;
+            if let Some(key) = entry.key() {
+                cancel::send(entry.server(), key).await;
+            }
             entry.tell(Command::CancelClosed);
         });
     }
@@ -462,18 +460,23 @@ impl Relay {
     }
 
     /// Writes what is due to both sides, as far as they take it within a while; returns a client that took it all.
-    async fn close(mut self) -> Option<Stream> {
-        let to_server = self.session.output(Side::Server).split();
-        let to_client = self.session.output(Side::Client).split();
+    async fn close(self: Box<Self>) -> Option<Stream> {
+        let Self {
+            mut session,
+            client,
+            server,
+            ..
+        } = *self;
+        let (mut client, mut server) = (client.stream, server.stream);
         let farewell = async {
             // A server that is gone takes nothing, and that is known already.
-            drop(self.server.stream.write_all(&to_server).await);
-            drop(self.server.stream.shutdown().await);
-            drop(self.server);
-            self.client.stream.write_all(&to_client).await
+            drop(server.write_all(session.output(Side::Server)).await);
+            drop(server.shutdown().await);
+            drop(server);
+            client.write_all(session.output(Side::Client)).await
         };
         let taken = tokio::time::timeout(LINGER, farewell).await;
-        matches!(taken, Ok(Ok(()))).then_some(self.client.stream)
+        matches!(taken, Ok(Ok(()))).then_some(client)
     }
 }
 

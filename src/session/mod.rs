@@ -49,8 +49,8 @@ pub enum Action {
     Cancel,
     /// The application name has changed: find the rule again and call [`Session::set_limits`].
     Identify,
-    /// The server has said what names the session in a CancelRequest: [`Session::cancel_key`].
-    KeyKnown,
+    /// Remember what names this session in a CancelRequest.
+    SetCancelKey(CancelKey),
     /// Write what is due to both sides, then close them.
     Close(CloseReason),
 }
@@ -224,11 +224,6 @@ impl Session {
         &self.who
     }
 
-    /// What a CancelRequest for this session carries; `None` before the server has said it.
-    pub fn cancel_key(&self) -> Option<&CancelKey> {
-        self.state.key.as_ref()
-    }
-
     /// Looks at bytes from the client.
     ///
     /// # Errors
@@ -274,12 +269,12 @@ impl Session {
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        next(&mut self.actions)
     }
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        next(&mut self.events)
     }
 
     /// Puts other limits in force, at once.
@@ -428,8 +423,7 @@ impl Session {
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);
         } else if tag == BackendTag::BackendKeyData {
-            self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
-            self.actions.push_back(Action::KeyKnown);
+            self.set_cancel_key(frame.body);
         }
         Verdict::Pass
     }
@@ -459,6 +453,13 @@ impl Session {
         {
             self.who.application_name = name.into();
             self.actions.push_back(Action::Identify);
+        }
+    }
+
+    fn set_cancel_key(&mut self, body: &[u8]) {
+        if let Some(key) = CancelKey::read(body) {
+            self.who.server_pid = Some(key.pid);
+            self.actions.push_back(Action::SetCancelKey(key));
         }
     }
 
@@ -493,6 +494,15 @@ impl Session {
                 statement_count: transaction.statement_count,
             })));
     }
+}
+
+/// Takes from a queue that is nearly always empty, and keeps no memory for it.
+fn next<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    let first = queue.pop_front();
+    if first.is_none() && queue.capacity() > 0 {
+        *queue = VecDeque::new();
+    }
+    first
 }
 
 impl Side {

@@ -183,7 +183,7 @@ impl Player {
                 quiet = false;
                 match action {
                     Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
-                    Action::CloseGate | Action::OpenGate | Action::KeyKnown => {}
+                    Action::CloseGate | Action::OpenGate | Action::SetCancelKey(_) => {}
                     Action::Cancel | Action::Identify => {
                         writeln!(self.transcript, "  ! {action:?}").unwrap()
                     }
