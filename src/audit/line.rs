@@ -153,7 +153,7 @@ impl<'a> LockLine<'a> {
             granted: lock.granted,
             fastpath: lock.fastpath,
             blocks: mode
-                .filter(|_| lock.locktype == "relation")
+                .filter(|_| *lock.locktype == *"relation")
                 .map(LockMode::blocks),
         }
     }

@@ -275,22 +275,22 @@ mod tests {
     fn waiter(server_pid: i32, depth: u32, statement: Option<&str>) -> Waiter {
         Waiter {
             server_pid,
-            user: Some("dba".to_owned()),
+            user: Some("dba".into()),
             application_name: None,
-            statement: statement.map(str::to_owned),
-            relation: Some("public.t".to_owned()),
-            mode: "AccessExclusiveLock".to_owned(),
+            statement: statement.map(Into::into),
+            relation: Some("public.t".into()),
+            mode: "AccessExclusiveLock".into(),
             waiting: Some(Duration::from_millis(4200)),
-            blocked_by: vec![4711],
+            blocked_by: [4711].into(),
             depth,
         }
     }
 
     fn lock(mode: &str, relation: &str) -> Lock {
         Lock {
-            locktype: "relation".to_owned(),
-            relation: Some(relation.to_owned()),
-            mode: mode.to_owned(),
+            locktype: "relation".into(),
+            relation: Some(relation.into()),
+            mode: mode.into(),
             granted: true,
             fastpath: false,
         }

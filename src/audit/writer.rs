@@ -153,9 +153,9 @@ impl Writer {
     fn blocked<'a>(&mut self, damage: &'a Damage) -> Vec<WaiterLine<'a>> {
         let literals = self.settings.literals;
         let line = |waiter: &'a Waiter| {
-            let text = waiter.statement.as_deref();
+            let text = waiter.statement.as_ref();
             let shown = if literals {
-                text.map(Arc::from)
+                text.cloned()
             } else {
                 text.and_then(|text| self.texts.known(text).0)
             };

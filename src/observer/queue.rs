@@ -31,7 +31,7 @@ impl Answer {
     pub(super) fn damage(self, at: Instant) -> HashMap<i32, Damage> {
         let mut behind: HashMap<i32, Vec<&Waiter>> = HashMap::new();
         for waiter in &self.waiters {
-            for &pid in &waiter.blocked_by {
+            for &pid in &*waiter.blocked_by {
                 behind.entry(pid).or_default().push(waiter);
             }
         }
@@ -104,18 +104,18 @@ mod tests {
             application_name: None,
             statement: None,
             relation: None,
-            mode: "AccessExclusiveLock".to_owned(),
+            mode: "AccessExclusiveLock".into(),
             waiting: Some(Duration::from_millis(waiting_ms)),
-            blocked_by: blocked_by.to_vec(),
+            blocked_by: blocked_by.into(),
             depth: 0,
         }
     }
 
     fn lock(mode: &str, relation: &str) -> Lock {
         Lock {
-            locktype: "relation".to_owned(),
-            relation: Some(relation.to_owned()),
-            mode: mode.to_owned(),
+            locktype: "relation".into(),
+            relation: Some(relation.into()),
+            mode: mode.into(),
             granted: true,
             fastpath: true,
         }
@@ -165,7 +165,7 @@ mod tests {
     fn locks_go_to_their_holders_strongest_first() {
         let mut other = lock("ExclusiveLock", "");
         other.relation = None;
-        other.locktype = "transactionid".to_owned();
+        other.locktype = "transactionid".into();
         let answer = Answer {
             watched: vec![(1, Some(7)), (2, None)],
             locks: vec![
@@ -179,9 +179,7 @@ mod tests {
         };
         let damage = answer.damage(Clock::now().into_std());
         let locks = damage[&1].locks.iter();
-        let locks: Vec<_> = locks
-            .map(|l| (l.mode.as_str(), l.relation.as_deref()))
-            .collect();
+        let locks: Vec<_> = locks.map(|l| (&*l.mode, l.relation.as_deref())).collect();
         assert_eq!(
             locks,
             [

@@ -1,6 +1,6 @@
 //! The observer's connection to PostgreSQL, and the one question that it asks for all watched sessions.
 
-use std::time::Duration;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio_postgres::{Client, Config, Error, NoTls, Row, Statement};
 
@@ -65,45 +65,68 @@ impl Server {
             .client
             .query(&self.question, &[pids, databases, users])
             .await?;
-        let mut answer = Answer::default();
+        let mut reader = Reader::default();
         for row in &rows {
-            read(row, &mut answer)?;
+            reader.read(row)?;
         }
-        Ok(answer)
+        Ok(reader.answer)
     }
 }
 
-fn read(row: &Row, answer: &mut Answer) -> Result<(), Error> {
-    let pid: i32 = row.try_get("pid")?;
-    let Some(mode) = row.try_get::<_, Option<String>>("mode")? else {
-        answer.watched.push((pid, row.try_get("xmin_age")?));
-        return Ok(());
-    };
-    let (relation, granted) = (row.try_get("relation")?, row.try_get("granted")?);
-    if granted {
-        let lock = Lock {
-            locktype: row.try_get("locktype")?,
+/// Takes an answer from its rows, and each text but once.
+#[derive(Default)]
+struct Reader {
+    answer: Answer,
+    texts: HashSet<Arc<str>>,
+}
+
+impl Reader {
+    fn read(&mut self, row: &Row) -> Result<(), Error> {
+        let pid: i32 = row.try_get("pid")?;
+        let Some(mode) = self.text(row, "mode")? else {
+            self.answer.watched.push((pid, row.try_get("xmin_age")?));
+            return Ok(());
+        };
+        let relation = self.text(row, "relation")?;
+        let granted = row.try_get("granted")?;
+        if granted {
+            let lock = Lock {
+                locktype: self.text(row, "locktype")?.unwrap_or_default(),
+                relation,
+                mode,
+                granted,
+                fastpath: row.try_get("fastpath")?,
+            };
+            self.answer.locks.push((pid, lock));
+            return Ok(());
+        }
+        let waiting: Option<i64> = row.try_get("waiting_us")?;
+        let waiter = Waiter {
+            server_pid: pid,
+            user: self.text(row, "usename")?,
+            application_name: self.text(row, "application_name")?,
+            statement: self.text(row, "statement")?,
             relation,
             mode,
-            granted,
-            fastpath: row.try_get("fastpath")?,
+            waiting: waiting.map(|us| Duration::from_micros(us.try_into().unwrap_or(0))),
+            blocked_by: row.try_get::<_, Vec<i32>>("blocked_by")?.into(),
+            depth: 0,
         };
-        answer.locks.push((pid, lock));
-        return Ok(());
+        self.answer.waiters.push(waiter);
+        Ok(())
     }
-    let waiting: Option<i64> = row.try_get("waiting_us")?;
-    answer.waiters.push(Waiter {
-        server_pid: pid,
-        user: row.try_get("usename")?,
-        application_name: row.try_get("application_name")?,
-        statement: row.try_get("statement")?,
-        relation,
-        mode,
-        waiting: waiting.map(|us| Duration::from_micros(us.try_into().unwrap_or(0))),
-        blocked_by: row.try_get("blocked_by")?,
-        depth: 0,
-    });
-    Ok(())
+
+    fn text(&mut self, row: &Row, column: &str) -> Result<Option<Arc<str>>, Error> {
+        let Some(text) = row.try_get::<_, Option<&str>>(column)? else {
+            return Ok(None);
+        };
+        if let Some(known) = self.texts.get(text) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&text));
+        Ok(Some(text))
+    }
 }
 
 /// A question that waits or takes long is given up: what it would tell is old by then.

@@ -114,7 +114,8 @@ impl Session {
         }
         let first = |since: Instant, limit: Duration| since + (interval / 10).min(limit / 2);
         if !self.limits.ladder(Kind::Blocking).is_empty()
-            && let Some((_, since)) = self.stuck(self.position())
+            && let Some((kind, since)) = self.stuck(self.position())
+            && kind != Kind::Failed
         {
             let from = first(since, Duration::MAX);
             return Some(Look {
@@ -140,11 +141,11 @@ impl Session {
     pub fn observed(&mut self, damage: Arc<Damage>, now: Instant) {
         let waited_for = damage.blocked.iter().filter(|waiter| {
             let wanted = self.limits.blocking_mode;
-            wanted.is_none_or(|mode| waiter.mode == mode.name())
+            wanted.is_none_or(|mode| *waiter.mode == *mode.name())
         });
         let since = waited_for.map(|waiter| match waiter.waiting {
-            Some(waiting) => damage.at.checked_sub(waiting).unwrap_or(damage.at),
-            None => self.waited_for_since.unwrap_or(damage.at),
+            Some(waiting) => now.checked_sub(waiting).unwrap_or(now),
+            None => self.waited_for_since.unwrap_or(now),
         });
         self.waited_for_since = since.min();
         if self.waited_for_since.is_none()
@@ -155,20 +156,18 @@ impl Session {
         let seen = damage.at;
         self.damage = Some(damage);
         while self.ending.is_none()
-            && let Some(rung) = self.blocking_rung().filter(|rung| rung.at <= seen)
+            && let Some(rung) = self.blocking_rung(seen).filter(|rung| rung.at <= now)
         {
             self.take(rung, now);
         }
     }
 
-    fn blocking_rung(&self) -> Option<Rung> {
+    /// The next rung of `blocking`, where somebody waited when this was `seen` and the session was stuck already.
+    fn blocking_rung(&self, seen: Instant) -> Option<Rung> {
         let (_, stuck) = self.stuck(self.position())?;
         let waited_for = self.waited_for_since?;
-        self.state
-            .transaction
-            .enforced
-            .is_none()
-            .then(|| self.rung(Kind::Blocking, stuck.max(waited_for)))?
+        let holds = self.state.transaction.enforced.is_none() && stuck <= seen;
+        holds.then(|| self.rung(Kind::Blocking, stuck.max(waited_for)))?
     }
 
     /// The kind in which the session is stuck at this position, and since when.

@@ -244,9 +244,9 @@ fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
             application_name: None,
             statement: None,
             relation: None,
-            mode: mode.to_owned(),
+            mode: mode.into(),
             waiting: (time != "?").then(|| parse_duration(time).unwrap()),
-            blocked_by: vec![7],
+            blocked_by: [7].into(),
             depth: 1,
         })
     });
