@@ -13,7 +13,7 @@
 //! |---|---|
 //! | 4 | `app`, `cli` (and `main`) |
 //! | 3 | `proxy`, `demo` |
-//! | 2 | `registry`, `audit` |
+//! | 2 | `registry`, `audit`, `observer` |
 //! | 1 | `session`, `config` |
 //! | 0 | `wire`, `sql`, `policy` |
 

@@ -27,7 +27,7 @@ use tokio::{
 
 use self::server::{QUESTION_TIMEOUT, Server, Watched};
 use crate::{
-    config::{Config, ObserverSettings},
+    config::{Config, ObserverSettings, Pooler},
     session::{Look, damage::Damage, event::Who},
 };
 
@@ -129,7 +129,7 @@ impl Observer {
     /// Looks while somebody is watched, for as long as there are settings.
     pub async fn run(self, mut config: watch::Receiver<Arc<Config>>) {
         loop {
-            let settings = config.borrow_and_update().observer.clone();
+            let settings = settings(&config.borrow_and_update());
             let interval = settings.dsn.as_ref().map_or(0, |_| {
                 u64::try_from(settings.interval.as_micros()).unwrap_or(u64::MAX)
             });
@@ -241,6 +241,9 @@ impl Observer {
 
     /// Waits until somebody has to be looked at, and not before `earliest`.
     async fn due(&self, earliest: Option<Clock>) {
+        if let Some(earliest) = earliest {
+            sleep_until(earliest).await;
+        }
         loop {
             let due = self
                 .watches()
@@ -248,13 +251,14 @@ impl Observer {
                 .values()
                 .filter_map(|entry| entry.due)
                 .min();
-            let Some(due) = due.map(Clock::from_std) else {
-                self.0.changed.notified().await;
-                continue;
+            let is_due = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
             };
-            let at = earliest.map_or(due, |earliest| earliest.max(due));
             tokio::select! {
-                () = sleep_until(at) => return,
+                () = is_due => return,
                 () = self.0.changed.notified() => {}
             }
         }
@@ -266,6 +270,17 @@ impl Observer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The settings in force: a pooler hides the process ids by which sessions are known to the server.
+fn settings(config: &Config) -> ObserverSettings {
+    let mut settings = config.observer.clone();
+    if config.upstream.pooler != Pooler::None && settings.dsn.take().is_some() {
+        tracing::warn!(
+            "there is no observer behind a pooler, which hides the server's process ids"
+        );
+    }
+    settings
 }
 
 /// Why nothing was seen.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use pgidle::policy::LockMode;
 use serde_json::Value;
 
@@ -391,6 +392,83 @@ fn an_observer_that_cannot_look_says_so_once_and_delays_nobody() {
     assert_eq!(incident["blocked"], Value::Null);
     let_pass(Duration::from_secs(2));
     assert_eq!(proxy.log().matches("the observer sees no locks").count(), 1);
+}
+
+#[test]
+fn an_observer_whose_connection_was_lost_comes_back() {
+    let database = newest().database();
+    let proxy = observed(
+        &database,
+        "blocking = { log = \"100ms\", rollback = \"3s\" }",
+    );
+    let mut reader = Client::connect(proxy.endpoint());
+    reader.run("BEGIN; SELECT * FROM t");
+    let mut dba = Dba::new(&database);
+    let observer = format!(
+        "application_name = 'pgidle observer' AND datname = '{}'",
+        database.database
+    );
+    let connected = format!("SELECT count(*) FROM pg_stat_activity WHERE {observer}");
+    wait_for("the observer", || {
+        (dba.value(&connected) == "1").then_some(())
+    });
+    let lose =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {observer}");
+    let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+    assert_eq!(dba.value(&lose), "1");
+    let incident = incident_of(&proxy, reader.server_pid());
+    assert_eq!(incident["blocked"][0]["depth"], 1);
+    assert_eq!(altering.until_ready(), "C ALTER TABLE / Z I");
+}
+
+#[test]
+fn a_stalled_copy_that_blocks_is_ended_too() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, "blocking = { rollback = \"500ms\" }");
+        let mut loader = Client::connect(proxy.endpoint());
+        loader.run("BEGIN");
+        loader.send(&query("COPY t FROM STDIN"));
+        assert_eq!(loader.until(b'G'), "G");
+        let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+        assert_eq!(altering.until_ready(), "C ALTER TABLE / Z I");
+        let incident = proxy.rolled_back(loader.server_pid());
+        assert_eq!(incident["kind"], "blocking");
+        assert_eq!(incident["position"], "copy in");
+        assert_eq!(modes(&incident, Some("public.t")), ["RowExclusiveLock"]);
+        assert_eq!(loader.until_ready(), "E 25P03 / Z E");
+    });
+}
+
+#[test]
+fn a_reload_brings_an_observer() {
+    let database = newest().database();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let rule = "[[rule]]\nname = \"all\"\nidle = { log = \"300ms\" }\n";
+    std::fs::write(file.path(), rule).unwrap();
+    let proxy = Proxy::start(&database, &["--config", file.path().to_str().unwrap()]);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN; LOCK TABLE t");
+    assert_eq!(
+        incident_of(&proxy, client.server_pid())["locks"],
+        Value::Null
+    );
+
+    let observer = format!(
+        "[observer]\ndsn = \"{}\"\n{rule}",
+        dsn(&database, "postgres")
+    );
+    std::fs::write(file.path(), observer).unwrap();
+    proxy.signal(Signal::SIGHUP);
+    wait_for("locks", || {
+        client.run("SELECT 1");
+        let seen = proxy
+            .incidents()
+            .into_iter()
+            .any(|line| line["locks"].is_array());
+        let_pass(Duration::from_millis(500));
+        seen.then_some(())
+    });
 }
 
 #[test]
