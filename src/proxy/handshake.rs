@@ -26,6 +26,13 @@ use crate::{
     },
 };
 
+/// The client's end of a connection: an address or, by a Unix socket, a process.
+#[derive(Clone, Copy)]
+struct Peer {
+    address: Option<SocketAddr>,
+    pid: Option<i32>,
+}
+
 /// Serves one connection from its first byte to its last.
 pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker>) {
     // The handshake's state is large and short-lived: it lives in a box of its own.
@@ -73,7 +80,17 @@ async fn open(
             }
             Ok(Some((Startup::Session(packet), len))) => {
                 let startup = bytes.split_to(len);
-                match connect(&packet, &startup, client, &worker).await {
+                match connect(
+                    &packet,
+                    &startup,
+                    Peer {
+                        address: client,
+                        pid: stream.peer_pid(),
+                    },
+                    &worker,
+                )
+                .await
+                {
                     Ok((session, server, entry)) => {
                         return Some(Box::new(Relay::new(
                             session,
@@ -106,7 +123,7 @@ type Connected = (Session, Stream, Arc<crate::registry::Entry>);
 async fn connect(
     packet: &StartupPacket,
     startup: &[u8],
-    client: Option<SocketAddr>,
+    client: Peer,
     worker: &Worker,
 ) -> Result<Connected, Report> {
     let config = worker.config();
@@ -145,11 +162,12 @@ pub(super) fn identity(who: &Who, replication: bool) -> Identity<'_> {
     }
 }
 
-fn who(packet: &StartupPacket, client_addr: Option<SocketAddr>, session: u64) -> Who {
+fn who(packet: &StartupPacket, client: Peer, session: u64) -> Who {
     let user = packet.get("user").unwrap_or_default();
     Who {
         session,
-        client_addr,
+        client_addr: client.address,
+        client_pid: client.pid,
         user: user.into(),
         database: packet.get("database").unwrap_or(user).into(),
         application_name: packet.get("application_name").unwrap_or_default().into(),

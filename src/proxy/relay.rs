@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{Worker, cancel, handshake, stream::Stream};
 use crate::{
+    observer::Watch,
     registry::{Command, Entry},
     session::{Action, CloseReason, ProtocolError, Session, Side},
 };
@@ -66,6 +67,8 @@ pub(super) struct Relay {
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
     timer: Option<Pin<Box<Sleep>>>,
     identified: bool,
+    /// The wish to be looked at, while the session is stuck.
+    watch: Option<Box<Watch>>,
 }
 
 /// One side's socket.
@@ -96,6 +99,7 @@ impl Leg {
 /// Runs a session to its end, and says why it ended.
 pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
     let closed = poll_fn(|cx| relay.poll(cx, &worker)).await;
+    relay.watch = None;
     relay.session.closed(Instant::now().into_std());
     relay.publish(&worker);
     let who = relay.session.who();
@@ -150,6 +154,7 @@ impl Relay {
             server: Leg::new(server, Vec::new()),
             timer: None,
             identified: false,
+            watch: None,
         }
     }
 
@@ -165,7 +170,7 @@ impl Relay {
             let now = Instant::now().into_std();
             match self.turn(cx, worker, now) {
                 Ok(true) => {}
-                Ok(false) => match self.sleep(cx, now) {
+                Ok(false) => match self.sleep(cx, worker, now) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(()) => {}
                 },
@@ -352,6 +357,9 @@ impl Relay {
                 Command::CancelClosed => self.session.cancel_closed(now),
             }
         }
+        if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
+            self.session.observed(damage, now);
+        }
     }
 
     /// Carries out what the session asks for.
@@ -398,9 +406,36 @@ impl Relay {
         }
     }
 
+    /// Has the session looked at while it wants to be; returns when it will next want to.
+    fn be_watched(
+        &mut self,
+        cx: &Context<'_>,
+        worker: &Worker,
+        now: StdInstant,
+    ) -> Option<StdInstant> {
+        let observer = &worker.shared.observer;
+        let interval = observer.interval()?;
+        let wanted = self.session.look_wanted(interval);
+        let Some(look) = wanted.filter(|look| look.from <= now) else {
+            self.watch = None;
+            return wanted.map(|look| look.from);
+        };
+        if self.watch.as_ref().is_none_or(|watch| watch.look() != look) {
+            self.watch = None;
+            let watch = observer.watch(self.session.who(), look, cx.waker());
+            self.watch = watch.map(Box::new);
+        }
+        None
+    }
+
     /// Arms the timer; ready when a limit is reached.
-    fn sleep(&mut self, cx: &mut Context<'_>, now: StdInstant) -> Poll<()> {
-        let Some(at) = self.session.poll_timeout() else {
+    fn sleep(&mut self, cx: &mut Context<'_>, worker: &Worker, now: StdInstant) -> Poll<()> {
+        let look = self.be_watched(cx, worker, now);
+        let Some(at) = [self.session.poll_timeout(), look]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return Poll::Pending;
         };
         if at <= now {

@@ -6,6 +6,7 @@
 //! verbatim, and nothing is copied or allocated.
 #![warn(clippy::indexing_slicing)]
 
+pub mod damage;
 mod enforce;
 pub mod event;
 mod limits;
@@ -23,7 +24,9 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
+pub use self::limits::Look;
 use self::{
+    damage::Damage,
     enforce::Ending,
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     state::{Finished, Phase, State, TransactionStatus},
@@ -156,6 +159,10 @@ pub struct Session {
     events: VecDeque<Event>,
     /// Rungs taken of each ladder, by `Kind::index`.
     taken: [u8; 5],
+    /// What somebody saw who looked, since the client last spoke.
+    damage: Option<Arc<Damage>>,
+    /// Since when somebody waits for what the session holds, as far as that is known.
+    waited_for_since: Option<Instant>,
     /// When the client last sent anything.
     last_client: Instant,
     /// Since when the client has not taken a byte of what is due to it.
@@ -198,6 +205,8 @@ impl Session {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             taken: [0; 5],
+            damage: None,
+            waited_for_since: None,
             last_client: now,
             client_blocked_since: None,
             server_blocked: false,
@@ -395,6 +404,8 @@ impl Session {
         if self.state.pending.is_empty() {
             let [idle, failed, stalled, _, blocking] = &mut self.taken;
             (*idle, *failed, *stalled, *blocking) = (0, 0, 0, 0);
+            self.damage = None;
+            self.waited_for_since = None;
         }
         self.state.sent(frame, now);
         Verdict::Pass
