@@ -19,6 +19,7 @@ mod damage;
 mod drain;
 mod drivers;
 mod idle_in_transaction;
+mod positions;
 mod rollback;
 mod startup;
 mod terminate;
