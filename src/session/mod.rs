@@ -356,10 +356,16 @@ impl Session {
             match verdict {
                 Verdict::Pass if !rewriting => step.verbatim = step.consumed,
                 Verdict::Pass => {
-                    // What the session itself said because of this frame comes behind it.
-                    let own = output.split_off(queued.unwrap_or(output.len()).min(output.len()));
-                    output.extend_from_slice(rest.get(..len).unwrap_or(rest));
-                    output.unsplit(own);
+                    let frame = rest.get(..len).unwrap_or(rest);
+                    match queued.filter(|&queued| queued < output.len()) {
+                        None => output.extend_from_slice(frame),
+                        // What the session itself said because of this frame comes behind it.
+                        Some(queued) => {
+                            let own = output.split_off(queued);
+                            output.extend_from_slice(frame);
+                            output.unsplit(own);
+                        }
+                    }
                 }
                 Verdict::Drop | Verdict::Hold => rewriting = true,
             }
