@@ -188,12 +188,12 @@ impl Relay {
     ) -> Result<bool, Closed> {
         self.obey(worker, now);
         self.pump(Side::Client, cx, worker, now)?;
-        // A client that has to wait is not read, and so does not wake the task.
-        let unread = self.session.holds_client();
+        let held = self.session.holds_client();
         self.pump(Side::Server, cx, worker, now)?;
         let acted = self.act(worker, now)?;
         self.publish(worker);
-        let resumed = (unread || self.client.held) && !self.session.holds_client();
+        // A client that was held was not read, and wakes nobody.
+        let resumed = held && !self.session.holds_client();
         let unsent = !self.server.blocked && !self.session.output(Side::Server).is_empty();
         Ok(acted || resumed || unsent)
     }
