@@ -21,7 +21,7 @@ use crate::{
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 
 /// How long before a rung is due an observer's answer has to be asked for.
-const LOOK_AHEAD: Duration = Duration::from_millis(100);
+const LOOK_AHEAD: Duration = Duration::from_millis(250);
 
 /// A wish to know what the session holds and who waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
