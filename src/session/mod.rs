@@ -1,8 +1,8 @@
 //! The state machine of one session: bytes, timers and commands in; bytes, actions and events out. No I/O, no clock.
 //!
 //! The caller hands over what it has read with [`Session::client_bytes`] and [`Session::server_bytes`], passes on the
-//! verbatim part and then what [`Session::take_output`] gives for each side, carries out every [`Action`], records every
-//! [`Event`](event::Event), and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
+//! verbatim part and then what [`Session::output`] gives for each side, carries out every [`Action`], records every
+//! [`Event`], and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
 //! verbatim, and nothing is copied or allocated.
 #![warn(clippy::indexing_slicing)]
 
@@ -105,7 +105,7 @@ pub enum ProtocolError {
 pub struct Step {
     /// Bytes that are dealt with; the others must be given again, with more behind them.
     pub consumed: usize,
-    /// Of those, the bytes at the front that go on as they are, before what [`Session::take_output`] gives.
+    /// Of those, the bytes at the front that go on as they are, before what [`Session::output`] gives.
     pub verbatim: usize,
 }
 
