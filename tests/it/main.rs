@@ -15,6 +15,7 @@ mod support;
 mod audit;
 mod bank;
 mod cancel;
+mod damage;
 mod drain;
 mod drivers;
 mod idle_in_transaction;
