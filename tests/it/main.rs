@@ -12,6 +12,7 @@
 
 mod support;
 
+mod age;
 mod audit;
 mod bank;
 mod cancel;

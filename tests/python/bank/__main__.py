@@ -7,9 +7,7 @@ The same seed makes the same customers; what the clock decides stays the clock's
 import argparse
 import json
 import multiprocessing
-import os
 import random
-import signal
 import tempfile
 import time
 from multiprocessing.sharedctypes import RawValue
@@ -71,7 +69,7 @@ class Bank:
         dialect = list(DIALECTS)[slot % len(DIALECTS)]
         arguments = (where(self.options, self.options.proxy), dialect, self.options, self.folder)
         process = multiprocessing.get_context("fork").Process(
-            target=customer.run, args=(*arguments, f"{slot}.{generation}", pulse)
+            target=customer.run, args=(*arguments, f"{slot}.{generation}", pulse), daemon=True
         )
         process.start()
         return slot, generation, process, pulse
@@ -108,7 +106,7 @@ class Bank:
 
     def close(self):
         for _, _, process, _ in self.slots:
-            os.kill(process.pid, signal.SIGTERM)
+            process.terminate()
         deadline = time.time() + PATIENCE
         for slot, generation, process, _ in self.slots:
             process.join(max(0, deadline - time.time()))

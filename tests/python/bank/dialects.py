@@ -103,13 +103,21 @@ class Psycopg(DbApi):
 
 
 class PsycopgPipeline(Psycopg):
-    """Pipelines: what was fetched was flushed, and nothing is Synced before the end."""
+    """Pipelines: what is fetched is flushed, other answers stay with the server, and only the end is Synced."""
 
     pipeline = None
 
     def begin(self):
         self.pipeline = self.connection.pipeline()
         self.pipeline.__enter__()
+
+    def execute(self, sql):
+        cursor = self.connection.cursor()
+        cursor.execute(sql)
+        if sql.startswith("SELECT"):
+            return cursor.fetchone()
+        if random.random() < 0.5:
+            self.connection.execute("SELECT 1").fetchone()
 
     def leave(self):
         if self.pipeline is not None:

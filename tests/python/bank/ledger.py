@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 # What a customer can know of a transaction; one that is only begun has an unknown outcome.
@@ -15,11 +16,13 @@ class Ledger:
     def __init__(self, folder, name):
         self.name = name
         self.count = 0
+        self.pid = None
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
         self.file = os.open(Path(folder) / f"{name}.jsonl", flags, 0o600)
 
     def write(self, what, **fields):
-        os.write(self.file, (json.dumps({"what": what, **fields}) + "\n").encode())
+        line = {"what": what, "at": datetime.now(UTC).isoformat(), "server_pid": self.pid, **fields}
+        os.write(self.file, (json.dumps(line) + "\n").encode())
 
     def begin(self, kind):
         """A token that no other transaction has."""
@@ -50,7 +53,7 @@ def verdict(folder, journal, parts):
     enforced = Counter()
     for line in read(folder):
         if line["what"] == "broken":
-            findings["broken"].append(line["why"])
+            findings["broken"].append(f"{line['at']} server pid {line['server_pid']}: {line['why']}")
         elif line["what"] == "enforced":
             enforced[line["sqlstate"]] += 1
         else:
