@@ -322,6 +322,10 @@ impl Session {
         let mut step = Step::default();
         let mut rewriting = !self.output(side.other()).is_empty();
         while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
+            if self.state.phase == Phase::Closing {
+                step.consumed = bytes.len();
+                break;
+            }
             let leg = self.leg(side);
             let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
                 Scanned::Incomplete => break,
@@ -406,13 +410,14 @@ impl Session {
     }
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let transaction = self.state.transaction.started;
         let finished = self.state.received(frame, now);
         self.record(finished);
+        if self.state.transaction.started != transaction {
+            self.taken = [0; 5];
+        }
         let tag = BackendTag::from(frame.tag);
         if tag == BackendTag::ReadyForQuery {
-            if self.state.status == TransactionStatus::Idle {
-                self.taken = [0; 5];
-            }
             self.close_if_drained();
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);

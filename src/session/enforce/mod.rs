@@ -29,7 +29,7 @@ use super::{
     Action, CloseReason, Discarding, Session, Verdict,
     event::{Incident, Outcome},
     report,
-    state::TransactionStatus,
+    state::{Phase, TransactionStatus},
     telling::Telling,
 };
 use crate::{
@@ -101,10 +101,13 @@ impl Session {
         }
     }
 
-    /// The client spoke before anything was done: it is not stuck.
+    /// The client spoke before anything was done: the rung that was taken may be due again.
     pub(super) fn abandon_ending(&mut self) {
-        if !self.ending_holds_client() {
-            self.ending = None;
+        let Some(ending) = self.ending.take_if(|ending| ending.step == Step::Gate) else {
+            return;
+        };
+        if let Some(taken) = self.taken.get_mut(ending.incident.kind.index()) {
+            *taken = taken.saturating_sub(1);
         }
     }
 
@@ -159,8 +162,10 @@ impl Session {
         let terminate = ending.incident.action == policy::Action::Terminate;
         if over && !ending.told {
             self.finish(Outcome::Moot);
-        } else if terminate && (over || pending.copy_in() || self.nothing_can_run()) {
+        } else if terminate && (pending.copy_in() || self.nothing_can_run()) {
             self.terminate(0);
+        } else if terminate && over {
+            self.terminate(pending.ready_owed().max(1));
         } else if over {
             self.finish(Outcome::RolledBack);
         } else if pending.copy_in() {

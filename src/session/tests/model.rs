@@ -445,7 +445,7 @@ pub(super) enum Act {
     LargeQuery,
     /// Parse, Bind, Describe perhaps, Execute.
     Batch(Statement, bool, End),
-    /// Parse, and Bind + Execute, each with a Sync of its own.
+    /// Parse, and when it is answered Bind + Execute, each with a Sync of its own.
     Dialect(Statement),
     /// Prepares one of the named statements.
     Prepare(usize),
@@ -519,8 +519,9 @@ pub(super) struct Client {
     skipping: bool,
     batch: bool,
     copy: Option<bool>,
+    /// The statement that was parsed, and is to be bound next.
+    parsed: Option<String>,
     next_token: u32,
-    unnamed: String,
     prepared: [bool; NAMED.len()],
     /// Tokens that it wrote in the transaction that it believes to be open.
     open: Vec<u32>,
@@ -608,11 +609,15 @@ impl Client {
                 self.bind("", &text, *describe);
                 self.finish(*end);
             }
+            Act::Dialect(_) if !self.is_quiet() || self.batch || self.skipping => {}
             Act::Dialect(statement) => {
-                let text = self.text(statement);
-                self.parse(&text);
-                self.finish(End::Sync);
-                self.bind("", &text, false);
+                if let Some(text) = self.parsed.take() {
+                    self.bind("", &text, false);
+                } else {
+                    let text = self.text(statement);
+                    self.parse(&text);
+                    self.parsed = Some(text);
+                }
                 self.finish(End::Sync);
             }
             Act::Prepare(index) if !self.prepared[*index] && !self.skipping => {
@@ -648,6 +653,7 @@ impl Client {
     }
 
     fn parse(&mut self, text: &str) {
+        self.parsed = None;
         let body = format!("\0{text}\0\0\0");
         self.queue(b'P', body.as_bytes(), Some(Expect::Parse));
     }
@@ -763,6 +769,7 @@ impl Client {
                 self.sent.pop_front();
             }
             (b't', Expect::Describe) | (b'D', Expect::Query(_) | Expect::Execute(_)) => {}
+            (b'I', Expect::Query(list)) if list.is_empty() => {}
             (b'V', Expect::Call { answered }) if !*answered => *answered = true,
             (b'G', Expect::Query(_)) => self.copy_begins(false),
             (b'G', Expect::Execute(_)) => self.copy_begins(true),
@@ -800,6 +807,7 @@ impl Client {
             return Err("a second error".to_owned());
         }
         self.error_seen = true;
+        self.parsed = None;
         self.copy = None;
         match &mut self.sent[0].expect {
             Expect::Query(list) => {

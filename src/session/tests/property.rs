@@ -141,6 +141,8 @@ struct World {
     /// Bytes that the machine was given and did not take, of the client and of the server.
     client_input: Vec<u8>,
     server_input: Vec<u8>,
+    /// Whether the client's bytes wait for the machine, not for more bytes.
+    held: bool,
     reads: bool,
     unread: Vec<u8>,
     cancel_requests: usize,
@@ -164,6 +166,7 @@ impl World {
             server: Server::new(),
             client_input: Vec::new(),
             server_input: Vec::new(),
+            held: false,
             reads: true,
             unread: Vec::new(),
             cancel_requests: 0,
@@ -219,6 +222,7 @@ impl World {
         let step = self.session.client_bytes(&input, self.now);
         let step = step.map_err(|error| error.to_string())?;
         self.client_input = input[step.consumed..].to_vec();
+        self.held = !self.client_input.is_empty() && self.session.holds_client();
         self.to_server(&input[..step.verbatim]);
         self.to_client(&[])
     }
@@ -312,29 +316,24 @@ impl World {
                 return Ok(());
             }
             let Some(action) = self.session.poll_action() else {
-                if self.client_input.is_empty() || self.session.holds_client() {
+                if !self.held || self.session.holds_client() {
                     break;
                 }
-                let waiting = self.client_input.len();
                 self.feed_client()?;
-                if self.client_input.len() == waiting {
-                    break;
-                }
                 continue;
             };
-            match action {
-                Action::CloseGate => {
-                    self.gate_closed = true;
-                    if self.cancel_requests > 0 {
-                        self.gate_waits = true;
-                    } else {
-                        self.session.gate_closed(self.now);
-                    }
+            if action == Action::CloseGate {
+                self.gate_closed = true;
+                self.gate_waits = self.cancel_requests > 0;
+                if !self.gate_waits {
+                    self.session.gate_closed(self.now);
                 }
-                Action::OpenGate => self.gate_closed = false,
-                Action::Cancel => self.own_cancels += 1,
-                Action::Identify | Action::KeyKnown => {}
-                Action::Close(_) => self.close()?,
+            } else if action == Action::OpenGate {
+                self.gate_closed = false;
+            } else if action == Action::Cancel {
+                self.own_cancels += 1;
+            } else if let Action::Close(_) = action {
+                self.close()?;
             }
         }
         while self.session.poll_event().is_some() {}
@@ -406,7 +405,9 @@ impl World {
                 false
             }
         };
+        // Of a client that does not read it may be unknown that a block was begun.
         let aged = ends(Kind::Age)
+            && self.server.wire.is_empty()
             && position != Position::HalfForwardedMessage
             && (self.server.status() == b'T' || self.limits.contains("implicit"));
         if (covered || aged) && !self.closed && self.server.holds() {
