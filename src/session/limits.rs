@@ -144,9 +144,19 @@ impl Session {
             .filter(|_| aged && transaction.enforced.is_none());
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
+        // Into the body of a message nothing can be put: a rollback waits for its end, and for one that does not come
+        // there is a rung of `stalled`.
+        let half_forwarded = self.client.scanner.rest() > 0 && !self.state.pending.copy_in();
+        let stalled = position == Position::HalfForwardedMessage;
+        let possible = |rung: &Rung| {
+            rung.action != Action::Rollback
+                || !half_forwarded
+                || stalled && rung.kind == Kind::Stalled
+        };
         [stuck, age]
             .into_iter()
             .flatten()
+            .filter(possible)
             .min_by_key(|rung| rung.at)
     }
 
@@ -195,10 +205,16 @@ impl Session {
                 incident.outcome = Outcome::NotPossible;
                 incident.why = Some("a message is half forwarded; only terminate can act".into());
             }
-            Action::Rollback if self.state.transaction.enforced.is_some() => return,
+            Action::Rollback if self.is_rolled_back() => return,
             Action::Rollback | Action::Terminate => return self.begin_ending(incident),
         }
         self.report(incident);
+    }
+
+    /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
+    fn is_rolled_back(&self) -> bool {
+        let enforced = self.state.transaction.enforced.is_some();
+        self.telling.is_some() || enforced && self.state.pending.is_empty()
     }
 
     fn incident(&self, rung: Rung, now: Instant) -> Incident {

@@ -30,7 +30,7 @@ use self::{
     telling::Telling,
 };
 use crate::{
-    policy::Limits,
+    policy::{Kind, Limits},
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
 };
 
@@ -228,6 +228,9 @@ impl Session {
         if !self.holds_client() {
             self.last_client = now;
             self.flushed = false;
+            if self.client_blocked_since.is_none() {
+                self.taken[Kind::Stalled.index()] = 0;
+            }
         }
         let step = self
             .splice(Side::Client, bytes, now)
@@ -291,6 +294,7 @@ impl Session {
             Side::Client => {
                 if progress || self.client_blocked_since.is_none() {
                     self.client_blocked_since = Some(now);
+                    self.taken[Kind::Stalled.index()] = 0;
                 }
             }
         }
@@ -393,6 +397,11 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
+        self.answer_received(frame, now)
+    }
+
+    /// Looks at an answer to the client's own request.
+    fn answer_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         if self.telling.is_some() {
             return self.untold_received(frame, now);
         }

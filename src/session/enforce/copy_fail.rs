@@ -27,7 +27,7 @@ impl Session {
 
     /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end.
     pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let mut verdict = self.pass_server(frame, now);
+        let mut verdict = self.answer_received(frame, now);
         let cancelled = ErrorFields::read(frame.body).sqlstate == b"57014";
         if let Some(ending) = &mut self.ending
             && frame.tag == u8::from(BackendTag::ErrorResponse)

@@ -132,7 +132,7 @@ impl Session {
             return self.pass_server(frame, now);
         }
         match step {
-            Step::Gate => self.pass_server(frame, now),
+            Step::Gate => self.answer_received(frame, now),
             Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
             Step::Abort(_) if tag == NoticeResponse => abort::notice(frame),
             Step::Poison | Step::Synced | Step::Abort(_)

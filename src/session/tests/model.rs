@@ -103,6 +103,11 @@ impl Server {
         }
     }
 
+    /// Whether all of its answers are on their way, or have come.
+    pub(super) fn has_told_all(&self) -> bool {
+        self.output.is_empty() && self.wire.is_empty()
+    }
+
     /// Whether a statement runs.
     pub(super) fn sleeps(&self) -> bool {
         matches!(self.busy, Busy::Sleeping { .. })
@@ -519,6 +524,8 @@ pub(super) struct Client {
     skipping: bool,
     batch: bool,
     copy: Option<bool>,
+    /// Syncs that earn a ReadyForQuery only if they came behind a COPY that failed.
+    doubtful: usize,
     /// The statement that was parsed, and is to be bound next.
     parsed: Option<String>,
     next_token: u32,
@@ -759,6 +766,12 @@ impl Client {
             }
             return Ok(());
         }
+        let over = self.sent.front().is_some_and(|sent| self.is_over(sent));
+        if tag == b'Z' && !over && self.doubtful > 0 {
+            self.doubtful -= 1;
+            let expect = Expect::Sync;
+            self.sent.push_front(Sent { expect, at: 0 });
+        }
         let Some(front) = self.sent.front_mut().filter(|s| s.at < self.delivered) else {
             return Err("nothing was asked".to_owned());
         };
@@ -796,7 +809,8 @@ impl Client {
             self.sent.remove(end);
         } else {
             self.copy = Some(execute);
-            // Sync in COPY IN earns nothing.
+            // Sync in COPY IN earns nothing; whether it met one that had failed by then nobody can tell.
+            self.doubtful += self.sent.len() - 1;
             self.sent.truncate(1);
             self.batch |= execute;
         }
@@ -833,18 +847,26 @@ impl Client {
         Ok(())
     }
 
-    fn ready(&mut self, status: u8) -> Result<(), String> {
-        let failed = std::mem::take(&mut self.failed);
-        let sent = self.sent.pop_front().ok_or("nothing was asked")?;
-        let over = match &sent.expect {
+    /// Whether only the ReadyForQuery of the request at the front is missing.
+    fn is_over(&self, front: &Sent) -> bool {
+        match &front.expect {
             Expect::Sync => true,
-            Expect::Query(list) => failed || list.is_empty(),
-            Expect::Call { answered } => failed || *answered,
-            _ => false,
-        };
-        if !over {
+            Expect::Query(list) => self.failed || list.is_empty(),
+            Expect::Call { answered } => self.failed || *answered,
+            Expect::Parse
+            | Expect::Bind
+            | Expect::Describe
+            | Expect::Execute(_)
+            | Expect::CopyEnd => false,
+        }
+    }
+
+    fn ready(&mut self, status: u8) -> Result<(), String> {
+        let sent = self.sent.pop_front().ok_or("nothing was asked")?;
+        if !self.is_over(&sent) {
             return Err(format!("the answer to {:?} is not complete", sent.expect));
         }
+        self.failed = false;
         self.status = status;
         if status == b'I' {
             if self.in_block && !self.error_seen {
@@ -888,7 +910,11 @@ impl Client {
             return Err(format!("not the answer to {text}"));
         }
         match command {
-            "INSERT" | "COPY" => self.open.push(number(text)),
+            "INSERT" => self.open.push(number(text)),
+            "COPY" => {
+                self.open.push(number(text));
+                self.doubtful = 0;
+            }
             "BEGIN" => self.in_block = true,
             "SAVEPOINT" => self.savepoints.push(self.open.len()),
             "RELEASE" => drop(self.savepoints.pop()),
