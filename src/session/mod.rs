@@ -422,10 +422,12 @@ impl Session {
         let transaction = self.state.transaction.started;
         let finished = self.state.received(frame, now);
         self.record(finished);
-        if self.state.transaction.started != transaction {
+        let tag = BackendTag::from(frame.tag);
+        let idle =
+            tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
+        if idle || self.state.transaction.started != transaction {
             self.taken = [0; 5];
         }
-        let tag = BackendTag::from(frame.tag);
         if tag == BackendTag::ReadyForQuery {
             self.close_if_drained();
         } else if tag == BackendTag::ParameterStatus {

@@ -29,14 +29,12 @@ impl Session {
     pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let mut verdict = self.answer_received(frame, now);
         let cancelled = ErrorFields::read(frame.body).sqlstate == b"57014";
-        if let Some(ending) = &mut self.ending
+        if let Some(ending) = &self.ending
             && frame.tag == u8::from(BackendTag::ErrorResponse)
+            && cancelled
         {
-            ending.told = true;
-            if cancelled {
-                originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
-                verdict = Verdict::Drop;
-            }
+            originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
+            verdict = Verdict::Drop;
         }
         self.request_ended(now);
         verdict

@@ -131,6 +131,9 @@ impl Session {
             self.finish(Outcome::ServerClosed);
             return self.pass_server(frame, now);
         }
+        if let Step::Gate | Step::CopyFail | Step::Cancel(_) = step {
+            self.client_is_sent(frame);
+        }
         match step {
             Step::Gate => self.answer_received(frame, now),
             Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
@@ -143,6 +146,19 @@ impl Session {
             Step::Poison => self.poison_answered(tag),
             Step::Synced => self.sync_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
+        }
+    }
+
+    /// An ErrorResponse tells the client, until a ReadyForQuery says that it has recovered (ROLLBACK TO).
+    fn client_is_sent(&mut self, frame: Frame<'_>) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ErrorResponse {
+            ending.told = true;
+        } else if tag == BackendTag::ReadyForQuery && frame.body == b"T" {
+            ending.told = false;
         }
     }
 

@@ -29,6 +29,9 @@ const LIMITS: &[&str] = &[
 /// How long the client is silent in the end.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// No two reads happen at the same time.
+const TICK: Duration = Duration::from_micros(1);
+
 const STATEMENTS: &[Statement] = &[
     "BEGIN",
     "BEGIN",
@@ -209,6 +212,7 @@ impl World {
         if self.closed || self.session.holds_client() || self.client.outbox.is_empty() {
             return Ok(());
         }
+        self.now += TICK;
         let len = len.min(self.client.outbox.len());
         let bytes: Vec<u8> = self.client.outbox.drain(..len).collect();
         self.client.delivered += len;
@@ -232,6 +236,7 @@ impl World {
         if self.closed || !ahead || self.server.wire.is_empty() {
             return Ok(());
         }
+        self.now += TICK;
         let len = len.min(self.server.wire.len());
         let bytes: Vec<u8> = self.server.wire.drain(..len).collect();
         self.streams[2].extend_from_slice(&bytes);
@@ -515,17 +520,4 @@ proptest! {
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
     asked.and_then(|cases| cases.parse().ok()).unwrap_or(512)
-}
-
-#[test]
-fn trace() {
-    use Act::*;
-    let ops = [
-        Op::Client(Batch("BEGIN", false, End::Sync)),
-        Op::Client(Batch("DOZE", false, End::Sync)),
-        Op::Client(Copy(true, Eager::Nothing)),
-        Op::Exchange,
-        Op::Pass(950),
-    ];
-    println!("{:?}", run(LIMITS[4], &ops, false));
 }
