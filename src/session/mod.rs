@@ -423,8 +423,7 @@ impl Session {
         let finished = self.state.received(frame, now);
         self.record(finished);
         let tag = BackendTag::from(frame.tag);
-        let idle =
-            tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
+        let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
         if idle || self.state.transaction.started != transaction {
             self.taken = [0; 5];
         }

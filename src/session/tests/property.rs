@@ -396,7 +396,9 @@ impl World {
     fn check_free(&self) -> Result<(), String> {
         let position = self.session.position();
         let ends = |kind| self.acts(kind, PolicyAction::Rollback);
+        let half_forwarded = self.session.client.scanner.rest() > 0 && position != Position::CopyIn;
         let covered = match position {
+            _ if half_forwarded => self.acts(Kind::Stalled, PolicyAction::Terminate),
             Position::IdleInTransaction
             | Position::HalfSentRequest
             | Position::IdleInTransactionAborted => ends(Kind::Idle),
@@ -404,16 +406,17 @@ impl World {
             | Position::FailedBatch
             | Position::CopyIn
             | Position::ClientNotReading => ends(Kind::Stalled),
-            Position::HalfForwardedMessage => self.acts(Kind::Stalled, PolicyAction::Terminate),
             Position::Idle => !self.limits.is_empty(),
-            Position::Running | Position::Startup | Position::Released | Position::Replication => {
-                false
-            }
+            Position::HalfForwardedMessage
+            | Position::Running
+            | Position::Startup
+            | Position::Released
+            | Position::Replication => false,
         };
         // Before the answer to BEGIN has come it is unknown that there is a block.
         let aged = ends(Kind::Age)
             && self.server.has_told_all()
-            && position != Position::HalfForwardedMessage
+            && !half_forwarded
             && (self.server.status() == b'T' || self.limits.contains("implicit"));
         if (covered || aged) && !self.closed && self.server.holds() {
             return Err(format!("stuck in {position:?}"));
