@@ -30,7 +30,7 @@ use self::{
     telling::Telling,
 };
 use crate::{
-    policy::{Kind, Limits},
+    policy::Limits,
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
 };
 
@@ -229,7 +229,7 @@ impl Session {
             self.last_client = now;
             self.flushed = false;
             if self.client_blocked_since.is_none() {
-                self.taken[Kind::Stalled.index()] = 0;
+                self.restart_stalled();
             }
         }
         let step = self
@@ -294,7 +294,7 @@ impl Session {
             Side::Client => {
                 if progress || self.client_blocked_since.is_none() {
                     self.client_blocked_since = Some(now);
-                    self.taken[Kind::Stalled.index()] = 0;
+                    self.restart_stalled();
                 }
             }
         }
@@ -370,6 +370,12 @@ impl Session {
             rewriting |= !self.output(side.other()).is_empty();
         }
         Ok(step)
+    }
+
+    /// The clock of `stalled` begins anew, and so does its ladder.
+    fn restart_stalled(&mut self) {
+        let [_, _, stalled, _, _] = &mut self.taken;
+        *stalled = 0;
     }
 
     fn leg(&mut self, side: Side) -> &mut Leg {

@@ -211,6 +211,9 @@ impl Session {
         };
         let finished = self.state.enforced(ending.incident.kind, status, now);
         self.record(finished);
+        if self.state.status == TransactionStatus::Idle {
+            self.taken = [0; 5];
+        }
         self.finish(Outcome::RolledBack);
     }
 

@@ -596,7 +596,12 @@ impl Client {
         let copying = self.sent.iter().any(|sent| match &sent.expect {
             Expect::Query(list) => list.iter().any(|text| text.starts_with("COPY")),
             Expect::Execute(text) => text.starts_with("COPY"),
-            _ => false,
+            Expect::Call { .. }
+            | Expect::Parse
+            | Expect::Bind
+            | Expect::Describe
+            | Expect::Sync
+            | Expect::CopyEnd => false,
         });
         match act {
             Act::Data(len) if self.copy.is_some() => self.queue(b'd', &vec![b'x'; *len], None),

@@ -227,8 +227,8 @@ impl World {
         let step = step.map_err(|error| error.to_string())?;
         self.client_input = input[step.consumed..].to_vec();
         self.held = !self.client_input.is_empty() && self.session.holds_client();
-        self.to_server(&input[..step.verbatim]);
-        self.to_client(&[])
+        self.forward(&input[..step.verbatim]);
+        self.answer(&[])
     }
 
     fn deliver(&mut self, len: usize) -> Result<(), String> {
@@ -245,12 +245,12 @@ impl World {
         let step = self.session.server_bytes(&input, self.now);
         let step = step.map_err(|error| error.to_string())?;
         self.server_input = input[step.consumed..].to_vec();
-        self.to_client(&input[..step.verbatim])?;
-        self.to_server(&[]);
+        self.answer(&input[..step.verbatim])?;
+        self.forward(&[]);
         Ok(())
     }
 
-    fn to_server(&mut self, verbatim: &[u8]) {
+    fn forward(&mut self, verbatim: &[u8]) {
         let own = self.session.output(Side::Server).split();
         for bytes in [verbatim, &own] {
             self.server.input.extend_from_slice(bytes);
@@ -258,7 +258,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, verbatim: &[u8]) -> Result<(), String> {
+    fn answer(&mut self, verbatim: &[u8]) -> Result<(), String> {
         let own = self.session.output(Side::Client).split();
         let bytes = [verbatim, &own].concat();
         if bytes.is_empty() {
@@ -315,8 +315,8 @@ impl World {
 
     fn settle(&mut self) -> Result<(), String> {
         loop {
-            self.to_server(&[]);
-            self.to_client(&[])?;
+            self.forward(&[]);
+            self.answer(&[])?;
             if std::mem::take(&mut self.lag) || self.closed {
                 return Ok(());
             }
