@@ -232,6 +232,9 @@ impl Session {
         if !self.holds_client() {
             self.last_client = now;
             self.flushed = false;
+            if self.client_blocked_since.is_none() {
+                self.restart_stalled();
+            }
         }
         let step = self
             .splice(Side::Client, bytes, now)
@@ -295,6 +298,7 @@ impl Session {
             Side::Client => {
                 if progress || self.client_blocked_since.is_none() {
                     self.client_blocked_since = Some(now);
+                    self.restart_stalled();
                 }
             }
         }
@@ -326,6 +330,10 @@ impl Session {
         let mut step = Step::default();
         let mut rewriting = !self.output(side.other()).is_empty();
         while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
+            if self.state.phase == Phase::Closing {
+                step.consumed = bytes.len();
+                break;
+            }
             let leg = self.leg(side);
             let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
                 Scanned::Incomplete => break,
@@ -374,6 +382,12 @@ impl Session {
         Ok(step)
     }
 
+    /// The clock of `stalled` begins anew, and so does its ladder.
+    fn restart_stalled(&mut self) {
+        let [_, _, stalled, _, _] = &mut self.taken;
+        *stalled = 0;
+    }
+
     fn leg(&mut self, side: Side) -> &mut Leg {
         match side {
             Side::Client => &mut self.client,
@@ -399,6 +413,11 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
+        self.answer_received(frame, now)
+    }
+
+    /// Looks at an answer to the client's own request.
+    fn answer_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         if self.telling.is_some() {
             return self.untold_received(frame, now);
         }
@@ -418,13 +437,15 @@ impl Session {
     }
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let transaction = self.state.transaction.started;
         let finished = self.state.received(frame, now);
         self.record(finished);
         let tag = BackendTag::from(frame.tag);
+        let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
+        if idle || self.state.transaction.started != transaction {
+            self.taken = [0; 5];
+        }
         if tag == BackendTag::ReadyForQuery {
-            if self.state.status == TransactionStatus::Idle {
-                self.taken = [0; 5];
-            }
             self.close_if_drained();
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);

@@ -57,9 +57,14 @@ pub fn notice_response(report: &Report, out: &mut BytesMut) {
     encode(&NoticeResponse::new(report.fields("WARNING")), out);
 }
 
-/// A ReadyForQuery that says "in a failed transaction block".
-pub fn ready_in_failed_transaction(out: &mut BytesMut) {
-    encode(&ReadyForQuery::new(TransactionStatus::Error), out);
+/// A ReadyForQuery that says "in a failed transaction block", or "idle".
+pub fn ready_after_error(in_block: bool, out: &mut BytesMut) {
+    let status = if in_block {
+        TransactionStatus::Error
+    } else {
+        TransactionStatus::Idle
+    };
+    encode(&ReadyForQuery::new(status), out);
 }
 
 /// A simple Query.

@@ -27,17 +27,16 @@ impl Session {
 
     /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end.
     pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let mut verdict = self.pass_server(frame, now);
+        let mut verdict = self.answer_received(frame, now);
         // An error of the COPY's own that came first says more than ours; one about our padding does not.
-        let cancelled = self.client.drop_rest || ErrorFields::read(frame.body).sqlstate == b"57014";
-        if let Some(ending) = &mut self.ending
+        let padded = self.client.drop_rest && self.ending_step() == Some(Step::CopyFail);
+        let cancelled = padded || ErrorFields::read(frame.body).sqlstate == b"57014";
+        if let Some(ending) = &self.ending
             && frame.tag == u8::from(BackendTag::ErrorResponse)
+            && cancelled
         {
-            ending.told = true;
-            if cancelled {
-                originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
-                verdict = Verdict::Drop;
-            }
+            originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
+            verdict = Verdict::Drop;
         }
         self.request_ended(now);
         verdict
