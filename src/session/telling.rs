@@ -22,6 +22,10 @@ pub(super) struct Telling {
     in_batch: bool,
 }
 
+/// The errors that a failed transaction and its lost portals and unnamed statement earn: `in_failed_sql_transaction`,
+/// `invalid_sql_statement_name`, `invalid_cursor_name`. They say less than ours.
+const CAUSED: [&[u8]; 3] = [b"25P02", b"26000", b"34000"];
+
 /// What a client's message that arrives while it is untold comes to.
 enum Reaction {
     /// Goes to the server as it is.
@@ -79,7 +83,7 @@ impl Session {
                 self.discarding = Discarding::Batch;
             }
         } else if tag == BackendTag::ErrorResponse
-            && ErrorFields::read(frame.body).sqlstate == b"25P02"
+            && CAUSED.contains(&ErrorFields::read(frame.body).sqlstate)
         {
             verdict = Verdict::Drop;
             self.tell();
