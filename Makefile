@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank
+.PHONY: help setup build demo lint doc test bank drivers
 
 # Runs a command between a line that names it and one that says how long it took.
 step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
@@ -35,3 +35,6 @@ SECONDS ?= 60
 bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a new one
 	BANK_SECONDS=$(SECONDS) BANK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it six_dialects -- --nocapture --test-threads=1
+
+drivers: setup ## Write the table of docs/drivers.md anew
+	WRITE_DRIVERS=1 cargo test --locked --test it the_table_of_drivers

@@ -2,8 +2,8 @@
 # Makes everything that `make test` and `make demo` need, and nothing twice.
 #
 # Tools come from Debian's packages: root gets them installed, an ordinary user gets the one command that does.
-# The PostgreSQL servers and the Python drivers of the tests are pinned by tests/servers and tests/requirements.txt
-# and are kept in a cache outside the repository; the links .cache/servers and .cache/python point to them.
+# The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
+# and are kept in a cache outside the repository; the links .cache/servers, .cache/node and .cache/python point to them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -75,6 +75,11 @@ postgresql_servers() {
     done
 }
 
+node_drivers() {
+    cp tests/node/package.json tests/node/package-lock.json "$1/"
+    npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+}
+
 python_drivers() {
     python3 -m venv "$1"
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
@@ -86,6 +91,7 @@ main() {
     umask 022
     cache=$(cache_folder)
     keyed servers postgresql_servers tests/servers/package-lock.json
+    keyed node node_drivers tests/node/package-lock.json
     keyed python python_drivers tests/requirements.txt <(python3 --version)
     say "ready: servers and drivers in $cache"
 }

@@ -19,6 +19,7 @@ mod cancel;
 mod damage;
 mod drain;
 mod drivers;
+mod drivers_table;
 mod idle_in_transaction;
 mod positions;
 mod rollback;
