@@ -60,7 +60,7 @@ fn ctrl_c_in_psql_cancels_its_statement() {
     let database = newest().database();
     let proxy = Proxy::start(&database, &[]);
     let mut dba = Dba::new(&database);
-    let psql = start_psql(proxy.endpoint(), "SELECT pg_sleep(60)");
+    let psql = start_psql(proxy.endpoint(), &[], "SELECT pg_sleep(60)");
     let running = "SELECT count(*) FROM pg_stat_activity \
                    WHERE datname = current_database() AND wait_event = 'PgSleep'";
     wait_for("psql's statement", || {

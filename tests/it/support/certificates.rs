@@ -16,8 +16,9 @@ pub(crate) struct Certificates {
 impl Certificates {
     /// Makes `ca`; `server`, `pgidle` and `client` (whose common name is `cert_user`), which it signed; and `other`.
     pub(crate) fn make(data_dir: &Path) -> Self {
+        // Beside the data, because a base backup reads everything in there.
         let made = Self {
-            folder: data_dir.join("tls"),
+            folder: data_dir.with_file_name("tls"),
         };
         fs::create_dir(&made.folder).unwrap();
         let (mut authority, key) = (params("pgidle test"), KeyPair::generate().unwrap());

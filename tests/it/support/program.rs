@@ -89,10 +89,28 @@ fn run_psql(mut command: Command, commands: &[&str]) -> String {
     printed(command)
 }
 
-/// Starts psql on a statement, to be interrupted.
-pub(crate) fn start_psql(endpoint: &Endpoint, sql: &str) -> Child {
+/// What a program prints, which must succeed.
+pub(crate) fn run(
+    name: &str,
+    endpoint: &Endpoint,
+    set: &[(&str, &str)],
+    arguments: &[&str],
+) -> String {
+    let mut command = program(name, endpoint);
+    command.envs(set.iter().copied()).args(arguments);
+    let output = output(command);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
+}
+
+/// Starts psql on a statement, with more environment variables, to be interrupted.
+pub(crate) fn start_psql(endpoint: &Endpoint, set: &[(&str, &str)], sql: &str) -> Child {
     let mut command = program("psql", endpoint);
     command
+        .envs(set.iter().copied())
         .args(["-XAtq", "-c", sql])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

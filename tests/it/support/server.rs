@@ -75,9 +75,9 @@ impl Server {
             "SET password_encryption = md5",
             "CREATE USER md5_user PASSWORD 'secret'",
             "CREATE USER cert_user; CREATE USER tls_user; CREATE USER plain_user",
-            "ALTER SYSTEM SET ssl_cert_file = 'tls/server.crt'",
-            "ALTER SYSTEM SET ssl_key_file = 'tls/server.key'",
-            "ALTER SYSTEM SET ssl_ca_file = 'tls/ca.crt'",
+            "ALTER SYSTEM SET ssl_cert_file = '../tls/server.crt'",
+            "ALTER SYSTEM SET ssl_key_file = '../tls/server.key'",
+            "ALTER SYSTEM SET ssl_ca_file = '../tls/ca.crt'",
             "ALTER SYSTEM SET ssl = on",
             "SELECT pg_reload_conf()",
         ] {
@@ -127,6 +127,11 @@ pub(crate) fn on_every_server(test: impl Fn(&'static Server) + Sync) {
                 .unwrap();
         }
     });
+}
+
+/// The server that the programs of Debian's packages belong to.
+pub(crate) fn oldest() -> &'static Server {
+    Server::of(VERSIONS[0])
 }
 
 /// The newest server, for what does not depend on its version.
