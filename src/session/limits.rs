@@ -215,9 +215,10 @@ impl Session {
         }
         let transaction = &self.state.transaction;
         let aged = transaction.explicit || self.limits.age_implicit;
-        let age = transaction
-            .started
-            .filter(|_| aged && transaction.enforced.is_none());
+        // A failed transaction that holds nothing is over but for its ROLLBACK: there is nothing to end, and a Query of
+        // ours could take away the unnamed statement which that ROLLBACK was parsed as.
+        let over = position == Position::IdleInTransactionAborted && transaction.savepoints == 0;
+        let age = transaction.started.filter(|_| aged && !over);
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
