@@ -184,7 +184,7 @@ impl Observer {
             _ => {
                 let connected = Server::connect(dsn).await?;
                 let sees_statements = connected.sees_statements;
-                tracing::debug!(sees_statements, "the observer is connected");
+                tracing::info!(sees_statements, "the observer is connected");
                 server.insert(connected)
             }
         };

@@ -469,6 +469,12 @@ impl Relay {
             server,
             ..
         } = *self;
+        if client.ended
+            && session.output(Side::Client).is_empty()
+            && session.output(Side::Server).is_empty()
+        {
+            return None;
+        }
         let (mut client, mut server) = (client.stream, server.stream);
         let farewell = async {
             // A server that is gone takes nothing, and that is known already.

@@ -21,7 +21,7 @@ use crate::{
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 
 /// How long before a rung is due an observer's answer has to be asked for.
-const LOOK_AHEAD: Duration = Duration::from_millis(100);
+const LOOK_AHEAD: Duration = Duration::from_millis(250);
 
 /// A wish to know what the session holds and who waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Session {
     /// Where in the protocol the session stands.
     pub fn position(&self) -> Position {
         let (state, pending) = (&self.state, &self.state.pending);
-        if state.phase == Phase::Authenticating {
+        if state.phase != Phase::Ready {
             Position::Startup
         } else if state.replication {
             Position::Replication
@@ -97,8 +97,7 @@ impl Session {
             return self.cancel_again(now);
         }
         if self.flush_at().is_some_and(|at| at <= now) {
-            originate::flush(&mut self.to_server);
-            self.flushed = true;
+            self.flush_batch();
         }
         while self.ending.is_none()
             && let Some(rung) = self.next_rung().filter(|rung| rung.at <= now)
@@ -222,9 +221,19 @@ impl Session {
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
+        // Into the body of a message nothing can be put: a rollback waits for its end, and for one that does not come
+        // there is a rung of `stalled`.
+        let half_forwarded = self.client.scanner.rest() > 0 && !self.state.pending.copy_in();
+        let stalled = position == Position::HalfForwardedMessage;
+        let possible = |rung: &Rung| {
+            rung.action != Action::Rollback
+                || !half_forwarded
+                || stalled && rung.kind == Kind::Stalled
+        };
         [stuck, age]
             .into_iter()
             .flatten()
+            .filter(possible)
             .min_by_key(|rung| rung.at)
     }
 
@@ -243,14 +252,25 @@ impl Session {
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
     /// the same before.
     fn flush_at(&self) -> Option<Instant> {
-        let pending = &self.state.pending;
-        let unknown = !self.flushed && pending.unsynced() && pending.ready_owed() == 0;
-        let unknown =
-            unknown && !pending.is_empty() && !pending.copy_in() && self.client.scanner.rest() == 0;
         let watched = !self.limits.ladder(Kind::Stalled).is_empty()
             || !self.limits.ladder(Kind::Age).is_empty();
-        (unknown && watched && self.state.phase == Phase::Ready)
-            .then(|| self.last_client + FLUSH_AFTER)
+        (watched && self.may_owe_a_flush()).then(|| self.last_client + FLUSH_AFTER)
+    }
+
+    /// Asks the server for its answers to a batch without Sync, once.
+    pub(super) fn flush_batch(&mut self) {
+        if self.may_owe_a_flush() {
+            originate::flush(&mut self.to_server);
+            self.flushed = true;
+        }
+    }
+
+    /// Whether the server may keep answers back until it is asked for them.
+    fn may_owe_a_flush(&self) -> bool {
+        let pending = &self.state.pending;
+        let silent = pending.unsynced() && pending.ready_owed() == 0 && !pending.is_empty();
+        let legal = !pending.copy_in() && self.client.scanner.rest() == 0;
+        silent && legal && !self.flushed && self.state.phase == Phase::Ready
     }
 
     fn take(&mut self, rung: Rung, now: Instant) {
@@ -274,10 +294,16 @@ impl Session {
                 incident.outcome = Outcome::NotPossible;
                 incident.why = Some("a message is half forwarded; only terminate can act".into());
             }
-            Action::Rollback if self.state.transaction.enforced.is_some() => return,
+            Action::Rollback if self.is_rolled_back() => return,
             Action::Rollback | Action::Terminate => return self.begin_ending(incident),
         }
         self.report(incident);
+    }
+
+    /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
+    fn is_rolled_back(&self) -> bool {
+        let enforced = self.state.transaction.enforced.is_some();
+        self.telling.is_some() || enforced && self.state.pending.is_empty()
     }
 
     fn incident(&self, rung: Rung, now: Instant) -> Incident {

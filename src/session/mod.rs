@@ -1,8 +1,8 @@
 //! The state machine of one session: bytes, timers and commands in; bytes, actions and events out. No I/O, no clock.
 //!
 //! The caller hands over what it has read with [`Session::client_bytes`] and [`Session::server_bytes`], passes on the
-//! verbatim part and then what [`Session::take_output`] gives for each side, carries out every [`Action`], records every
-//! [`Event`](event::Event), and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
+//! verbatim part and then what [`Session::output`] gives for each side, carries out every [`Action`], records every
+//! [`Event`], and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
 //! verbatim, and nothing is copied or allocated.
 #![warn(clippy::indexing_slicing)]
 
@@ -105,7 +105,7 @@ pub enum ProtocolError {
 pub struct Step {
     /// Bytes that are dealt with; the others must be given again, with more behind them.
     pub consumed: usize,
-    /// Of those, the bytes at the front that go on as they are, before what [`Session::take_output`] gives.
+    /// Of those, the bytes at the front that go on as they are, before what [`Session::output`] gives.
     pub verbatim: usize,
 }
 
@@ -232,6 +232,9 @@ impl Session {
         if !self.holds_client() {
             self.last_client = now;
             self.flushed = false;
+            if self.client_blocked_since.is_none() {
+                self.restart_stalled();
+            }
         }
         let step = self
             .splice(Side::Client, bytes, now)
@@ -295,6 +298,7 @@ impl Session {
             Side::Client => {
                 if progress || self.client_blocked_since.is_none() {
                     self.client_blocked_since = Some(now);
+                    self.restart_stalled();
                 }
             }
         }
@@ -326,6 +330,10 @@ impl Session {
         let mut step = Step::default();
         let mut rewriting = !self.output(side.other()).is_empty();
         while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
+            if self.state.phase == Phase::Closing {
+                step.consumed = bytes.len();
+                break;
+            }
             let leg = self.leg(side);
             let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
                 Scanned::Incomplete => break,
@@ -356,16 +364,28 @@ impl Session {
             match verdict {
                 Verdict::Pass if !rewriting => step.verbatim = step.consumed,
                 Verdict::Pass => {
-                    // What the session itself said because of this frame comes behind it.
-                    let own = output.split_off(queued.unwrap_or(output.len()).min(output.len()));
-                    output.extend_from_slice(rest.get(..len).unwrap_or(rest));
-                    output.unsplit(own);
+                    let frame = rest.get(..len).unwrap_or(rest);
+                    match queued.filter(|&queued| queued < output.len()) {
+                        None => output.extend_from_slice(frame),
+                        // What the session itself said because of this frame comes behind it.
+                        Some(queued) => {
+                            let own = output.split_off(queued);
+                            output.extend_from_slice(frame);
+                            output.unsplit(own);
+                        }
+                    }
                 }
                 Verdict::Drop | Verdict::Hold => rewriting = true,
             }
             rewriting |= !self.output(side.other()).is_empty();
         }
         Ok(step)
+    }
+
+    /// The clock of `stalled` begins anew, and so does its ladder.
+    fn restart_stalled(&mut self) {
+        let [_, _, stalled, _, _] = &mut self.taken;
+        *stalled = 0;
     }
 
     fn leg(&mut self, side: Side) -> &mut Leg {
@@ -393,6 +413,11 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
+        self.answer_received(frame, now)
+    }
+
+    /// Looks at an answer to the client's own request.
+    fn answer_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         if self.telling.is_some() {
             return self.untold_received(frame, now);
         }
@@ -412,13 +437,15 @@ impl Session {
     }
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let transaction = self.state.transaction.started;
         let finished = self.state.received(frame, now);
         self.record(finished);
         let tag = BackendTag::from(frame.tag);
+        let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
+        if idle || self.state.transaction.started != transaction {
+            self.taken = [0; 5];
+        }
         if tag == BackendTag::ReadyForQuery {
-            if self.state.status == TransactionStatus::Idle {
-                self.taken = [0; 5];
-            }
             self.close_if_drained();
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);

@@ -1,8 +1,8 @@
 //! What the server is doing for a session, learned from the frames of both directions: every fact and every transition.
 //!
 //! ```text
-//!              first ReadyForQuery
-//!  Authenticating ───────────────▶ Ready
+//!              first ReadyForQuery         FATAL
+//!  Authenticating ───────────────▶ Ready ─────────▶ Closing
 //!
 //!  Ready: the transaction status is the byte of the last ReadyForQuery (one writer: `ready`); what lies behind it is
 //!  in the queue of requests that are not answered (`pending`).
@@ -44,6 +44,8 @@ pub(super) enum Phase {
     Authenticating,
     /// Requests and answers.
     Ready,
+    /// A FATAL error was the last word: nothing passes any more, in either direction.
+    Closing,
 }
 
 /// The byte of a ReadyForQuery.

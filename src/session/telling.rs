@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::{Discarding, Session, Verdict, pending::Owed};
+use super::{Discarding, Session, Verdict, pending::Owed, state::TransactionStatus};
 use crate::{
     sql::Control,
     wire::{self, BackendTag, CommandTag, ErrorFields, Frame, FrontendTag, originate},
@@ -21,6 +21,10 @@ pub(super) struct Telling {
     /// The client is in the middle of a batch: the next message of it meets the error.
     in_batch: bool,
 }
+
+/// The errors that a failed transaction and its lost portals and unnamed statement earn: `in_failed_sql_transaction`,
+/// `invalid_sql_statement_name`, `invalid_cursor_name`. They say less than ours.
+const CAUSED: [&[u8]; 3] = [b"25P02", b"26000", b"34000"];
 
 /// What a client's message that arrives while it is untold comes to.
 enum Reaction {
@@ -79,7 +83,7 @@ impl Session {
                 self.discarding = Discarding::Batch;
             }
         } else if tag == BackendTag::ErrorResponse
-            && ErrorFields::read(frame.body).sqlstate == b"25P02"
+            && CAUSED.contains(&ErrorFields::read(frame.body).sqlstate)
         {
             verdict = Verdict::Drop;
             self.tell();
@@ -155,17 +159,15 @@ impl Session {
 
     /// Answers a request with our error; a batch has failed with it and is discarded up to its Sync.
     fn refuse(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let in_batch = self
-            .telling
-            .as_ref()
-            .is_some_and(|telling| telling.in_batch);
         self.tell();
         let tag = FrontendTag::from(frame.tag);
         if tag == FrontendTag::Sync {
             return self.pass_client(frame, now);
         }
-        if !in_batch && matches!(tag, FrontendTag::Query | FrontendTag::FunctionCall) {
-            originate::ready_in_failed_transaction(&mut self.to_client);
+        if matches!(tag, FrontendTag::Query | FrontendTag::FunctionCall) {
+            // It ends the batch that it may be in: the error is its own.
+            let in_block = self.state.status != TransactionStatus::Idle;
+            originate::ready_after_error(in_block, &mut self.to_client);
         } else {
             self.discarding = Discarding::Batch;
         }

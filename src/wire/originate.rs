@@ -57,9 +57,14 @@ pub fn notice_response(report: &Report, out: &mut BytesMut) {
     encode(&NoticeResponse::new(report.fields("WARNING")), out);
 }
 
-/// A ReadyForQuery that says "in a failed transaction block".
-pub fn ready_in_failed_transaction(out: &mut BytesMut) {
-    encode(&ReadyForQuery::new(TransactionStatus::Error), out);
+/// A ReadyForQuery that says "in a failed transaction block", or "idle".
+pub fn ready_after_error(in_block: bool, out: &mut BytesMut) {
+    let status = if in_block {
+        TransactionStatus::Error
+    } else {
+        TransactionStatus::Idle
+    };
+    encode(&ReadyForQuery::new(status), out);
 }
 
 /// A simple Query.
@@ -96,8 +101,8 @@ pub fn terminate(out: &mut BytesMut) {
 }
 
 /// Fills up the body of a message whose sender has stopped in the middle.
-pub fn zeros(len: usize, out: &mut BytesMut) {
-    out.resize(out.len() + len, 0);
+pub fn padding(len: usize, out: &mut BytesMut) {
+    out.resize(out.len() + len, b' ');
 }
 
 fn encode(message: &impl Message, out: &mut BytesMut) {

@@ -28,12 +28,21 @@ fn dsn(database: &Endpoint, user: &str) -> String {
     format!("host={host} port={port} dbname={database} user={user}")
 }
 
-fn observed_by(user: &str, database: &Endpoint, limits: &str) -> Proxy {
+/// Starts a proxy with an observer, and waits until that is connected.
+fn observed_through(dsn: &str, database: &Endpoint, limits: &str) -> Proxy {
     let config = format!(
-        "[observer]\ndsn = \"{}\"\ninterval = \"200ms\"\n[[rule]]\nname = \"all\"\n{limits}\n",
-        dsn(database, user)
+        "[observer]\ndsn = \"{dsn}\"\ninterval = \"200ms\"\n[[rule]]\nname = \"all\"\n{limits}\n"
     );
-    Proxy::with_rules(database, &config)
+    let proxy = Proxy::with_rules(database, &config);
+    wait_for("the observer", || {
+        let log = proxy.log();
+        log.contains("the observer is connected").then_some(())
+    });
+    proxy
+}
+
+fn observed_by(user: &str, database: &Endpoint, limits: &str) -> Proxy {
+    observed_through(&dsn(database, user), database, limits)
 }
 
 fn observed(database: &Endpoint, limits: &str) -> Proxy {
@@ -45,6 +54,17 @@ fn incident_of(proxy: &Proxy, server_pid: i32) -> Value {
     wait_for("an incident", || {
         let mut incidents = proxy.incidents().into_iter();
         incidents.find(|line| line["server_pid"] == server_pid)
+    })
+}
+
+/// Two chances: on a machine that is busy with other things an answer may miss the first.
+const SEEN_SOON: &str = "idle = { log = \"300ms\", notice = \"2s\" }";
+
+/// The first incident of a session that tells what it holds.
+fn seen(proxy: &Proxy, server_pid: i32) -> Value {
+    wait_for("an incident with locks", || {
+        let mut incidents = proxy.incidents().into_iter();
+        incidents.find(|line| line["server_pid"] == server_pid && line["locks"].is_array())
     })
 }
 
@@ -151,7 +171,7 @@ const TAKEN_BY: [(LockMode, &str); 12] = [
 fn every_lock_mode_is_seen_by_the_statement_that_takes_it() {
     on_every_server(|server| {
         let database = server.database();
-        let proxy = observed(&database, "idle = { log = \"200ms\" }");
+        let proxy = observed(&database, SEEN_SOON);
         let mut dba = Dba::new(&database);
         dba.run("CREATE MATERIALIZED VIEW m AS SELECT 1 AS id; CREATE UNIQUE INDEX ON m (id)");
         let locking = LockMode::ALL.map(|mode| {
@@ -168,7 +188,7 @@ fn every_lock_mode_is_seen_by_the_statement_that_takes_it() {
             let mut client = Client::connect(proxy.endpoint());
             client.run("BEGIN");
             client.run(&sql);
-            let incident = incident_of(&proxy, client.server_pid());
+            let incident = seen(&proxy, client.server_pid());
             let modes = modes(&incident, Some(relation));
             assert!(modes.contains(&mode.name().to_owned()), "{sql}: {incident}");
             client.run("ROLLBACK");
@@ -214,7 +234,7 @@ fn two_modes_conflict_exactly_where_the_server_says_so() {
 fn all_locks_of_a_table_with_21_indexes_are_seen() {
     on_every_server(|server| {
         let database = server.database();
-        let proxy = observed(&database, "idle = { log = \"300ms\" }");
+        let proxy = observed(&database, SEEN_SOON);
         let mut dba = Dba::new(&database);
         dba.run("CREATE TABLE wide (id int)");
         for _ in 0..21 {
@@ -224,13 +244,14 @@ fn all_locks_of_a_table_with_21_indexes_are_seen() {
         client.run("BEGIN");
         client.run("SELECT * FROM wide WHERE id = 1");
         let pid = client.server_pid();
-        let incident = incident_of(&proxy, pid);
+        let incident = seen(&proxy, pid);
         assert_eq!(modes(&incident, None), ["AccessShareLock"; 22]);
         let locks = incident["locks"].as_array().unwrap();
         let fastpath = locks.iter().filter(|lock| lock["fastpath"] == true).count();
-        // Before 18 a session has sixteen slots for them.
-        let slots = dba.value("SELECT CASE WHEN current_setting('server_version_num')::int < 180000 THEN 16 ELSE 22 END");
-        assert_eq!(fastpath.to_string(), slots);
+        // Sixteen slots before 18, and from 18 on as many in each of several groups, into which the oids fall.
+        let version = dba.value("SHOW server_version_num");
+        let all = fastpath == 16 || version.as_str() >= "180000" && fastpath > 16;
+        assert!(all, "{fastpath} of {incident}");
         client.run("ROLLBACK");
     });
 }
@@ -365,14 +386,10 @@ fn every_role_sees_locks_and_waiters_and_monitors_see_statements() {
 fn an_observer_in_another_database_sees_locks_without_names() {
     let database = newest().database();
     let elsewhere = newest().database();
-    let config = format!(
-        "[observer]\ndsn = \"{}\"\n[[rule]]\nname = \"all\"\nidle = {{ log = \"300ms\" }}\n",
-        dsn(&elsewhere, "postgres")
-    );
-    let proxy = Proxy::with_rules(&database, &config);
+    let proxy = observed_through(&dsn(&elsewhere, "postgres"), &database, SEEN_SOON);
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN; LOCK TABLE t");
-    let incident = incident_of(&proxy, client.server_pid());
+    let incident = seen(&proxy, client.server_pid());
     assert_eq!(modes(&incident, None), ["AccessExclusiveLock"]);
     assert_eq!(incident["locks"][0]["relation"], Value::Null);
 }
@@ -408,10 +425,6 @@ fn an_observer_whose_connection_was_lost_comes_back() {
         "application_name = 'pgidle observer' AND datname = '{}'",
         database.database
     );
-    let connected = format!("SELECT count(*) FROM pg_stat_activity WHERE {observer}");
-    wait_for("the observer", || {
-        (dba.value(&connected) == "1").then_some(())
-    });
     let lose =
         format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {observer}");
     let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");

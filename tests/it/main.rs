@@ -21,6 +21,7 @@ mod drain;
 mod drivers;
 mod drivers_table;
 mod idle_in_transaction;
+mod positions;
 mod rollback;
 mod startup;
 mod terminate;

@@ -35,6 +35,8 @@ impl Session {
                 repeat_at: now + INTERVAL,
             });
             self.actions.push_back(Action::Cancel);
+            // A server that waits ignores the cancel: it may have answers that were never asked for.
+            self.flush_batch();
         } else if ending.incident.action == policy::Action::Terminate {
             self.terminate(self.state.pending.ready_owed().max(1));
         } else {

@@ -29,7 +29,7 @@ use super::{
     Action, CloseReason, Discarding, Session, Verdict,
     event::{Incident, Outcome},
     report,
-    state::TransactionStatus,
+    state::{Phase, TransactionStatus},
     telling::Telling,
 };
 use crate::{
@@ -101,10 +101,13 @@ impl Session {
         }
     }
 
-    /// The client spoke before anything was done: it is not stuck.
+    /// The client spoke before anything was done: the rung that was taken may be due again.
     pub(super) fn abandon_ending(&mut self) {
-        if !self.ending_holds_client() {
-            self.ending = None;
+        let Some(ending) = self.ending.take_if(|ending| ending.step == Step::Gate) else {
+            return;
+        };
+        if let Some(taken) = self.taken.get_mut(ending.incident.kind.index()) {
+            *taken = taken.saturating_sub(1);
         }
     }
 
@@ -128,8 +131,11 @@ impl Session {
             self.finish(Outcome::ServerClosed);
             return self.pass_server(frame, now);
         }
+        if let Step::Gate | Step::CopyFail | Step::Cancel(_) = step {
+            self.client_is_sent(frame);
+        }
         match step {
-            Step::Gate => self.pass_server(frame, now),
+            Step::Gate => self.answer_received(frame, now),
             Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
             Step::Abort(_) if tag == NoticeResponse => abort::notice(frame),
             Step::Poison | Step::Synced | Step::Abort(_)
@@ -140,6 +146,19 @@ impl Session {
             Step::Poison => self.poison_answered(tag),
             Step::Synced => self.sync_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
+        }
+    }
+
+    /// An ErrorResponse tells the client, until a ReadyForQuery says that it has recovered (ROLLBACK TO).
+    fn client_is_sent(&mut self, frame: Frame<'_>) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ErrorResponse {
+            ending.told = true;
+        } else if tag == BackendTag::ReadyForQuery && frame.body == b"T" {
+            ending.told = false;
         }
     }
 
@@ -159,8 +178,10 @@ impl Session {
         let terminate = ending.incident.action == policy::Action::Terminate;
         if over && !ending.told {
             self.finish(Outcome::Moot);
-        } else if terminate && (over || pending.copy_in() || self.nothing_can_run()) {
+        } else if terminate && (pending.copy_in() || self.nothing_can_run()) {
             self.terminate(0);
+        } else if terminate && over {
+            self.terminate(pending.ready_owed().max(1));
         } else if over {
             self.finish(Outcome::RolledBack);
         } else if pending.copy_in() {
@@ -190,6 +211,9 @@ impl Session {
         };
         let finished = self.state.enforced(ending.incident.kind, status, now);
         self.record(finished);
+        if self.state.status == TransactionStatus::Idle {
+            self.taken = [0; 5];
+        }
         self.finish(Outcome::RolledBack);
     }
 

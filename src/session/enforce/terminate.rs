@@ -1,6 +1,6 @@
 //! Ends the session: a FATAL error that the client can read, then both connections are closed.
 
-use super::{Action, CloseReason, Outcome, Session, originate, report};
+use super::{Action, CloseReason, Outcome, Phase, Session, originate, report};
 
 impl Session {
     /// Whether the server has no whole request that it could still carry out: one that is half forwarded is not.
@@ -25,6 +25,10 @@ impl Session {
 
     /// Sends a FATAL error where the client can read it, and asks for the end of the session.
     pub(in crate::session) fn fatal(&mut self, report: &originate::Report, reason: CloseReason) {
+        if self.state.phase == Phase::Closing {
+            return;
+        }
+        self.state.phase = Phase::Closing;
         // In the middle of a message a FATAL would be read as a part of it.
         if self.server.scanner.rest() == 0 {
             originate::fatal_response(report, &mut self.to_client);

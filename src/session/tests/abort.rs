@@ -564,3 +564,172 @@ fn drain_ends_a_session_when_its_transaction_is_over() {
         "#]],
     );
 }
+
+#[test]
+fn nothing_passes_behind_a_fatal() {
+    check(
+        "",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         drain
+         C: Q COMMIT
+         S: C COMMIT | Z I | N 00000
+         C: Q SELECT 1
+         S: N 00000",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            drain
+            C: Q COMMIT
+              > Q COMMIT
+            S: C COMMIT | Z I | N 00000
+              < C COMMIT | Z I | E FATAL 57P01 (ours)
+              > X
+              ! close: drain
+              * transaction commit of 1 statement(s)
+            C: Q SELECT 1
+            S: N 00000
+        "#]],
+    );
+}
+
+#[test]
+fn a_rung_is_taken_again_when_the_client_spoke_while_the_gate_closed() {
+    check(
+        "age: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         cancel opens
+         +1s
+         C: Q SELECT 1
+         S: C SELECT 1 | Z T
+         cancel closes
+         +1ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            cancel opens
+            +1s
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z T
+              < C SELECT 1 | Z T
+            cancel closes
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
+        "#]],
+    );
+}
+
+#[test]
+fn a_chained_transaction_begins_its_ladders_anew() {
+    check(
+        "age: log 1s, rollback 2s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1500ms
+         C: Q COMMIT AND CHAIN
+         +1ms
+         S: C COMMIT | Z T
+         +1s
+         +1s",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1500ms
+              * age log logged at 1s in "idle in transaction" after 1s
+            C: Q COMMIT AND CHAIN
+              > Q COMMIT AND CHAIN
+            +1ms
+            S: C COMMIT | Z T
+              < C COMMIT | Z T
+              * transaction commit of 1 statement(s)
+            +1s
+              * age log logged at 1s in "idle in transaction" after 1s
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 2 s'::pg_catalog.int4
+        "#]],
+    );
+}
+
+#[test]
+fn an_age_that_is_reached_before_a_batch_was_flushed_asks_for_its_answers() {
+    check(
+        "age: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +950ms
+         C: P - INSERT INTO t VALUES (1) | B - - | E -
+         +50ms
+         cancelled
+         S: 1 | 2 | C INSERT 0 1",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +950ms
+            C: P - INSERT INTO t VALUES (1) | B - - | E -
+              > P - INSERT INTO t VALUES (1) | B | E
+            +50ms
+              ! Cancel
+              > H
+            cancelled
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+              > P pgidle_rollback- pgidle: rolled back after not ended for 1 s | H
+        "#]],
+    );
+}
+
+#[test]
+fn terminate_behind_a_cancel_says_that_pipelined_requests_may_have_run() {
+    let mut player = super::script::Player::new("age: terminate 1s; implicit:");
+    player.play("C: Q SELECT pg_sleep(60)\nC: Q INSERT INTO t VALUES (1)\n+1s\ncancelled");
+    player.transcript.clear();
+    player.session.output(crate::session::Side::Client).clear();
+    let answer = [
+        super::script::backend("E 57014"),
+        super::script::backend("Z I"),
+    ]
+    .concat();
+    player.session.server_bytes(&answer, player.now).unwrap();
+    let told = player.session.output(crate::session::Side::Client).split();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains("SFATAL"), "{told}");
+    assert!(told.contains("outcome of 1 request(s)"), "{told}");
+}
+
+#[test]
+fn an_age_that_is_reached_in_the_middle_of_a_large_message_waits_for_its_end() {
+    let mut player = super::script::Player::new("age: rollback 1s");
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T");
+    let message = super::script::frame(b'Q', &vec![b' '; 50_000]);
+    player.client_raw(&message[..40_000]);
+    player.play("+1s");
+    player.client_raw(&message[40_000..]);
+    player.play("+1ms\nS: I\nS: Z T\ncancelled");
+    expect![[r#"
+        C: Q BEGIN
+          > Q BEGIN
+        S: C BEGIN | Z T
+          < C BEGIN | Z T
+          > Q 
+        +1s
+          > … 10005 bytes
+        +1ms
+          ! Cancel
+        S: I
+          < I
+        S: Z T
+          < Z T
+        cancelled
+          > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
+    "#]].assert_eq(&player.transcript);
+}

@@ -201,11 +201,11 @@ fn looks_are_wanted_ahead_of_rungs_and_steadily_for_blocking() {
     let ms = Duration::from_millis;
     assert_eq!(
         look("idle: log 5s", READ),
-        Some((ms(3900), ms(4900), false))
+        Some((ms(3750), ms(4750), false))
     );
     assert_eq!(
         look("idle: log 5s, rollback 60s", &format!("{READ}\n+5s")),
-        Some((ms(53_900), ms(54_900), false))
+        Some((ms(53_750), ms(54_750), false))
     );
     assert_eq!(look("idle: log 150ms", READ), Some((ms(75), ms(75), false)));
     assert_eq!(
@@ -216,7 +216,7 @@ fn looks_are_wanted_ahead_of_rungs_and_steadily_for_blocking() {
     assert_eq!(look("idle: log 5s; blocking: rollback 3s", running), None);
     assert_eq!(
         look("age: log 5s", running),
-        Some((ms(3900), ms(4900), false))
+        Some((ms(3750), ms(4750), false))
     );
     assert_eq!(
         look(

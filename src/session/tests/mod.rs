@@ -6,6 +6,7 @@
 
 mod abort;
 mod blocking;
+mod model;
 mod positions;
 mod property;
 mod script;

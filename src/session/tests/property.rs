@@ -1,1 +1,526 @@
 //! Random clients, servers and clocks against the machine: nothing acknowledged is lost, nothing refused is kept.
+
+use std::time::{Duration, Instant};
+
+use proptest::{prelude::*, sample::select, test_runner::TestCaseResult};
+
+use super::{
+    model::{Act, Client, Eager, End, NAMED, Server, Statement},
+    script::{backend, limits, opened},
+};
+use crate::{
+    policy::{Action as PolicyAction, Kind},
+    session::{Action, Session, Side, event::Position},
+};
+
+/// Ladders of every kind; all of them are over before [`SILENCE`] is.
+const LIMITS: &[&str] = &[
+    "",
+    "idle: log 1s, rollback 2s; failed: rollback 5s; stalled: rollback 1s; age: rollback 8s",
+    "idle: rollback 1s; failed: rollback 1s; stalled: rollback 1s",
+    "idle: rollback 1s, terminate 3s; stalled: rollback 2s, terminate 4s; age: rollback 3s",
+    "idle: notice 1s, rollback 2s; stalled: notice 1s; age: rollback 1s",
+    "implicit:; age: rollback 1s; idle: rollback 3s; stalled: rollback 3s",
+    "idle: log 1s; failed: log 1s; stalled: log 1s; age: log 1s",
+    "idle: terminate 2s; failed: terminate 2s; stalled: terminate 1s",
+    "implicit:; idle: terminate 2s; stalled: terminate 2s; age: terminate 1s",
+];
+
+/// How long the client is silent in the end.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// No two reads happen at the same time.
+const TICK: Duration = Duration::from_micros(1);
+
+const STATEMENTS: &[Statement] = &[
+    "BEGIN",
+    "BEGIN",
+    "BEGIN",
+    "INSERT N",
+    "INSERT N",
+    "INSERT N",
+    "COMMIT",
+    "COMMIT",
+    "COMMIT AND CHAIN",
+    "ROLLBACK",
+    "ROLLBACK AND CHAIN",
+    "SAVEPOINT a",
+    "ROLLBACK TO a",
+    "RELEASE a",
+    "SELECT 1",
+    "FAIL",
+    "SLEEP",
+    "DOZE",
+];
+
+/// Messages that come unasked.
+const UNASKED: &[&str] = &[
+    "N 00000",
+    "A",
+    "PS standard_conforming_strings=off",
+    "PS standard_conforming_strings=on",
+    "PS client_encoding=SJIS",
+    "PS client_encoding=UTF8",
+    "PS application_name=other",
+];
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Op {
+    Client(Act),
+    /// So many of the client's bytes reach the machine.
+    Send(usize),
+    /// The server does so many things.
+    Serve(usize),
+    /// So many of the server's bytes reach the machine.
+    Deliver(usize),
+    /// Everything is sent, done and delivered.
+    Exchange,
+    Pass(u64),
+    Wake,
+    /// The client opens a cancel connection.
+    CancelRequest,
+    /// The cancel connections reach the server and are closed.
+    CancelsLand,
+    /// A timeout of the server's own hits what runs.
+    Timeout,
+    Unasked(&'static str),
+    /// The server's output buffer is full.
+    Spill,
+    /// The client reads, or does not.
+    Reads(bool),
+    /// What the machine asks for is done a little later.
+    Lag,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let statement = || select(STATEMENTS);
+    let end = || select(&[End::Sync, End::Sync, End::Flush, End::Nothing][..]);
+    let eager = select(&[Eager::Nothing, Eager::Sync, Eager::Everything][..]);
+    prop_oneof![
+        8 => prop::collection::vec(statement(), 1..2).prop_map(Act::Query),
+        2 => prop::collection::vec(statement(), 0..5).prop_map(Act::Query),
+        1 => Just(Act::LargeQuery),
+        8 => (statement(), any::<bool>(), end()).prop_map(|(s, d, e)| Act::Batch(s, d, e)),
+        2 => statement().prop_map(Act::Dialect),
+        1 => (0..NAMED.len()).prop_map(Act::Prepare),
+        2 => (0..NAMED.len(), end()).prop_map(|(index, end)| Act::Run(index, end)),
+        3 => Just(Act::Sync),
+        1 => Just(Act::Flush),
+        1 => Just(Act::Call),
+        2 => (any::<bool>(), eager).prop_map(|(execute, eager)| Act::Copy(execute, eager)),
+        2 => select(&[1_usize, 100, 60_000][..]).prop_map(Act::Data),
+        2 => Just(Act::CopyDone),
+        1 => Just(Act::CopyFail),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => act().prop_map(Op::Client),
+        8 => Just(Op::Exchange),
+        4 => select(&[1_usize, 3, 7, 30, 1000, 35_000, 1_000_000][..]).prop_map(Op::Send),
+        4 => (1_usize..6).prop_map(Op::Serve),
+        4 => select(&[1_usize, 3, 9, 40, 100_000][..]).prop_map(Op::Deliver),
+        6 => select(&[1_u64, 100, 150, 500, 950, 1000, 1500, 5000][..]).prop_map(Op::Pass),
+        2 => Just(Op::Wake),
+        1 => Just(Op::CancelRequest),
+        2 => Just(Op::CancelsLand),
+        1 => Just(Op::Timeout),
+        1 => select(UNASKED).prop_map(Op::Unasked),
+        1 => Just(Op::Spill),
+        1 => any::<bool>().prop_map(Op::Reads),
+        1 => Just(Op::Lag),
+    ]
+}
+
+/// Everything around the machine, as the relay is.
+struct World {
+    session: Session,
+    limits: &'static str,
+    now: Instant,
+    client: Client,
+    server: Server,
+    /// Bytes that the machine was given and did not take, of the client and of the server.
+    client_input: Vec<u8>,
+    server_input: Vec<u8>,
+    /// Whether the client's bytes wait for the machine, not for more bytes.
+    held: bool,
+    reads: bool,
+    unread: Vec<u8>,
+    cancel_requests: usize,
+    own_cancels: usize,
+    gate_waits: bool,
+    gate_closed: bool,
+    lag: bool,
+    closed: bool,
+    /// What each side sent, and what each got.
+    streams: [Vec<u8>; 4],
+}
+
+impl World {
+    fn new(text: &'static str) -> Self {
+        let (session, now) = opened(text);
+        Self {
+            session,
+            limits: text,
+            now,
+            client: Client::default(),
+            server: Server::new(),
+            client_input: Vec::new(),
+            server_input: Vec::new(),
+            held: false,
+            reads: true,
+            unread: Vec::new(),
+            cancel_requests: 0,
+            own_cancels: 0,
+            gate_waits: false,
+            gate_closed: false,
+            lag: false,
+            closed: false,
+            streams: Default::default(),
+        }
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), String> {
+        match op {
+            Op::Client(act) if !self.closed => self.client.act(act),
+            Op::Client(_) => {}
+            Op::Send(len) => self.send(*len)?,
+            Op::Serve(steps) => {
+                for _ in 0..*steps {
+                    self.server.step()?;
+                }
+            }
+            Op::Deliver(len) => self.deliver(*len)?,
+            Op::Exchange => self.exchange(true)?,
+            Op::Pass(millis) => self.pass(Duration::from_millis(*millis))?,
+            Op::Wake => drop(self.server.wake()),
+            // The gate holds the client's cancels, and drops them.
+            Op::CancelRequest => self.cancel_requests += usize::from(!self.gate_closed),
+            Op::CancelsLand => self.land_cancels(),
+            Op::Timeout => self.server.cancel(),
+            Op::Unasked(message) => self.server.unasked(&backend(message)),
+            Op::Spill => self.server.flush(),
+            Op::Reads(reads) => self.set_reads(*reads)?,
+            Op::Lag => self.lag = true,
+        }
+        self.settle()
+    }
+
+    fn send(&mut self, len: usize) -> Result<(), String> {
+        if self.closed || self.session.holds_client() || self.client.outbox.is_empty() {
+            return Ok(());
+        }
+        self.now += TICK;
+        let len = len.min(self.client.outbox.len());
+        let bytes: Vec<u8> = self.client.outbox.drain(..len).collect();
+        self.client.delivered += len;
+        self.streams[0].extend_from_slice(&bytes);
+        self.client_input.extend(bytes);
+        self.feed_client()
+    }
+
+    fn feed_client(&mut self) -> Result<(), String> {
+        let input = std::mem::take(&mut self.client_input);
+        let step = self.session.client_bytes(&input, self.now);
+        let step = step.map_err(|error| error.to_string())?;
+        self.client_input = input[step.consumed..].to_vec();
+        self.held = !self.client_input.is_empty() && self.session.holds_client();
+        self.forward(&input[..step.verbatim]);
+        self.answer(&[])
+    }
+
+    fn deliver(&mut self, len: usize) -> Result<(), String> {
+        let ahead = self.unread.is_empty() || self.session.reads_ahead();
+        if self.closed || !ahead || self.server.wire.is_empty() {
+            return Ok(());
+        }
+        self.now += TICK;
+        let len = len.min(self.server.wire.len());
+        let bytes: Vec<u8> = self.server.wire.drain(..len).collect();
+        self.streams[2].extend_from_slice(&bytes);
+        self.server_input.extend(bytes);
+        let input = std::mem::take(&mut self.server_input);
+        let step = self.session.server_bytes(&input, self.now);
+        let step = step.map_err(|error| error.to_string())?;
+        self.server_input = input[step.consumed..].to_vec();
+        self.answer(&input[..step.verbatim])?;
+        self.forward(&[]);
+        Ok(())
+    }
+
+    fn forward(&mut self, verbatim: &[u8]) {
+        let own = self.session.output(Side::Server).split();
+        for bytes in [verbatim, &own] {
+            self.server.input.extend_from_slice(bytes);
+            self.streams[1].extend_from_slice(bytes);
+        }
+    }
+
+    fn answer(&mut self, verbatim: &[u8]) -> Result<(), String> {
+        let own = self.session.output(Side::Client).split();
+        let bytes = [verbatim, &own].concat();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.streams[3].extend_from_slice(&bytes);
+        if self.reads {
+            return self.client.receive(&bytes);
+        }
+        self.unread.extend(bytes);
+        self.session.flow(Side::Client, true, false, self.now);
+        Ok(())
+    }
+
+    fn set_reads(&mut self, reads: bool) -> Result<(), String> {
+        self.reads = reads;
+        let unread = if reads {
+            std::mem::take(&mut self.unread)
+        } else {
+            Vec::new()
+        };
+        if !unread.is_empty() {
+            self.session.flow(Side::Client, false, true, self.now);
+        }
+        self.client.receive(&unread)
+    }
+
+    fn pass(&mut self, time: Duration) -> Result<(), String> {
+        let end = self.now + time;
+        while let Some(at) = self.session.poll_timeout().filter(|&at| at <= end) {
+            if self.closed {
+                break;
+            }
+            self.now = at.max(self.now);
+            self.session.handle_timeout(self.now);
+            self.settle()?;
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    fn land_cancels(&mut self) {
+        if self.own_cancels + self.cancel_requests > 0 {
+            self.server.cancel();
+        }
+        self.cancel_requests = 0;
+        if std::mem::take(&mut self.gate_waits) {
+            self.session.gate_closed(self.now);
+        }
+        if std::mem::take(&mut self.own_cancels) > 0 {
+            self.session.cancel_closed(self.now);
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        loop {
+            self.forward(&[]);
+            self.answer(&[])?;
+            if std::mem::take(&mut self.lag) || self.closed {
+                return Ok(());
+            }
+            let Some(action) = self.session.poll_action() else {
+                if !self.held || self.session.holds_client() {
+                    break;
+                }
+                self.feed_client()?;
+                continue;
+            };
+            if action == Action::CloseGate {
+                self.gate_closed = true;
+                self.gate_waits = self.cancel_requests > 0;
+                if !self.gate_waits {
+                    self.session.gate_closed(self.now);
+                }
+            } else if action == Action::OpenGate {
+                self.gate_closed = false;
+            } else if action == Action::Cancel {
+                self.own_cancels += 1;
+            } else if let Action::Close(_) = action {
+                self.close()?;
+            }
+        }
+        while self.session.poll_event().is_some() {}
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        self.closed = true;
+        self.set_reads(true)?;
+        self.land_cancels();
+        self.server.hang_up();
+        Ok(())
+    }
+
+    /// Moves everything that can be moved; a client that is `silent` sends nothing more.
+    fn exchange(&mut self, speaks: bool) -> Result<(), String> {
+        for _ in 0..1000 {
+            let before = (self.now, self.streams.each_ref().map(Vec::len));
+            if speaks {
+                self.send(usize::MAX)?;
+            }
+            self.settle()?;
+            while self.server.step()? {}
+            self.deliver(usize::MAX)?;
+            self.settle()?;
+            if before == (self.now, self.streams.each_ref().map(Vec::len)) {
+                return Ok(());
+            }
+        }
+        Err("the exchange does not end".to_owned())
+    }
+
+    /// The client says nothing for longer than every limit.
+    fn be_silent(&mut self) -> Result<(), String> {
+        let end = self.now + SILENCE;
+        while self.now < end && !self.closed {
+            self.exchange(false)?;
+            self.land_cancels();
+            self.exchange(false)?;
+            self.pass(Duration::from_millis(250))?;
+        }
+        Ok(())
+    }
+
+    fn acts(&self, kind: Kind, least: PolicyAction) -> bool {
+        let limits = limits(self.limits);
+        limits
+            .ladder(kind)
+            .rungs()
+            .iter()
+            .any(|&(_, action)| action >= least)
+    }
+
+    /// Nothing is stuck that a limit should have ended.
+    fn check_free(&self) -> Result<(), String> {
+        let position = self.session.position();
+        let ends = |kind| self.acts(kind, PolicyAction::Rollback);
+        let half_forwarded = self.session.client.scanner.rest() > 0 && position != Position::CopyIn;
+        let covered = match position {
+            _ if half_forwarded => self.acts(Kind::Stalled, PolicyAction::Terminate),
+            Position::IdleInTransaction
+            | Position::HalfSentRequest
+            | Position::IdleInTransactionAborted => ends(Kind::Idle),
+            Position::UnsyncedBatch
+            | Position::FailedBatch
+            | Position::CopyIn
+            | Position::ClientNotReading => ends(Kind::Stalled),
+            Position::Idle => !self.limits.is_empty(),
+            Position::HalfForwardedMessage
+            | Position::Running
+            | Position::Startup
+            | Position::Released
+            | Position::Replication => false,
+        };
+        // Before the answer to BEGIN has come it is unknown that there is a block.
+        let aged = ends(Kind::Age)
+            && self.server.has_told_all()
+            && !half_forwarded
+            && (self.server.status() == b'T' || self.limits.contains("implicit"));
+        if (covered || aged) && !self.closed && self.server.holds() {
+            return Err(format!("stuck in {position:?}"));
+        }
+        Ok(())
+    }
+
+    /// The client speaks again, and everything works.
+    fn check_alive(&mut self) -> Result<(), String> {
+        self.set_reads(true)?;
+        for round in 0..100 {
+            self.exchange(true)?;
+            self.land_cancels();
+            self.server.wake();
+            if self.closed {
+                let unwanted = Kind::ALL
+                    .into_iter()
+                    .all(|kind| !self.acts(kind, PolicyAction::Terminate));
+                return if unwanted {
+                    Err("the session was closed".to_owned())
+                } else {
+                    Ok(())
+                };
+            }
+            self.client.wind_down();
+            if round > 3 && self.client.is_quiet() {
+                break;
+            }
+            self.pass(Duration::from_millis(100))?;
+        }
+        if !self.client.is_quiet() {
+            return Err(format!("never answered: {:?}", self.client));
+        }
+        if self.client.status != b'I' {
+            self.client.act(&Act::Query(vec!["ROLLBACK"]));
+            self.exchange(true)?;
+        }
+        let selects = self.client.selects;
+        self.client.act(&Act::Query(vec!["SELECT 1"]));
+        self.exchange(true)?;
+        let (state, status) = (&self.session.state, self.server.status());
+        let agrees = state.pending.is_empty()
+            && !state.pending.unsynced()
+            && self.session.position() == Position::Idle
+            && self.session.ending.is_none();
+        if self.client.selects != selects + 1 || status != b'I' || !agrees {
+            return Err(format!(
+                "does not answer any more: {:?} {:?}",
+                self.client, self.session
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_books(&self) -> Result<(), String> {
+        let committed = &self.server.committed;
+        if let Some(token) = self.client.acknowledged.difference(committed).next() {
+            return Err(format!("lost: {token} was acknowledged"));
+        }
+        if let Some(token) = self.client.refused.intersection(committed).next() {
+            return Err(format!("ghost: {token} was refused"));
+        }
+        let [sent, forwarded, answered, received] = &self.streams;
+        if self.limits.is_empty() && (sent != forwarded || answered != received) {
+            return Err("not transparent".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn run(limits: &'static str, ops: &[Op], silent: bool) -> Result<(), String> {
+    let mut world = World::new(limits);
+    for op in ops {
+        world.apply(op)?;
+    }
+    if silent {
+        world.be_silent()?;
+        world.check_free()?;
+    }
+    if !world.closed {
+        world.check_alive()?;
+    }
+    world.check_books()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::with_cases(cases())
+    })]
+
+    #[test]
+    fn nothing_acknowledged_is_lost_and_nothing_refused_is_kept(
+        limits in select(LIMITS),
+        ops in prop::collection::vec(op(), 0..50),
+        silent in any::<bool>(),
+    ) {
+        let result: TestCaseResult = run(limits, &ops, silent).map_err(TestCaseError::fail);
+        result?;
+    }
+}
+
+/// How many cases are run: few enough for every `cargo test`, unless more are asked for.
+fn cases() -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|cases| cases.parse().ok()).unwrap_or(512)
+}

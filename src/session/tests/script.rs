@@ -50,6 +50,27 @@ pub(super) fn limits(text: &str) -> Arc<Limits> {
     Arc::new(limits)
 }
 
+/// A session that has just become ready, and when.
+pub(super) fn opened(text: &str) -> (Session, Instant) {
+    let opening = Opening {
+        who: Who {
+            session: 1,
+            ..Who::default()
+        },
+        replication: false,
+        records: true,
+    };
+    let now = Clock::now().into_std();
+    let mut session = Session::new(opening, limits(text), now);
+    let bytes: Vec<u8> = ["R ok", "K 7", "Z I"]
+        .into_iter()
+        .flat_map(backend)
+        .collect();
+    session.server_bytes(&bytes, now).unwrap();
+    while session.poll_action().is_some() {}
+    (session, now)
+}
+
 /// A session that has just become ready, and the caller around it.
 pub(super) struct Player {
     pub(super) session: Session,
@@ -64,26 +85,15 @@ pub(super) struct Player {
 
 impl Player {
     pub(super) fn new(text: &str) -> Self {
-        let opening = Opening {
-            who: Who {
-                session: 1,
-                ..Who::default()
-            },
-            replication: false,
-            records: true,
-        };
-        let now = Clock::now().into_std();
-        let mut player = Self {
-            session: Session::new(opening, limits(text), now),
+        let (session, now) = opened(text);
+        Self {
+            session,
             now,
             client_input: Vec::new(),
             cancels_open: false,
             rests: [0; 2],
             transcript: String::new(),
-        };
-        player.server("R ok | K 7 | Z I");
-        player.transcript.clear();
-        player
+        }
     }
 
     /// Plays a script.

@@ -424,3 +424,100 @@ fn a_parse_that_fails_leaves_the_old_statement_behind_its_name() {
     "#]]
     .assert_eq(&player.transcript);
 }
+
+#[test]
+fn a_query_behind_a_batch_that_was_ended_gets_its_ready_for_query() {
+    let mut player = Player::new("stalled: rollback 1s");
+    player.play(
+        "C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+         S: 1 | 2 | C INSERT 0 1
+         +1s
+         S: E 42601
+         S: Z I",
+    );
+    player.transcript.clear();
+    player.play("C: Q SELECT 1\nC: Q SELECT 1");
+    expect![[r#"
+        C: Q SELECT 1
+          < E 25P03 (ours) | Z I
+        C: Q SELECT 1
+          > Q SELECT 1
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn rollback_to_behind_a_cancelled_statement_leaves_the_client_untold() {
+    let mut player = Player::new("age: rollback 1s");
+    player.play(
+        "C: Q BEGIN; SAVEPOINT a
+         S: C BEGIN | C SAVEPOINT | Z T
+         C: Q SELECT pg_sleep(60)
+         C: Q ROLLBACK TO a
+         +1s",
+    );
+    player.transcript.clear();
+    player.play(
+        "cancelled
+         S: E 57014 | Z E | C ROLLBACK | Z T
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+    );
+    expect![[r#"
+        cancelled
+        S: E 57014 | Z E | C ROLLBACK | Z T
+          < E 25P04 (ours) | Z E | C ROLLBACK | Z T
+          > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
+        S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+          * transaction enforced of 3 statement(s)
+          * age rollback rolled_back at 1s in "active" after 0ns
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P04 (ours) | Z I
+    "#]].assert_eq(&player.transcript);
+}
+
+#[test]
+fn an_error_that_comes_while_the_gate_closes_has_told_the_client() {
+    let mut player = Player::new("age: rollback 1s; implicit:");
+    player.play("C: P - SELECT pg_sleep(60) | B - - | E - | H\nS: 1 | 2\ncancel opens\n+1s");
+    player.transcript.clear();
+    player.play("S: E 57014\ncancel closes\nS: Z I\nC: S\nS: Z I\nC: Q SELECT 1");
+    expect![[r#"
+        S: E 57014
+          < E 57014
+        cancel closes
+          > S
+        S: Z I
+          * age rollback rolled_back at 1s in "active" after 0ns
+        C: S
+          > S
+        S: Z I
+          < Z I
+        C: Q SELECT 1
+          > Q SELECT 1
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn commit_of_a_client_that_does_not_read_is_an_error_before_the_fatal() {
+    let mut player = Player::new("idle: rollback 1s; stalled: terminate 1s");
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T\n+1s\nS: C ROLLBACK | C BEGIN | E 22P02 | Z E");
+    player.transcript.clear();
+    player.play("client blocks\nC: Q COMMIT\n+1s\nS: C ROLLBACK\nS: Z I");
+    expect![[r#"
+        client blocks
+        C: Q COMMIT
+          > Q COMMIT
+        +1s
+          ! Cancel
+        S: C ROLLBACK
+          < E 25P03 (ours)
+        S: Z I
+          < Z I
+    "#]]
+    .assert_eq(&player.transcript);
+}

@@ -137,8 +137,17 @@ class PsycopgPipeline(Psycopg):
         try:
             self.leave()
         except psycopg.Error:
-            pass  # What failed in the pipeline is raised once more at its end.
+            self.drain()  # What failed in the pipeline is raised once more at its end.
         self.connection.rollback()
+
+    def drain(self):
+        """Takes the results that psycopg leaves behind when the Sync itself fails, as after a deferred constraint."""
+        connection = self.connection.pgconn
+        for _ in range(100):
+            try:
+                return connection.exit_pipeline_mode()
+            except psycopg.Error:
+                connection.get_result()
 
 
 class Pg8000(DbApi):
