@@ -127,9 +127,20 @@ impl Session {
         ) {
             return None;
         }
+        let half_forwarded = self.is_half_forwarded();
         let rung = |(kind, since): (Kind, Instant)| {
             let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
-            let &(limit, action) = self.limits.ladder(kind).rungs().get(usize::from(taken))?;
+            let rungs = self.limits.ladder(kind).rungs().iter();
+            // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the
+            // message itself that is stuck.
+            let waits = |action| {
+                half_forwarded
+                    && action == Action::Rollback
+                    && (kind, position) != (Kind::Stalled, Position::HalfForwardedMessage)
+            };
+            let &(limit, action) = rungs
+                .skip(usize::from(taken))
+                .find(|&&(_, action)| !waits(action))?;
             Some(Rung {
                 kind,
                 action,
@@ -144,19 +155,9 @@ impl Session {
             .filter(|_| aged && transaction.enforced.is_none());
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
-        // Into the body of a message nothing can be put: a rollback waits for its end, and for one that does not come
-        // there is a rung of `stalled`.
-        let half_forwarded = self.client.scanner.rest() > 0 && !self.state.pending.copy_in();
-        let stalled = position == Position::HalfForwardedMessage;
-        let possible = |rung: &Rung| {
-            rung.action != Action::Rollback
-                || !half_forwarded
-                || stalled && rung.kind == Kind::Stalled
-        };
         [stuck, age]
             .into_iter()
             .flatten()
-            .filter(possible)
             .min_by_key(|rung| rung.at)
     }
 
@@ -189,7 +190,7 @@ impl Session {
             *taken += 1;
         }
         let mut incident = self.incident(rung, now);
-        let half_forwarded = incident.position == Position::HalfForwardedMessage;
+        let half_forwarded = self.is_half_forwarded();
         match rung.action {
             Action::Log => {}
             Action::Notice => {
@@ -209,6 +210,11 @@ impl Session {
             Action::Rollback | Action::Terminate => return self.begin_ending(incident),
         }
         self.report(incident);
+    }
+
+    /// Whether the server has a part of a message whose rest cannot be made up.
+    fn is_half_forwarded(&self) -> bool {
+        self.client.scanner.rest() > 0 && !self.state.pending.copy_in()
     }
 
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
