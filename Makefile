@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test
+.PHONY: help setup build demo lint doc test bank
 
 # Runs a command between a line that names it and one that says how long it took.
 step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
@@ -30,3 +30,8 @@ test: lint doc ## Check everything: lints, documentation, unit tests, tests on r
 	$(call step,documentation tests,cargo test --locked --doc)
 	$(call step,house rules,cargo test --locked --test tidy)
 	$(call step,tests on PostgreSQL 15 to 18,cargo test --locked --test it -- --test-threads 6)
+
+SECONDS ?= 60
+bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a new one
+	BANK_SECONDS=$(SECONDS) BANK_SEED=$${SEED:-$$(date +%s)} \
+		cargo test --locked --test it six_dialects -- --nocapture --test-threads=1

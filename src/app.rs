@@ -12,6 +12,7 @@ use tokio::{
 use crate::{
     audit::Audit,
     config::{Config, Source},
+    observer::Observer,
     proxy::{self, Bound, Shared},
     registry::{Command, Registry},
 };
@@ -37,6 +38,7 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
     let shared = Arc::new(Shared {
         registry: Registry::default(),
         audit: audit.clone(),
+        observer: Observer::default(),
         config,
     });
     let (stop, stopped) = watch::channel(false);
@@ -66,6 +68,7 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
+        tokio::spawn(shared.observer.clone().run(shared.config.clone()));
         signals.serve(&settings, source, &shared).await;
         stop.send_replace(true);
         drain(&shared, &mut signals).await;

@@ -8,8 +8,8 @@ use clap::{
 };
 
 use crate::{
-    config::{Address, Flags, IdleLimit, LogFormat, Source, is_supported},
-    policy::{Action, Kind, parse_duration},
+    config::{Address, Flags, IdleLimit, LogFormat, Source, is_supported, parse_dsn},
+    policy::{Action, parse_duration},
 };
 
 /// A sidecar that ends stuck PostgreSQL transactions without killing the session.
@@ -61,6 +61,9 @@ pub struct ServeArgs {
     /// Append incidents and finished transactions to this file as JSON lines.
     #[arg(long, value_name = "FILE", env = "PGIDLE_AUDIT")]
     pub audit: Option<PathBuf>,
+    /// How the observer connects, to say what stuck sessions hold and who waits for them.
+    #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
+    pub observer_dsn: Option<Box<tokio_postgres::Config>>,
     /// How log lines on stderr are written [default: text].
     #[arg(long, value_parser = formats(), env = "PGIDLE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -77,6 +80,7 @@ impl ServeArgs {
                 upstream: self.upstream,
                 idle_limit: self.idle_limit.map(|limit| IdleLimit { limit, action }),
                 audit: self.audit,
+                observer_dsn: self.observer_dsn,
                 log_format: self.log_format,
             },
         }
@@ -89,6 +93,22 @@ pub struct CheckArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE", env = "PGIDLE_CONFIG")]
     pub config: PathBuf,
+    /// How the observer will connect, when the file does not say so.
+    #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
+    pub observer_dsn: Option<Box<tokio_postgres::Config>>,
+}
+
+impl CheckArgs {
+    /// Where the settings would come from.
+    pub fn source(self) -> Source {
+        Source {
+            path: Some(self.config),
+            flags: Flags {
+                observer_dsn: self.observer_dsn,
+                ..Flags::default()
+            },
+        }
+    }
 }
 
 /// The flags of `pgidle demo`.
@@ -114,7 +134,7 @@ fn actions() -> impl TypedValueParser<Value = Action> {
     let actions = || {
         Action::ALL
             .into_iter()
-            .filter(|&action| is_supported(Kind::Idle, action))
+            .filter(|&action| is_supported(action))
     };
     PossibleValuesParser::new(actions().map(Action::name)).try_map(move |name| {
         actions()

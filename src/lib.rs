@@ -13,7 +13,7 @@
 //! |---|---|
 //! | 4 | `app`, `cli` (and `main`) |
 //! | 3 | `proxy`, `demo` |
-//! | 2 | `registry`, `audit` |
+//! | 2 | `registry`, `audit`, `observer` |
 //! | 1 | `session`, `config` |
 //! | 0 | `wire`, `sql`, `policy` |
 
@@ -22,6 +22,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod observer;
 pub mod policy;
 pub mod proxy;
 pub mod registry;

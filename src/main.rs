@@ -14,7 +14,7 @@ use clap::Parser;
 use pgidle::{
     app,
     cli::{CheckArgs, Cli, Command, DemoArgs, ServeArgs},
-    config::{Config, LogFormat},
+    config::LogFormat,
     demo::{self, DemoOptions},
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -25,7 +25,7 @@ const EXIT_CONFIGURATION: u8 = 2;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
-        Command::Check(args) => check(&args),
+        Command::Check(args) => check(args),
         Command::Demo(DemoArgs { keep }) => match demo::run(DemoOptions { keep }) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(
@@ -54,14 +54,15 @@ fn serve(args: ServeArgs) -> ExitCode {
     }
 }
 
-fn check(args: &CheckArgs) -> ExitCode {
-    match Config::load(&args.config) {
+fn check(args: CheckArgs) -> ExitCode {
+    let file = args.config.clone();
+    match args.source().load() {
         Ok(config) => {
             let rules = config.rules.as_slice().len();
             let said = writeln!(
                 io::stdout(),
                 "{}: ok, {rules} rules with the built-in ones",
-                args.config.display()
+                file.display()
             );
             said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }

@@ -13,7 +13,10 @@ use std::{
 
 use dashmap::DashMap;
 
-use crate::{config::Address, wire::CancelKey};
+use crate::{
+    config::{Address, Config},
+    wire::CancelKey,
+};
 
 /// What a session is told from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +41,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Enters a new session, connected to the server at `server`; numbers count from 1.
-    pub fn enter(&self, server: Arc<Address>) -> Arc<Entry> {
+    /// Enters a new session, connected to the server that `config` names; numbers count from 1.
+    pub fn enter(&self, config: Arc<Config>) -> Arc<Entry> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
             id,
-            server,
+            config,
             key: OnceLock::new(),
             rung: AtomicBool::new(false),
             mailbox: Mutex::default(),
@@ -86,7 +89,8 @@ impl Registry {
 #[derive(Debug)]
 pub struct Entry {
     id: u64,
-    server: Arc<Address>,
+    /// The settings that it was connected under.
+    config: Arc<Config>,
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
     rung: AtomicBool,
@@ -111,12 +115,17 @@ impl Entry {
 
     /// Where its server connection leads.
     pub fn server(&self) -> &Address {
-        &self.server
+        &self.config.upstream.address
     }
 
     /// Notes what names the session in a CancelRequest. The first call counts.
-    pub fn set_key(&self, key: &CancelKey) {
-        self.key.get_or_init(|| key.clone());
+    pub fn set_key(&self, key: CancelKey) {
+        self.key.get_or_init(|| key);
+    }
+
+    /// What names the session in a CancelRequest, once the server has said it.
+    pub fn key(&self) -> Option<&CancelKey> {
+        self.key.get()
     }
 
     /// Leaves a command and wakes the session.

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("config", 1),
     ("registry", 2),
     ("audit", 2),
+    ("observer", 2),
     ("proxy", 3),
     ("demo", 3),
     ("app", 4),

@@ -1,11 +1,17 @@
 //! The JSON lines of the audit: one structure for each kind of line, with the field names that users rely on.
 //! What is not known is null and never left out.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use crate::session::event::{Incident, TransactionRecord, Who};
+use crate::{
+    policy::LockMode,
+    session::{
+        damage::{Lock, Waiter},
+        event::{Incident, TransactionRecord, Who},
+    },
+};
 
 /// `event: "incident"`
 #[derive(Serialize)]
@@ -26,10 +32,10 @@ pub(super) struct IncidentLine<'a> {
     position: &'static str,
     statements: &'a [StatementLine],
     statement_count: u64,
-    /// Only an observer knows the locks, who waits for them, and the age of xmin; there is none.
-    locks: (),
-    blocked: (),
-    xmin_age: (),
+    /// Only an observer knows the locks, who waits for them, and the age of xmin.
+    locks: Option<Vec<LockLine<'a>>>,
+    blocked: Option<&'a [WaiterLine<'a>]>,
+    xmin_age: Option<i32>,
 }
 
 impl<'a> IncidentLine<'a> {
@@ -38,7 +44,9 @@ impl<'a> IncidentLine<'a> {
         id: &'a str,
         incident: &'a Incident,
         statements: &'a [StatementLine],
+        blocked: Option<&'a [WaiterLine<'a>]>,
     ) -> Self {
+        let damage = incident.damage.as_deref();
         Self {
             time,
             event: "incident",
@@ -55,9 +63,9 @@ impl<'a> IncidentLine<'a> {
             position: incident.position.name(),
             statements,
             statement_count: incident.statement_count,
-            locks: (),
-            blocked: (),
-            xmin_age: (),
+            locks: damage.map(|damage| damage.locks.iter().map(LockLine::new).collect()),
+            blocked,
+            xmin_age: damage.and_then(|damage| damage.xmin_age),
         }
     }
 }
@@ -119,6 +127,67 @@ pub(super) struct StatementLine {
     #[serde(serialize_with = "text")]
     pub(super) fingerprint: Option<Arc<str>>,
     pub(super) duration_ms: Option<Millis>,
+    /// What a sqlcommenter comment says of the code that it comes from.
+    pub(super) tags: Option<BTreeMap<String, String>>,
+}
+
+/// A lock that a session holds.
+#[derive(Serialize)]
+struct LockLine<'a> {
+    locktype: &'a str,
+    relation: Option<&'a str>,
+    mode: &'a str,
+    granted: bool,
+    fastpath: bool,
+    /// The statements that it keeps waiting; of locks on relations alone can that be said.
+    blocks: Option<String>,
+}
+
+impl<'a> LockLine<'a> {
+    fn new(lock: &'a Lock) -> Self {
+        let mode = lock.mode.parse::<LockMode>().ok();
+        Self {
+            locktype: &lock.locktype,
+            relation: lock.relation.as_deref(),
+            mode: &lock.mode,
+            granted: lock.granted,
+            fastpath: lock.fastpath,
+            blocks: mode
+                .filter(|_| *lock.locktype == *"relation")
+                .map(LockMode::blocks),
+        }
+    }
+}
+
+/// A session of the server that waits for the incident's.
+#[derive(Serialize)]
+pub(super) struct WaiterLine<'a> {
+    server_pid: i32,
+    user: Option<&'a str>,
+    application_name: Option<&'a str>,
+    #[serde(serialize_with = "text")]
+    statement: Option<Arc<str>>,
+    relation: Option<&'a str>,
+    mode: &'a str,
+    waiting_ms: Option<Millis>,
+    blocked_by: &'a [i32],
+    depth: u32,
+}
+
+impl<'a> WaiterLine<'a> {
+    pub(super) fn new(waiter: &'a Waiter, statement: Option<Arc<str>>) -> Self {
+        Self {
+            server_pid: waiter.server_pid,
+            user: waiter.user.as_deref(),
+            application_name: waiter.application_name.as_deref(),
+            statement,
+            relation: waiter.relation.as_deref(),
+            mode: &waiter.mode,
+            waiting_ms: waiter.waiting.map(Millis),
+            blocked_by: &waiter.blocked_by,
+            depth: waiter.depth,
+        }
+    }
 }
 
 /// The fields that say whose session it is.
@@ -127,6 +196,7 @@ struct WhoFields<'a> {
     session: u64,
     client_addr: Option<IpAddr>,
     client_port: Option<u16>,
+    client_pid: Option<i32>,
     user: &'a str,
     database: &'a str,
     application_name: &'a str,
@@ -140,6 +210,7 @@ impl<'a> WhoFields<'a> {
             session: who.session,
             client_addr: who.client_addr.map(|address| address.ip().to_canonical()),
             client_port: who.client_addr.map(|address| address.port()),
+            client_pid: who.client_pid,
             user: &who.user,
             database: &who.database,
             application_name: &who.application_name,

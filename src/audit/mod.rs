@@ -150,6 +150,7 @@ mod tests {
         Who {
             session: 7,
             client_addr: Some("10.0.3.7:51234".parse().unwrap()),
+            client_pid: None,
             user: "app_rw".into(),
             database: "prod".into(),
             application_name: "celery".into(),
@@ -176,10 +177,12 @@ mod tests {
             rule: "celery".into(),
             limit: Duration::from_secs(60),
             idle: Duration::from_micros(60_000_250),
+            waited: None,
             age: Some(Duration::from_secs(61)),
             position: Position::IdleInTransaction,
             statements: statements(),
             statement_count: 1,
+            damage: None,
         }))
     }
 
@@ -235,11 +238,12 @@ mod tests {
             json!({
                 "event": "incident", "kind": "idle", "action": "rollback", "outcome": "rolled_back", "why": null,
                 "rule": "celery", "limit_ms": 60_000, "idle_ms": 60_000.25, "age_ms": 61_000, "session": 7,
-                "client_addr": "10.0.3.7", "client_port": 51234, "user": "app_rw", "database": "prod",
+                "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null, "user": "app_rw", "database": "prod",
                 "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",
                 "statements": [{
                     "at_ms": 1.5, "text": "SELECT * FROM t WHERE card = $1",
                     "fingerprint": crate::sql::fingerprint("SELECT * FROM t WHERE card = ''"), "duration_ms": null,
+                    "tags": null,
                 }],
                 "statement_count": 1, "locks": null, "blocked": null, "xmin_age": null,
             })
@@ -273,7 +277,7 @@ mod tests {
             first,
             json!({
                 "event": "transaction", "outcome": "commit", "duration_ms": 20, "busy_ms": 5, "idle_ms": 15,
-                "longest_idle_ms": 9, "session": 7, "client_addr": "10.0.3.7", "client_port": 51234,
+                "longest_idle_ms": 9, "session": 7, "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null,
                 "user": "app_rw", "database": "prod", "application_name": "celery", "server_pid": null,
                 "tls": false, "statement_count": 1,
             })

@@ -1,11 +1,14 @@
 //! The log line of an incident: a sentence that says who, how long, by which rule, and what was done.
-//! No SQL text is in it.
+//! Of statements it holds the command alone.
 
 use std::time::Duration;
 
 use crate::{
     policy::{Action, DEFAULT_RULE, Kind, format_duration},
-    session::event::{Incident, Outcome},
+    session::{
+        damage::{Damage, Waiter},
+        event::{Incident, Outcome},
+    },
 };
 
 /// Logs an incident: a warning where pgidle was to act on the session, else for information.
@@ -26,8 +29,9 @@ fn sentence(incident: &Incident) -> String {
         .why
         .as_ref()
         .map_or_else(String::new, |why| format!(" ({why})"));
+    let damage = incident.damage.as_deref().map_or_else(String::new, holds);
     format!(
-        "{} {}; {}{why}",
+        "{} {}; {damage}{}{why}",
         who(incident),
         what(incident),
         done(incident)
@@ -37,9 +41,11 @@ fn sentence(incident: &Incident) -> String {
 /// Names come from clients: they are quoted, and what could break a line is escaped.
 fn who(incident: &Incident) -> String {
     let who = &incident.who;
-    let client = who
-        .client_addr
-        .map_or_else(|| "a Unix socket".to_owned(), |address| address.to_string());
+    let client = match (who.client_addr, who.client_pid) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(pid)) => format!("process {pid} by a Unix socket"),
+        (None, None) => "a Unix socket".to_owned(),
+    };
     let pid = who
         .server_pid
         .map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
@@ -59,13 +65,89 @@ fn what(incident: &Incident) -> String {
             Some(age) => format!("has had a transaction open for {}", measured(age)),
             None => "has had a transaction open for too long".to_owned(),
         },
-        Kind::Blocking => format!("has kept others waiting, idle in transaction for {idle}"),
+        Kind::Blocking => {
+            let waited = measured(incident.waited.unwrap_or_default());
+            format!("has kept others waiting for {waited}, stuck for {idle}")
+        }
     };
     let limit = format_duration(incident.limit);
     format!(
         "{stuck}, past the limit of {limit} in rule {:?}",
         incident.rule
     )
+}
+
+/// What it holds, who waits longest for that, and how many more wait.
+fn holds(damage: &Damage) -> String {
+    let waiter = damage.blocked.first();
+    let waited_for = damage.locks.iter().find(|lock| {
+        lock.relation.is_some()
+            && lock.relation == waiter.and_then(|waiter| waiter.relation.clone())
+    });
+    let mut relations = damage.locks.iter().filter(|lock| lock.relation.is_some());
+    let shown = waited_for.or_else(|| relations.next());
+    let Some(lock) = shown.or_else(|| damage.locks.first()) else {
+        return "it holds no locks; ".to_owned();
+    };
+    let on = lock.relation.as_ref().unwrap_or(&lock.locktype);
+    let mut said = format!("it holds {} on {}", lock.mode, on.escape_debug());
+    if let others @ 1.. = damage.locks.len() - 1 {
+        said += &format!(" and {others} other {}", plural(others, "lock"));
+    }
+    if let Some(waiter) = waiter {
+        said += &waits(waiter);
+        if let others @ 1.. = damage.blocked.len() - 1 {
+            said += &format!(
+                ", and {others} more {} with or behind it",
+                if others == 1 { "waits" } else { "wait" }
+            );
+        }
+    }
+    said + "; "
+}
+
+fn waits(waiter: &Waiter) -> String {
+    let command = waiter.statement.as_deref().and_then(command);
+    let command = command.unwrap_or_else(|| "a statement".to_owned());
+    let user = waiter
+        .user
+        .as_ref()
+        .map_or_else(String::new, |user| format!(" by {user:?}"));
+    let since = waiter
+        .waiting
+        .map_or_else(String::new, |time| format!(" for {}", measured(time)));
+    format!(
+        ", {command}{user} (server pid {}) has waited for it{since}",
+        waiter.server_pid
+    )
+}
+
+/// What a statement that waits does: `ALTER TABLE`, `SELECT`. The server has parsed it, so that these are keywords;
+/// of anything else nothing is shown.
+fn command(statement: &str) -> Option<String> {
+    let mut words = statement
+        .split_ascii_whitespace()
+        .map(str::to_ascii_uppercase);
+    let first = words.next()?;
+    match first.as_str() {
+        "ALTER" | "CREATE" | "DROP" | "REFRESH" => {
+            let second = words
+                .find(|word| word != "UNIQUE")
+                .filter(|word| word.bytes().all(|b| b.is_ascii_uppercase()))?;
+            Some(format!("{first} {second}"))
+        }
+        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "LOCK" | "TRUNCATE" | "VACUUM"
+        | "ANALYZE" | "COPY" | "REINDEX" | "CLUSTER" | "WITH" => Some(first),
+        _ => None,
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 {
+        noun.to_owned()
+    } else {
+        format!("{noun}s")
+    }
 }
 
 fn done(incident: &Incident) -> &'static str {
@@ -106,13 +188,17 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::session::event::{Position, Statement, Who};
+    use crate::session::{
+        damage::Lock,
+        event::{Position, Statement, Who},
+    };
 
     fn check(change: impl FnOnce(&mut Incident), expected: &Expect) {
         let mut incident = Incident {
             who: Who {
                 session: 7,
                 client_addr: Some("10.0.3.7:51234".parse().unwrap()),
+                client_pid: None,
                 user: "app_rw".into(),
                 database: "prod".into(),
                 application_name: "celery\n@w1".into(),
@@ -126,6 +212,7 @@ mod tests {
             rule: "celery".into(),
             limit: Duration::from_secs(60),
             idle: Duration::from_millis(61_250),
+            waited: None,
             age: Some(Duration::from_secs(1003)),
             position: Position::IdleInTransaction,
             statements: vec![Statement {
@@ -134,6 +221,7 @@ mod tests {
                 duration: None,
             }],
             statement_count: 1,
+            damage: None,
         };
         change(&mut incident);
         expected.assert_eq(&sentence(&incident));
@@ -182,5 +270,83 @@ mod tests {
                 r#"session 7 (user "app_rw", database "prod", application "celery\n@w1", from 10.0.3.7:51234, server pid 4711) has been stalled (copy in) for 2h 5min, past the limit of 1min in rule "celery"; nothing can be done at this point of the protocol, and the next limit stands"#
             ]],
         );
+    }
+
+    fn waiter(server_pid: i32, depth: u32, statement: Option<&str>) -> Waiter {
+        Waiter {
+            server_pid,
+            user: Some("dba".into()),
+            application_name: None,
+            statement: statement.map(Into::into),
+            relation: Some("public.t".into()),
+            mode: "AccessExclusiveLock".into(),
+            waiting: Some(Duration::from_millis(4200)),
+            blocked_by: [4711].into(),
+            depth,
+        }
+    }
+
+    fn lock(mode: &str, relation: &str) -> Lock {
+        Lock {
+            locktype: "relation".into(),
+            relation: Some(relation.into()),
+            mode: mode.into(),
+            granted: true,
+            fastpath: false,
+        }
+    }
+
+    /// The part of the sentence that tells of the damage.
+    fn check_damage(locks: Vec<Lock>, blocked: Vec<Waiter>, expected: &Expect) {
+        let damage = Damage {
+            at: tokio::time::Instant::now().into_std(),
+            locks,
+            blocked,
+            xmin_age: None,
+        };
+        expected.assert_eq(&holds(&damage));
+    }
+
+    #[test]
+    fn says_what_it_holds_and_who_waits() {
+        let alter = Some("alter table\n t ADD secret int");
+        check_damage(Vec::new(), Vec::new(), &expect!["it holds no locks; "]);
+        check_damage(
+            vec![lock("AccessShareLock", "public.\"a\nb\"")],
+            Vec::new(),
+            &expect![[r#"it holds AccessShareLock on public.\"a\nb\"; "#]],
+        );
+        check_damage(
+            vec![
+                lock("RowExclusiveLock", "public.u"),
+                lock("AccessShareLock", "public.t"),
+            ],
+            vec![waiter(8, 1, alter)],
+            &expect![[
+                r#"it holds AccessShareLock on public.t and 1 other lock, ALTER TABLE by "dba" (server pid 8) has waited for it for 4.2s; "#
+            ]],
+        );
+        let behind = (9..46).map(|pid| waiter(pid, 2, None));
+        check_damage(
+            vec![lock("AccessShareLock", "public.t"); 4],
+            std::iter::once(waiter(8, 1, None)).chain(behind).collect(),
+            &expect![[
+                r#"it holds AccessShareLock on public.t and 3 other locks, a statement by "dba" (server pid 8) has waited for it for 4.2s, and 37 more wait with or behind it; "#
+            ]],
+        );
+    }
+
+    #[test]
+    fn of_a_statement_its_command_is_said_and_nothing_else() {
+        for (statement, expected) in [
+            ("select 'secret'", Some("SELECT")),
+            ("CREATE UNIQUE INDEX i ON t (v)", Some("CREATE INDEX")),
+            ("/* secret */ SELECT 1", None),
+            ("ALTER \"secret\"", None),
+            ("secret", None),
+            ("", None),
+        ] {
+            assert_eq!(command(statement).as_deref(), expected, "{statement}");
+        }
     }
 }

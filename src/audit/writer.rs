@@ -17,12 +17,15 @@ use serde::Serialize;
 
 use super::{
     Message, QUEUE_LENGTH, Shared,
-    line::{DroppedLine, IncidentLine, Millis, StatementLine, TransactionLine},
+    line::{DroppedLine, IncidentLine, Millis, StatementLine, TransactionLine, WaiterLine},
     lock, sentence,
 };
 use crate::{
     config::AuditSettings,
-    session::event::{Event, Statement},
+    session::{
+        damage::{Damage, Waiter},
+        event::{Event, Statement},
+    },
     sql,
 };
 
@@ -112,7 +115,12 @@ impl Writer {
         match event {
             Event::Incident(incident) => {
                 let statements = self.statements(&incident.statements);
-                self.line(&IncidentLine::new(&time, &id, incident, &statements));
+                let blocked = incident
+                    .damage
+                    .as_deref()
+                    .map(|damage| self.blocked(damage));
+                let line = IncidentLine::new(&time, &id, incident, &statements, blocked.as_deref());
+                self.line(&line);
             }
             Event::Transaction(transaction) => {
                 let statements = self.statements(&transaction.statements);
@@ -136,9 +144,24 @@ impl Writer {
                 },
                 fingerprint,
                 duration_ms: statement.duration.map(Millis),
+                tags: statement.text.as_deref().and_then(sql::tags),
             }
         };
         statements.iter().map(line).collect()
+    }
+
+    fn blocked<'a>(&mut self, damage: &'a Damage) -> Vec<WaiterLine<'a>> {
+        let literals = self.settings.literals;
+        let line = |waiter: &'a Waiter| {
+            let text = waiter.statement.as_ref();
+            let shown = if literals {
+                text.cloned()
+            } else {
+                text.and_then(|text| self.texts.known(text).0)
+            };
+            WaiterLine::new(waiter, shown)
+        };
+        damage.blocked.iter().map(line).collect()
     }
 
     fn line(&mut self, line: &impl Serialize) {

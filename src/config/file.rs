@@ -1,22 +1,23 @@
 //! From the text of a configuration file to settings.
 
-use std::{collections::HashSet, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, FLAGS_RULE,
+    Config, FLAGS_RULE, Flags, Pooler,
     error::Fault,
-    one_for_each_cpu, require_supported,
+    one_for_two_cpus, parse_dsn, require_supported,
     section::{Section, boolean, count, duration, name, parsed, text},
 };
 use crate::policy::{
     Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, builtin_rules,
 };
 
-/// Reads settings, and the rules of the file with the built-in ones before them.
-pub(super) fn read(text: &str) -> Result<(Config, Vec<Rule>), Fault> {
+/// Reads settings, and the rules of the file with the built-in ones before them. What the flags say counts where rules
+/// need it.
+pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fault> {
     let document = DeTable::parse(text).map_err(|error| Fault {
         span: error.span().unwrap_or_default(),
         key: None,
@@ -35,6 +36,10 @@ pub(super) fn read(text: &str) -> Result<(Config, Vec<Rule>), Fault> {
     names.extend([DEFAULT_RULE.into(), FLAGS_RULE.into()]);
     for section in root.sections("rule", "rule")? {
         let rule = rule(&section)?;
+        if !rule.limits.ladder(Kind::Blocking).is_empty() {
+            require_observer(&config, flags)
+                .map_err(|problem| section.fault_at("blocking", problem))?;
+        }
         if !names.insert(Arc::clone(&rule.name)) {
             let problem = format!(
                 "another rule has the name {:?} too; expected one of its own",
@@ -51,7 +56,7 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
     if let Some(section) = root.section("listen", "listen")? {
         section.set("addresses", &mut config.listen.addresses, addresses)?;
         section.set("workers", &mut config.listen.workers, |value| {
-            Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_each_cpu))
+            Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_two_cpus))
         })?;
     }
     if let Some(section) = root.section("upstream", "upstream")? {
@@ -70,8 +75,32 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
         section.set("literals", &mut config.audit.literals, boolean)?;
         section.set("transactions", &mut config.audit.transactions, boolean)?;
     }
+    if let Some(section) = root.section("observer", "observer")? {
+        section.set("dsn", &mut config.observer.dsn, |value| {
+            parse_dsn(name(value)?).map(Some)
+        })?;
+        section.set("interval", &mut config.observer.interval, |value| {
+            duration(value)?.ok_or_else(|| "expected a duration longer than 0".to_owned())
+        })?;
+    }
     if let Some(section) = root.section("log", "log")? {
         section.set("format", &mut config.log.format, parsed)?;
+    }
+    Ok(())
+}
+
+/// Says what is missing to know who waits for whom.
+fn require_observer(config: &Config, flags: &Flags) -> Result<(), String> {
+    if config.observer.dsn.is_none() && flags.observer_dsn.is_none() {
+        return Err(
+            "needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
+                .to_owned(),
+        );
+    }
+    if config.upstream.pooler != Pooler::None {
+        return Err(
+            "needs the server's process ids, which a pooler hides: expected upstream.pooler = \"none\"".to_owned(),
+        );
     }
     Ok(())
 }
@@ -105,13 +134,12 @@ fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
         let Some(rungs) = section.section(kind.name(), table)? else {
             continue;
         };
-        require_supported(kind, Action::Log)
-            .map_err(|problem| section.fault_at(kind.name(), problem))?;
         limits.ladders[kind.index()] = ladder(kind, &rungs, section)?;
         if kind == Kind::Age {
             rungs.set("implicit", &mut limits.age_implicit, boolean)?;
         }
     }
+    limits.blocking_mode = section.get("blocking_mode", parsed)?;
     let matching = section.section("match", "rule.match")?;
     Ok(Rule {
         name,
@@ -120,12 +148,20 @@ fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
     })
 }
 
+/// The time of a rung. 0 is off, but "0s" in `blocking` is at once: somebody waits already.
+fn limit(kind: Kind, value: &DeValue<'_>) -> Result<Option<Duration>, String> {
+    let at_once = kind == Kind::Blocking && value.as_str().is_some();
+    Ok(duration(value)?.or_else(|| at_once.then_some(Duration::ZERO)))
+}
+
 fn ladder(kind: Kind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder, Fault> {
     let mut ladder = Vec::new();
     for action in Action::ALL {
-        if let Some(at) = rungs.get(action.name(), duration)?.flatten() {
-            require_supported(kind, action)
-                .map_err(|problem| rungs.fault_at(action.name(), problem))?;
+        if let Some(at) = rungs
+            .get(action.name(), |value| limit(kind, value))?
+            .flatten()
+        {
+            require_supported(action).map_err(|problem| rungs.fault_at(action.name(), problem))?;
             ladder.push((action, at));
         }
     }
@@ -162,7 +198,7 @@ fn client(value: &DeValue<'_>) -> Result<ClientNet, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use expect_test::{Expect, expect};
 
@@ -171,13 +207,13 @@ mod tests {
     const SAMPLE: &str = include_str!("../../config/pgidle.toml");
 
     fn refused(text: &str, expected: &Expect) {
-        let fault = read(text).map(drop).unwrap_err();
+        let fault = read(text, &Flags::default()).map(drop).unwrap_err();
         expected.assert_eq(&fault.in_file(Path::new("f"), text).to_string());
     }
 
     #[test]
     fn the_sample_shows_the_defaults() {
-        let (config, rules) = read(SAMPLE).unwrap();
+        let (config, rules) = read(SAMPLE, &Flags::default()).unwrap();
         let default = Config::default();
         assert_eq!(config, default);
         assert_eq!(rules, default.rules.as_slice());
@@ -199,7 +235,7 @@ mod tests {
             })
             .collect();
         let text = uncommented.join("\n");
-        let (_, rules) = read(&text).unwrap();
+        let (_, rules) = read(&text, &Flags::default()).unwrap();
         assert_eq!(rules.len(), builtin_rules().len() + 1);
 
         let document = DeTable::parse(&text).unwrap();
@@ -207,10 +243,11 @@ mod tests {
         collect_keys("", document.get_ref(), &mut shown);
         for (section, keys) in KEYS {
             for key in *keys {
-                let unsupported =
-                    *key == "release" || *key == "blocking" || *section == "rule.blocking";
-                let elsewhere = matches!(*section, "rule.failed" | "rule.stalled" | "rule.age")
-                    && *key != "implicit";
+                let unsupported = *key == "release";
+                let elsewhere = matches!(
+                    *section,
+                    "rule.failed" | "rule.stalled" | "rule.age" | "rule.blocking"
+                ) && *key != "implicit";
                 let path = format!("{section}.{key}");
                 let is_shown = shown.iter().any(|s| s == path.trim_start_matches('.'));
                 assert!(
@@ -252,7 +289,7 @@ mod tests {
             name = "host"
             match = { client = "10.0.0.1" }
         "#;
-        let (_, rules) = read(text).unwrap();
+        let (_, rules) = read(text, &Flags::default()).unwrap();
         let [celery, local, host] = <[Rule; 3]>::try_from(rules).unwrap();
         assert_eq!(
             celery.matching.application_name,
@@ -286,7 +323,7 @@ mod tests {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
-                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, log, rule"
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, observer, log, rule"
             ],
         );
         refused(
@@ -391,10 +428,6 @@ mod tests {
             &expect!["f:4: rule.idle.release: the action `release` is not supported yet"],
         );
         refused_rule(
-            "blocking = { log = \"0s\" }",
-            &expect!["f:4: rule.blocking: the limit `blocking` is not supported yet"],
-        );
-        refused_rule(
             "idle = { implicit = true }",
             &expect![
                 "f:4: rule.idle.implicit: unknown key; expected one of log, notice, release, rollback, terminate"
@@ -410,5 +443,69 @@ mod tests {
             "[rule.match]\nuser = 7",
             &expect!["f:5: rule.match.user: expected a string, found a whole number"],
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_observer_is_said_with_line_key_and_expectation() {
+        refused_rule(
+            "blocking = { log = \"0s\" }",
+            &expect![
+                "f:4: rule.blocking: needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
+            ],
+        );
+        refused(
+            "[observer]\ndsn = \"host=h\"\n[upstream]\npooler = \"session\"\n\n[[rule]]\nname = \"x\"\nblocking = { log = \"0s\" }",
+            &expect![[
+                r#"f:8: rule.blocking: needs the server's process ids, which a pooler hides: expected upstream.pooler = "none""#
+            ]],
+        );
+        refused_rule(
+            "blocking_mode = \"AccessExclusive\"",
+            &expect![
+                "f:4: rule.blocking_mode: `AccessExclusive` is not a lock mode: expected a name as in pg_locks, such as AccessExclusiveLock"
+            ],
+        );
+        refused(
+            "[observer]\ndsn = \"user=u password=secret prot=1\"",
+            &expect![[
+                r#"f:2: observer.dsn: expected a connection string such as "host=/run/postgresql user=pgidle dbname=postgres": unknown option `prot`"#
+            ]],
+        );
+        refused(
+            "[observer]\ndsn = \"user=u password=secret\"",
+            &expect!["f:2: observer.dsn: the connection string names no host"],
+        );
+        refused(
+            "[observer]\ndsn = \"host=h sslmode=require\"",
+            &expect![
+                "f:2: observer.dsn: sslmode=require is not supported: expected a server that is reached without TLS"
+            ],
+        );
+        refused(
+            "[observer]\ninterval = 0",
+            &expect!["f:2: observer.interval: expected a duration longer than 0"],
+        );
+    }
+
+    #[test]
+    fn blocking_may_act_at_once_where_there_is_an_observer() {
+        let rule =
+            "[[rule]]\nname = \"x\"\nblocking = { log = \"0s\", notice = 0, rollback = \"3s\" }";
+        let flags = Flags {
+            observer_dsn: Some(parse_dsn("host=h").unwrap()),
+            ..Flags::default()
+        };
+        let in_file = format!("[observer]\ndsn = \"host=h\"\n{rule}");
+        for (text, flags) in [(rule, flags), (in_file.as_str(), Flags::default())] {
+            let (_, rules) = read(text, &flags).unwrap();
+            let rungs = rules.last().unwrap().limits.ladder(Kind::Blocking).rungs();
+            assert_eq!(
+                rungs,
+                [
+                    (Duration::ZERO, Action::Log),
+                    (Duration::from_secs(3), Action::Rollback)
+                ]
+            );
+        }
     }
 }

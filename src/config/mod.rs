@@ -8,15 +8,7 @@ mod error;
 mod file;
 mod section;
 
-use std::{
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{fs, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc, thread, time::Duration};
 
 pub use address::{Address, AddressError};
 pub use error::ConfigError;
@@ -32,6 +24,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// `[audit]`
     pub audit: AuditSettings,
+    /// `[observer]`
+    pub observer: ObserverSettings,
     /// `[log]`
     pub log: LogSettings,
     /// How long a client may take until it is authenticated; `None` is for ever.
@@ -115,6 +109,45 @@ impl Default for AuditSettings {
     }
 }
 
+/// `[observer]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObserverSettings {
+    /// How the observer connects; `None` looks at nothing. Its `Debug` does not show the password.
+    pub dsn: Option<Box<tokio_postgres::Config>>,
+    /// The time between two looks.
+    pub interval: Duration,
+}
+
+impl Default for ObserverSettings {
+    fn default() -> Self {
+        Self {
+            dsn: None,
+            interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Reads how the observer connects: `host=… user=…` or `postgresql://…`, as libpq has it.
+///
+/// # Errors
+/// What is wrong with it, without its values.
+pub fn parse_dsn(text: &str) -> Result<Box<tokio_postgres::Config>, String> {
+    let config: tokio_postgres::Config = text.parse().map_err(|error: tokio_postgres::Error| {
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        format!("expected a connection string such as \"host=/run/postgresql user=pgidle dbname=postgres\"{cause}")
+    })?;
+    if config.get_hosts().is_empty() {
+        return Err("the connection string names no host".to_owned());
+    }
+    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
+        return Err(
+            "sslmode=require is not supported: expected a server that is reached without TLS"
+                .to_owned(),
+        );
+    }
+    Ok(Box::new(config))
+}
+
 /// `[log]`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogSettings {
@@ -153,7 +186,7 @@ impl Default for Config {
         Self {
             listen: Listen {
                 addresses: vec![tcp(6432)],
-                workers: one_for_each_cpu(),
+                workers: one_for_two_cpus(),
             },
             upstream: Upstream {
                 address: tcp(5432),
@@ -161,25 +194,12 @@ impl Default for Config {
                 pooler: Pooler::None,
             },
             audit: AuditSettings::default(),
+            observer: ObserverSettings::default(),
             log: LogSettings::default(),
             startup_timeout: Some(Duration::from_secs(60)),
             drain_timeout: Some(Duration::from_secs(30)),
             rules: Rules::new(builtin_rules()),
         }
-    }
-}
-
-impl Config {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// The file cannot be read, or something in it is unknown or does not make sense.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Source {
-            path: Some(path.to_owned()),
-            flags: Flags::default(),
-        }
-        .load()
     }
 }
 
@@ -194,6 +214,8 @@ pub struct Flags {
     pub idle_limit: Option<IdleLimit>,
     /// Replaces `audit.file`.
     pub audit: Option<PathBuf>,
+    /// Replaces `observer.dsn`.
+    pub observer_dsn: Option<Box<tokio_postgres::Config>>,
     /// Replaces `log.format`.
     pub log_format: Option<LogFormat>,
 }
@@ -226,7 +248,7 @@ impl Source {
             Some(path) => {
                 let text =
                     fs::read_to_string(path).map_err(|e| ConfigError::unreadable(path, &e))?;
-                file::read(&text).map_err(|fault| fault.in_file(path, &text))?
+                file::read(&text, &self.flags).map_err(|fault| fault.in_file(path, &text))?
             }
             None => (Config::default(), builtin_rules()),
         };
@@ -239,6 +261,9 @@ impl Source {
         }
         if let Some(file) = flags.audit {
             config.audit.file = Some(file);
+        }
+        if let Some(dsn) = flags.observer_dsn {
+            config.observer.dsn = Some(dsn);
         }
         if let Some(format) = flags.log_format {
             config.log.format = format;
@@ -253,7 +278,7 @@ impl Source {
 
 impl IdleLimit {
     fn rule(self) -> Result<Rule, ConfigError> {
-        require_supported(Kind::Idle, self.action)
+        require_supported(self.action)
             .map_err(|problem| ConfigError::in_flag("--action", problem))?;
         let name: Arc<str> = FLAGS_RULE.into();
         let mut limits = Limits {
@@ -271,23 +296,23 @@ impl IdleLimit {
 }
 
 /// Whether this version does what a rung asks for; what it would only accept and ignore is refused.
-pub fn is_supported(kind: Kind, action: Action) -> bool {
-    kind != Kind::Blocking && action != Action::Release
+pub fn is_supported(action: Action) -> bool {
+    action != Action::Release
 }
 
-/// Says of a rung that is not supported that it is not.
-fn require_supported(kind: Kind, action: Action) -> Result<(), String> {
-    if is_supported(kind, action) {
+/// Says of an action that is not supported that it is not.
+fn require_supported(action: Action) -> Result<(), String> {
+    if is_supported(action) {
         Ok(())
-    } else if is_supported(kind, Action::Log) {
-        Err(format!("the action `{action}` is not supported yet"))
     } else {
-        Err(format!("the limit `{kind}` is not supported yet"))
+        Err(format!("the action `{action}` is not supported yet"))
     }
 }
 
-fn one_for_each_cpu() -> NonZeroUsize {
-    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+/// A thread moves more bytes with fewer system calls the busier it is, and the server needs the other CPUs.
+fn one_for_two_cpus() -> NonZeroUsize {
+    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cpus / 2).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// The name of the rule that flags make.
@@ -307,6 +332,7 @@ mod tests {
                 action: Action::Rollback,
             }),
             audit: Some("flags.jsonl".into()),
+            observer_dsn: Some(parse_dsn("host=::1").unwrap()),
             log_format: Some(LogFormat::Json),
         }
     }
@@ -371,9 +397,11 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        let error = Config::load(Path::new("/no/such/pgidle.toml"))
-            .unwrap_err()
-            .to_string();
+        let source = Source {
+            path: Some("/no/such/pgidle.toml".into()),
+            flags: Flags::default(),
+        };
+        let error = source.load().unwrap_err().to_string();
         assert!(
             error.starts_with("/no/such/pgidle.toml: cannot be read: No such file"),
             "{error}"

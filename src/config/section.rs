@@ -227,6 +227,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "listen",
             "upstream",
             "audit",
+            "observer",
             "log",
             "rule",
         ],
@@ -234,11 +235,19 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("listen", &["addresses", "workers"]),
     ("upstream", &["address", "connect_timeout", "pooler"]),
     ("audit", &["file", "literals", "transactions"]),
+    ("observer", &["dsn", "interval"]),
     ("log", &["format"]),
     (
         "rule",
         &[
-            "name", "match", "idle", "failed", "stalled", "age", "blocking",
+            "name",
+            "match",
+            "idle",
+            "failed",
+            "stalled",
+            "age",
+            "blocking",
+            "blocking_mode",
         ],
     ),
     (

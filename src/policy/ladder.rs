@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::LockMode;
+
 /// What pgidle does when a limit is reached, mildest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
@@ -169,6 +171,8 @@ pub struct Limits {
     pub ladders: [Ladder; 5],
     /// Whether `age` holds for implicit transactions too (CREATE INDEX CONCURRENTLY, VACUUM, COPY).
     pub age_implicit: bool,
+    /// The only lock mode whose waiters count for `blocking`; `None` counts all.
+    pub blocking_mode: Option<LockMode>,
 }
 
 impl Limits {

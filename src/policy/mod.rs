@@ -6,8 +6,10 @@
 
 mod duration;
 mod ladder;
+mod lock;
 mod rule;
 
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use ladder::{Action, Kind, Ladder, LadderError, Limits};
+pub use lock::{LockMode, LockModeError};
 pub use rule::{ClientNet, DEFAULT_RULE, Identity, Match, Pattern, Rule, Rules, builtin_rules};

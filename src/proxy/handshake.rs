@@ -26,6 +26,13 @@ use crate::{
     },
 };
 
+/// The client's end of a connection: an address or, by a Unix socket, a process.
+#[derive(Clone, Copy)]
+struct Peer {
+    address: Option<SocketAddr>,
+    pid: Option<i32>,
+}
+
 /// Serves one connection from its first byte to its last.
 pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker>) {
     // The handshake's state is large and short-lived: it lives in a box of its own.
@@ -51,7 +58,7 @@ async fn open(
     mut stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
-) -> Option<Relay> {
+) -> Option<Box<Relay>> {
     let mut bytes = BytesMut::with_capacity(1024);
     loop {
         let report = match parse_startup(&bytes) {
@@ -73,9 +80,25 @@ async fn open(
             }
             Ok(Some((Startup::Session(packet), len))) => {
                 let startup = bytes.split_to(len);
-                match connect(&packet, &startup, client, &worker).await {
+                match connect(
+                    &packet,
+                    &startup,
+                    Peer {
+                        address: client,
+                        pid: stream.peer_pid(),
+                    },
+                    &worker,
+                )
+                .await
+                {
                     Ok((session, server, entry)) => {
-                        return Some(Relay::new(session, stream, server, bytes.to_vec(), entry));
+                        return Some(Box::new(Relay::new(
+                            session,
+                            stream,
+                            server,
+                            bytes.to_vec(),
+                            entry,
+                        )));
                     }
                     Err(report) => report,
                 }
@@ -100,20 +123,19 @@ type Connected = (Session, Stream, Arc<crate::registry::Entry>);
 async fn connect(
     packet: &StartupPacket,
     startup: &[u8],
-    client: Option<SocketAddr>,
+    client: Peer,
     worker: &Worker,
 ) -> Result<Connected, Report> {
     let config = worker.config();
-    let address = Arc::new(config.upstream.address.clone());
     let unreachable = |error: &dyn std::fmt::Display| startup_failure(error.to_string(), "08006");
-    let mut server = upstream::connect(&address, config.upstream.connect_timeout)
+    let mut server = upstream::connect(&config.upstream.address, config.upstream.connect_timeout)
         .await
         .map_err(|error| unreachable(&error))?;
     server
         .write_all(startup)
         .await
         .map_err(|error| unreachable(&error))?;
-    let entry = worker.shared.registry.enter(address);
+    let entry = worker.shared.registry.enter(Arc::clone(&config));
     let who = who(packet, client, entry.id());
     let replication = packet.replication();
     let limits = config.rules.decide(&identity(&who, replication));
@@ -140,11 +162,12 @@ pub(super) fn identity(who: &Who, replication: bool) -> Identity<'_> {
     }
 }
 
-fn who(packet: &StartupPacket, client_addr: Option<SocketAddr>, session: u64) -> Who {
+fn who(packet: &StartupPacket, client: Peer, session: u64) -> Who {
     let user = packet.get("user").unwrap_or_default();
     Who {
         session,
-        client_addr,
+        client_addr: client.address,
+        client_pid: client.pid,
         user: user.into(),
         database: packet.get("database").unwrap_or(user).into(),
         application_name: packet.get("application_name").unwrap_or_default().into(),

@@ -169,7 +169,8 @@ pub fn run(
     mut ended: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
+        .enable_io()
+        .enable_time()
         .build()?;
     let worker = Arc::new(Worker {
         shared,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use crate::{audit::Audit, config::Config, registry::Registry};
+use crate::{audit::Audit, config::Config, observer::Observer, registry::Registry};
 
 pub use listener::{Bound, ListenError, bind, run};
 
@@ -23,6 +23,8 @@ pub struct Shared {
     pub registry: Registry,
     /// Where events go.
     pub audit: Audit,
+    /// Who looks at what stuck sessions hold.
+    pub observer: Observer,
     /// The settings in force.
     pub config: watch::Receiver<Arc<Config>>,
 }

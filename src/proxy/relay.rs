@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{Worker, cancel, handshake, stream::Stream};
 use crate::{
+    observer::Watch,
     registry::{Command, Entry},
     session::{Action, CloseReason, ProtocolError, Session, Side},
 };
@@ -66,6 +67,8 @@ pub(super) struct Relay {
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
     timer: Option<Pin<Box<Sleep>>>,
     identified: bool,
+    /// The wish to be looked at, while the session is stuck.
+    watch: Option<Box<Watch>>,
 }
 
 /// One side's socket.
@@ -94,8 +97,9 @@ impl Leg {
 }
 
 /// Runs a session to its end, and says why it ended.
-pub(super) async fn run(mut relay: Relay, worker: Arc<Worker>) {
+pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
     let closed = poll_fn(|cx| relay.poll(cx, &worker)).await;
+    relay.watch = None;
     relay.session.closed(Instant::now().into_std());
     relay.publish(&worker);
     let who = relay.session.who();
@@ -150,10 +154,13 @@ impl Relay {
             server: Leg::new(server, Vec::new()),
             timer: None,
             identified: false,
+            watch: None,
         }
     }
 
     /// Moves what can be moved; ready when the session is over.
+    ///
+    /// A side that gives or takes nothing more wakes the task when that changes: `pump` goes on until it does.
     fn poll(&mut self, cx: &mut Context<'_>, worker: &Arc<Worker>) -> Poll<Closed> {
         if !self.identified {
             self.entry.set_waker(cx.waker());
@@ -163,7 +170,7 @@ impl Relay {
             let now = Instant::now().into_std();
             match self.turn(cx, worker, now) {
                 Ok(true) => {}
-                Ok(false) => match self.sleep(cx, now) {
+                Ok(false) => match self.sleep(cx, worker, now) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(()) => {}
                 },
@@ -172,18 +179,23 @@ impl Relay {
         }
     }
 
+    /// Does what can be done at once; true when that has opened the way for more.
     fn turn(
         &mut self,
         cx: &mut Context<'_>,
         worker: &Arc<Worker>,
         now: StdInstant,
     ) -> Result<bool, Closed> {
-        self.obey(worker, now)?;
-        let from_client = self.pump(Side::Client, cx, worker, now)?;
-        let from_server = self.pump(Side::Server, cx, worker, now)?;
+        self.obey(worker, now);
+        self.pump(Side::Client, cx, worker, now)?;
+        let held = self.session.holds_client();
+        self.pump(Side::Server, cx, worker, now)?;
         let acted = self.act(worker, now)?;
         self.publish(worker);
-        Ok(from_client || from_server || acted)
+        // A client that was held was not read, and wakes nobody.
+        let resumed = held && !self.session.holds_client();
+        let unsent = !self.server.blocked && !self.session.output(Side::Server).is_empty();
+        Ok(acted || resumed || unsent)
     }
 
     /// Moves bytes from one side to the other until the one has none or the other takes none.
@@ -193,17 +205,17 @@ impl Relay {
         cx: &mut Context<'_>,
         worker: &Worker,
         now: StdInstant,
-    ) -> Result<bool, Closed> {
-        let mut moved = self.flush(from.other(), cx, now)?;
+    ) -> Result<(), Closed> {
+        self.flush(from.other(), cx, now)?;
         loop {
             let waiting = self.session.output(from.other()).len();
             if waiting > READ_AHEAD {
                 self.session.drain_overflowed();
-                return Ok(true);
+                return Ok(());
             }
             let ahead = from == Side::Server && self.session.reads_ahead();
             if waiting > 0 && !ahead || from == Side::Client && self.session.holds_client() {
-                return Ok(moved);
+                return Ok(());
             }
             let leg = self.leg(from);
             if leg.held {
@@ -211,9 +223,8 @@ impl Relay {
                 let input = std::mem::take(&mut leg.input);
                 self.splice(from, &input, cx, now)?;
             } else if self.read(from, cx, worker, now)?.is_pending() {
-                return Ok(moved);
+                return Ok(());
             }
-            moved = true;
         }
     }
 
@@ -284,18 +295,18 @@ impl Relay {
             leg.input = rest.to_vec();
             leg.held = held;
         }
-        self.flush(to, cx, now).map(drop)
+        self.flush(to, cx, now)
     }
 
     /// Writes what waits for a side.
-    fn flush(&mut self, to: Side, cx: &mut Context<'_>, now: StdInstant) -> Result<bool, Closed> {
+    fn flush(&mut self, to: Side, cx: &mut Context<'_>, now: StdInstant) -> Result<(), Closed> {
         let leg = match to {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
         };
         let output = self.session.output(to);
         if output.is_empty() && !leg.blocked {
-            return Ok(false);
+            return Ok(());
         }
         let mut sent = 0;
         while !output.is_empty() {
@@ -314,7 +325,7 @@ impl Relay {
         leg.blocked = !output.is_empty();
         let blocked = leg.blocked;
         self.session.flow(to, blocked, sent > 0, now);
-        Ok(sent > 0)
+        Ok(())
     }
 
     /// A side sends nothing more.
@@ -336,7 +347,7 @@ impl Relay {
     }
 
     /// Carries out what others have asked for.
-    fn obey(&mut self, worker: &Worker, now: StdInstant) -> Result<(), Closed> {
+    fn obey(&mut self, worker: &Worker, now: StdInstant) {
         for command in self.entry.take_commands() {
             match command {
                 Command::Drain => self.session.drain(),
@@ -346,7 +357,9 @@ impl Relay {
                 Command::CancelClosed => self.session.cancel_closed(now),
             }
         }
-        Ok(())
+        if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
+            self.session.observed(damage, now);
+        }
     }
 
     /// Carries out what the session asks for.
@@ -363,11 +376,7 @@ impl Relay {
                 Action::OpenGate => self.entry.open_gate(),
                 Action::Cancel => self.cancel(),
                 Action::Identify => self.identify(worker),
-                Action::KeyKnown => {
-                    if let Some(key) = self.session.cancel_key() {
-                        self.entry.set_key(key);
-                    }
-                }
+                Action::SetCancelKey(key) => self.entry.set_key(key),
                 Action::Close(reason) => return Err(reason.into()),
             }
         }
@@ -375,12 +384,11 @@ impl Relay {
     }
 
     fn cancel(&self) {
-        let Some(key) = self.session.cancel_key().cloned() else {
-            return;
-        };
         let entry = Arc::clone(&self.entry);
         tokio::spawn(async move {
-            cancel::send(entry.server(), &key).await;
+            if let Some(key) = entry.key() {
+                cancel::send(entry.server(), key).await;
+            }
             entry.tell(Command::CancelClosed);
         });
     }
@@ -398,9 +406,36 @@ impl Relay {
         }
     }
 
+    /// Has the session looked at while it wants to be; returns when it will next want to.
+    fn be_watched(
+        &mut self,
+        cx: &Context<'_>,
+        worker: &Worker,
+        now: StdInstant,
+    ) -> Option<StdInstant> {
+        let observer = &worker.shared.observer;
+        let interval = observer.interval()?;
+        let wanted = self.session.look_wanted(interval);
+        let Some(look) = wanted.filter(|look| look.from <= now) else {
+            self.watch = None;
+            return wanted.map(|look| look.from);
+        };
+        if self.watch.as_ref().is_none_or(|watch| watch.look() != look) {
+            self.watch = None;
+            let watch = observer.watch(self.session.who(), look, cx.waker());
+            self.watch = watch.map(Box::new);
+        }
+        None
+    }
+
     /// Arms the timer; ready when a limit is reached.
-    fn sleep(&mut self, cx: &mut Context<'_>, now: StdInstant) -> Poll<()> {
-        let Some(at) = self.session.poll_timeout() else {
+    fn sleep(&mut self, cx: &mut Context<'_>, worker: &Worker, now: StdInstant) -> Poll<()> {
+        let look = self.be_watched(cx, worker, now);
+        let Some(at) = [self.session.poll_timeout(), look]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return Poll::Pending;
         };
         if at <= now {
@@ -427,18 +462,29 @@ impl Relay {
     }
 
     /// Writes what is due to both sides, as far as they take it within a while; returns a client that took it all.
-    async fn close(mut self) -> Option<Stream> {
-        let to_server = self.session.output(Side::Server).split();
-        let to_client = self.session.output(Side::Client).split();
+    async fn close(self: Box<Self>) -> Option<Stream> {
+        let Self {
+            mut session,
+            client,
+            server,
+            ..
+        } = *self;
+        if client.ended
+            && session.output(Side::Client).is_empty()
+            && session.output(Side::Server).is_empty()
+        {
+            return None;
+        }
+        let (mut client, mut server) = (client.stream, server.stream);
         let farewell = async {
             // A server that is gone takes nothing, and that is known already.
-            drop(self.server.stream.write_all(&to_server).await);
-            drop(self.server.stream.shutdown().await);
-            drop(self.server);
-            self.client.stream.write_all(&to_client).await
+            drop(server.write_all(session.output(Side::Server)).await);
+            drop(server.shutdown().await);
+            drop(server);
+            client.write_all(session.output(Side::Client)).await
         };
         let taken = tokio::time::timeout(LINGER, farewell).await;
-        matches!(taken, Ok(Ok(()))).then_some(self.client.stream)
+        matches!(taken, Ok(Ok(()))).then_some(client)
     }
 }
 

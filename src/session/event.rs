@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use super::damage::Damage;
 use crate::policy::{Action, Kind};
 
 /// Something that happened in a session and that somebody may want to know.
@@ -20,6 +21,8 @@ pub struct Who {
     pub session: u64,
     /// The client's address; `None` for a Unix socket.
     pub client_addr: Option<SocketAddr>,
+    /// The client's process id; known of a client on the same host that came over a Unix socket.
+    pub client_pid: Option<i32>,
     /// The role asked for at startup.
     pub user: Arc<str>,
     /// The database asked for at startup (the role's name when none was given).
@@ -157,6 +160,8 @@ pub struct Incident {
     pub limit: Duration,
     /// How long the session had been idle (or stalled) in this position.
     pub idle: Duration,
+    /// How long others had waited for it meanwhile; known of [`Kind::Blocking`] alone.
+    pub waited: Option<Duration>,
     /// How old the transaction was; `None` when none was open.
     pub age: Option<Duration>,
     /// Where in the protocol it stood.
@@ -165,6 +170,8 @@ pub struct Incident {
     pub statements: Vec<Statement>,
     /// How many statements the transaction had in all.
     pub statement_count: u64,
+    /// What it held and who waited for it; `None` when nobody has looked since it was stuck.
+    pub damage: Option<Arc<Damage>>,
 }
 
 /// How a transaction block ended.

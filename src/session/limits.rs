@@ -1,9 +1,13 @@
 //! Which rung of which ladder is due when: the clocks of a session, read from its position.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Session,
+    damage::Damage,
     event::{Event, Incident, Outcome, Position},
     report,
     state::{Phase, TransactionStatus},
@@ -15,6 +19,20 @@ use crate::{
 
 /// How long a batch without Sync may be silent before a Flush of ours asks the server whether it has answered it all.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
+
+/// How long before a rung is due an observer's answer has to be asked for.
+const LOOK_AHEAD: Duration = Duration::from_millis(250);
+
+/// A wish to know what the session holds and who waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// From when on a look is of use.
+    pub from: Instant,
+    /// When the look is needed at the latest.
+    pub by: Instant,
+    /// Whether the session wants to be looked at again and again, not once.
+    pub steadily: bool,
+}
 
 /// A rung that is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +106,69 @@ impl Session {
         }
     }
 
+    /// Whether, and when, somebody who can look once in an `interval` should look at what the session holds.
+    pub fn look_wanted(&self, interval: Duration) -> Option<Look> {
+        if self.ending.is_some() || self.state.transaction.enforced.is_some() {
+            return None;
+        }
+        let first = |since: Instant, limit: Duration| since + (interval / 10).min(limit / 2);
+        if !self.limits.ladder(Kind::Blocking).is_empty()
+            && let Some((kind, since)) = self.stuck(self.position())
+            && kind != Kind::Failed
+        {
+            let from = first(since, Duration::MAX);
+            return Some(Look {
+                from,
+                by: from,
+                steadily: true,
+            });
+        }
+        let rung = self.next_rung()?;
+        let since = rung.at.checked_sub(rung.limit)?;
+        let first = first(since, rung.limit);
+        let by = (rung.at - LOOK_AHEAD).max(first);
+        Some(Look {
+            from: by.checked_sub(interval).map_or(first, |at| at.max(first)),
+            by,
+            steadily: false,
+        })
+    }
+
+    /// Takes note of what somebody saw who looked, and takes the rungs of `blocking` that are due by it.
+    ///
+    /// No other clock rings for them: whoever is ended for keeping others waiting was seen to do so just now.
+    pub fn observed(&mut self, damage: Arc<Damage>, now: Instant) {
+        let waited_for = damage.blocked.iter().filter(|waiter| {
+            let wanted = self.limits.blocking_mode;
+            wanted.is_none_or(|mode| *waiter.mode == *mode.name())
+        });
+        let since = waited_for.map(|waiter| match waiter.waiting {
+            Some(waiting) => now.checked_sub(waiting).unwrap_or(now),
+            None => self.waited_for_since.unwrap_or(now),
+        });
+        self.waited_for_since = since.min();
+        if self.waited_for_since.is_none()
+            && let Some(taken) = self.taken.get_mut(Kind::Blocking.index())
+        {
+            *taken = 0;
+        }
+        let seen = damage.at;
+        self.damage = Some(damage);
+        while self.ending.is_none()
+            && let Some(rung) = self.blocking_rung(seen).filter(|rung| rung.at <= now)
+        {
+            self.take(rung, now);
+        }
+    }
+
+    /// The next rung of `blocking`, where somebody waited when this was `seen` and the session was stuck already.
+    fn blocking_rung(&self, seen: Instant) -> Option<Rung> {
+        let (_, stuck) = self.stuck(self.position())?;
+        let waited_for = self.waited_for_since?;
+        let holds = self.state.transaction.enforced.is_none() && stuck <= seen;
+        holds.then(|| self.rung(Kind::Blocking, stuck.max(waited_for)))?
+    }
+
     /// The kind in which the session is stuck at this position, and since when.
     fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
         let transaction = &self.state.transaction;
@@ -102,6 +183,11 @@ impl Session {
                     transaction
                         .enforced
                         .unwrap_or(if holds { Kind::Idle } else { Kind::Failed });
+                // Whoever was ended for others' sake holds nothing.
+                let kind = match kind {
+                    Kind::Blocking => Kind::Failed,
+                    Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Age => kind,
+                };
                 (kind != Kind::Age).then_some((kind, self.state.turn_since))
             }
             Position::UnsyncedBatch | Position::FailedBatch | Position::CopyIn => {
@@ -127,38 +213,37 @@ impl Session {
         ) {
             return None;
         }
-        let half_forwarded = self.is_half_forwarded();
-        let rung = |(kind, since): (Kind, Instant)| {
-            let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
-            let rungs = self.limits.ladder(kind).rungs().iter();
-            // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the
-            // message itself that is stuck.
-            let waits = |action| {
-                half_forwarded
-                    && action == Action::Rollback
-                    && (kind, position) != (Kind::Stalled, Position::HalfForwardedMessage)
-            };
-            let &(limit, action) = rungs
-                .skip(usize::from(taken))
-                .find(|&&(_, action)| !waits(action))?;
-            Some(Rung {
-                kind,
-                action,
-                limit,
-                at: since + limit,
-            })
-        };
         let transaction = &self.state.transaction;
         let aged = transaction.explicit || self.limits.age_implicit;
         let age = transaction
             .started
             .filter(|_| aged && transaction.enforced.is_none());
+        let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
         [stuck, age]
             .into_iter()
             .flatten()
             .min_by_key(|rung| rung.at)
+    }
+
+    /// The next rung of a ladder whose clock runs since then.
+    fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
+        let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
+        // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
+        // itself that is stuck.
+        let waiting = self.is_half_forwarded()
+            && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
+        let rungs = self.limits.ladder(kind).rungs().iter();
+        let &(limit, action) = rungs
+            .skip(usize::from(taken))
+            .find(|&&(_, action)| !waiting || action != Action::Rollback)?;
+        Some(Rung {
+            kind,
+            action,
+            limit,
+            at: since + limit,
+        })
     }
 
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
@@ -228,6 +313,8 @@ impl Session {
         let transaction = &self.state.transaction;
         let since = self.stuck(position).map_or(now, |(_, since)| since);
         let running = self.state.pending.running();
+        let damage = self.damage.as_ref().filter(|damage| damage.at >= since);
+        let blocking = rung.kind == Kind::Blocking;
         Incident {
             who: self.who.clone(),
             kind: rung.kind,
@@ -237,6 +324,7 @@ impl Session {
             rule: self.limits.rule.clone(),
             limit: rung.limit,
             idle: now.saturating_duration_since(since),
+            waited: blocking.then(|| now.saturating_duration_since(rung.at) + rung.limit),
             age: transaction
                 .started
                 .map(|started| now.saturating_duration_since(started)),
@@ -244,6 +332,7 @@ impl Session {
             statements: transaction.statements(running),
             statement_count: transaction.statement_count
                 + u64::try_from(self.state.pending.running().count()).unwrap_or(0),
+            damage: damage.cloned(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! The state machine of one session: bytes, timers and commands in; bytes, actions and events out. No I/O, no clock.
 //!
 //! The caller hands over what it has read with [`Session::client_bytes`] and [`Session::server_bytes`], passes on the
-//! verbatim part and then what [`Session::take_output`] gives for each side, carries out every [`Action`], records every
-//! [`Event`](event::Event), and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
+//! verbatim part and then what [`Session::output`] gives for each side, carries out every [`Action`], records every
+//! [`Event`], and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
 //! verbatim, and nothing is copied or allocated.
 #![warn(clippy::indexing_slicing)]
 
+pub mod damage;
 mod enforce;
 pub mod event;
 mod limits;
@@ -23,7 +24,9 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
+pub use self::limits::Look;
 use self::{
+    damage::Damage,
     enforce::Ending,
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     state::{Finished, Phase, State, TransactionStatus},
@@ -46,8 +49,8 @@ pub enum Action {
     Cancel,
     /// The application name has changed: find the rule again and call [`Session::set_limits`].
     Identify,
-    /// The server has said what names the session in a CancelRequest: [`Session::cancel_key`].
-    KeyKnown,
+    /// Remember what names this session in a CancelRequest.
+    SetCancelKey(CancelKey),
     /// Write what is due to both sides, then close them.
     Close(CloseReason),
 }
@@ -102,7 +105,7 @@ pub enum ProtocolError {
 pub struct Step {
     /// Bytes that are dealt with; the others must be given again, with more behind them.
     pub consumed: usize,
-    /// Of those, the bytes at the front that go on as they are, before what [`Session::take_output`] gives.
+    /// Of those, the bytes at the front that go on as they are, before what [`Session::output`] gives.
     pub verbatim: usize,
 }
 
@@ -156,6 +159,10 @@ pub struct Session {
     events: VecDeque<Event>,
     /// Rungs taken of each ladder, by `Kind::index`.
     taken: [u8; 5],
+    /// What somebody saw who looked, since the client last spoke.
+    damage: Option<Arc<Damage>>,
+    /// Since when somebody waits for what the session holds, as far as that is known.
+    waited_for_since: Option<Instant>,
     /// When the client last sent anything.
     last_client: Instant,
     /// Since when the client has not taken a byte of what is due to it.
@@ -198,6 +205,8 @@ impl Session {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             taken: [0; 5],
+            damage: None,
+            waited_for_since: None,
             last_client: now,
             client_blocked_since: None,
             server_blocked: false,
@@ -213,11 +222,6 @@ impl Session {
     /// Who the session belongs to.
     pub fn who(&self) -> &Who {
         &self.who
-    }
-
-    /// What a CancelRequest for this session carries; `None` before the server has said it.
-    pub fn cancel_key(&self) -> Option<&CancelKey> {
-        self.state.key.as_ref()
     }
 
     /// Looks at bytes from the client.
@@ -268,12 +272,12 @@ impl Session {
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        next(&mut self.actions)
     }
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        next(&mut self.events)
     }
 
     /// Puts other limits in force, at once.
@@ -360,10 +364,16 @@ impl Session {
             match verdict {
                 Verdict::Pass if !rewriting => step.verbatim = step.consumed,
                 Verdict::Pass => {
-                    // What the session itself said because of this frame comes behind it.
-                    let own = output.split_off(queued.unwrap_or(output.len()).min(output.len()));
-                    output.extend_from_slice(rest.get(..len).unwrap_or(rest));
-                    output.unsplit(own);
+                    let frame = rest.get(..len).unwrap_or(rest);
+                    match queued.filter(|&queued| queued < output.len()) {
+                        None => output.extend_from_slice(frame),
+                        // What the session itself said because of this frame comes behind it.
+                        Some(queued) => {
+                            let own = output.split_off(queued);
+                            output.extend_from_slice(frame);
+                            output.unsplit(own);
+                        }
+                    }
                 }
                 Verdict::Drop | Verdict::Hold => rewriting = true,
             }
@@ -419,6 +429,8 @@ impl Session {
         if self.state.pending.is_empty() {
             let [idle, failed, stalled, _, blocking] = &mut self.taken;
             (*idle, *failed, *stalled, *blocking) = (0, 0, 0, 0);
+            self.damage = None;
+            self.waited_for_since = None;
         }
         self.state.sent(frame, now);
         Verdict::Pass
@@ -438,8 +450,7 @@ impl Session {
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);
         } else if tag == BackendTag::BackendKeyData {
-            self.who.server_pid = self.state.key.as_ref().map(|key| key.pid);
-            self.actions.push_back(Action::KeyKnown);
+            self.set_cancel_key(frame.body);
         }
         Verdict::Pass
     }
@@ -469,6 +480,13 @@ impl Session {
         {
             self.who.application_name = name.into();
             self.actions.push_back(Action::Identify);
+        }
+    }
+
+    fn set_cancel_key(&mut self, body: &[u8]) {
+        if let Some(key) = CancelKey::read(body) {
+            self.who.server_pid = Some(key.pid);
+            self.actions.push_back(Action::SetCancelKey(key));
         }
     }
 
@@ -503,6 +521,15 @@ impl Session {
                 statement_count: transaction.statement_count,
             })));
     }
+}
+
+/// Takes from a queue that is nearly always empty, and keeps no memory for it.
+fn next<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    let first = queue.pop_front();
+    if first.is_none() && queue.capacity() > 0 {
+        *queue = VecDeque::new();
+    }
+    first
 }
 
 impl Side {

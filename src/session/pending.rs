@@ -219,9 +219,9 @@ impl Pending {
         self.unsynced = false;
     }
 
-    /// Gives memory back that a long pipeline left behind.
+    /// Gives the memory of an empty queue back.
     pub(super) fn shrink(&mut self) {
-        if self.queue.is_empty() && self.queue.capacity() > 8 {
+        if self.queue.is_empty() {
             self.queue = VecDeque::new();
         }
     }

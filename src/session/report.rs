@@ -124,6 +124,7 @@ fn what(incident: &Incident) -> String {
 fn position(incident: &Incident) -> &'static str {
     match (incident.kind, incident.position) {
         (Kind::Age, _) => "not ended",
+        (Kind::Blocking, _) => "keeping others waiting",
         (_, Position::IdleInTransactionAborted) => "idle in transaction aborted",
         (_, Position::HalfSentRequest) => "idle in transaction",
         (_, position) => position.name(),
@@ -133,7 +134,8 @@ fn position(incident: &Incident) -> &'static str {
 fn stuck_for(incident: &Incident) -> Duration {
     match incident.kind {
         Kind::Age => incident.age.unwrap_or(incident.idle),
-        Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Blocking => incident.idle,
+        Kind::Blocking => incident.waited.unwrap_or(incident.idle),
+        Kind::Idle | Kind::Failed | Kind::Stalled => incident.idle,
     }
 }
 

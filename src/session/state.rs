@@ -31,7 +31,7 @@ use super::{
 use crate::{
     policy::Kind,
     sql::{self, Control, Lexing},
-    wire::{self, BackendTag, CancelKey, CommandTag, Frame, FrontendTag},
+    wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
 
 /// Bytes of a statement's text that are kept.
@@ -97,8 +97,6 @@ pub(super) struct State {
     pub(super) lexing: Lexing,
     /// Since when it is the client's or the server's turn.
     pub(super) turn_since: Instant,
-    /// What a CancelRequest for this session has to carry.
-    pub(super) key: Option<CancelKey>,
     /// Whether this is (or has become) a replication connection.
     pub(super) replication: bool,
     /// Whether finished transaction blocks are reported.
@@ -119,7 +117,6 @@ impl State {
                 client_only_encoding: false,
             },
             turn_since: now,
-            key: None,
             replication,
             records,
         }
@@ -151,8 +148,6 @@ impl State {
             return None;
         } else if tag == BackendTag::ReadyForQuery {
             return self.ready(frame.body, now);
-        } else if tag == BackendTag::BackendKeyData {
-            self.key = CancelKey::read(frame.body);
         } else if tag == BackendTag::ParameterStatus {
             self.parameter(frame.body);
         } else if tag == BackendTag::CopyBothResponse {
@@ -368,7 +363,6 @@ impl State {
         }
         if self.pending.is_empty() {
             self.server_answered(now);
-            self.pending.shrink();
         }
         self.set_status(body);
         if self.status == TransactionStatus::Idle {
@@ -379,6 +373,8 @@ impl State {
         self.transaction.explicit = true;
         self.transaction.open = true;
         self.transaction.started.get_or_insert(now);
+        // This may be for long.
+        self.pending.shrink();
         None
     }
 

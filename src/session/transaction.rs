@@ -62,6 +62,9 @@ impl Transaction {
         if self.statements.len() == FIRST + LAST {
             self.statements.remove(FIRST);
         }
+        if self.statements.len() == self.statements.capacity() {
+            self.statements.reserve_exact(self.statements.len().max(1));
+        }
         self.statements.push(Ran {
             at: request.at,
             duration: now.saturating_duration_since(request.at),

@@ -101,8 +101,8 @@ pub fn terminate(out: &mut BytesMut) {
 }
 
 /// Fills up the body of a message whose sender has stopped in the middle.
-pub fn zeros(len: usize, out: &mut BytesMut) {
-    out.resize(out.len() + len, 0);
+pub fn padding(len: usize, out: &mut BytesMut) {
+    out.resize(out.len() + len, b' ');
 }
 
 fn encode(message: &impl Message, out: &mut BytesMut) {

@@ -1,13 +1,16 @@
 //! Many sessions that think for about as long as they may: what was acknowledged is there, what was refused is not.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, env, process::Command, thread, time::Duration};
+
+use serde_json::Value;
 
 use crate::support::{
+    Endpoint,
     dba::Dba,
     frontend::{bind, execute, parse, query, sync, unnamed},
-    let_pass,
+    in_repository, installed, let_pass,
     proxy::Proxy,
-    server::on_every_server,
+    server::{newest, on_every_server},
     wire::Client,
 };
 
@@ -72,4 +75,69 @@ fn every_acknowledged_commit_is_there_and_every_refused_one_is_not() {
             rows.len()
         );
     });
+}
+
+/// What the customers of a longer bank met, as the bank itself reports it; it fails where there is an anomaly.
+fn run_bank(mode: &str, rule: &str) {
+    let database = newest().database();
+    let rules = format!("[[rule]]\nname = \"bank\"\n{rule}\n");
+    let proxy = Proxy::with_rules(&database, &rules);
+    let address = |endpoint: &Endpoint| format!("{}:{}", endpoint.host, endpoint.port);
+    let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
+    let output = Command::new(installed("python").join("bin/python"))
+        .arg(in_repository("tests/python/bank"))
+        .args(["--mode", mode, "--database", &database.database])
+        .args(["--direct", &address(&database)])
+        .args(["--proxy", &address(proxy.endpoint())])
+        .args(["--seconds", &setting("BANK_SECONDS", "8")])
+        .args(["--seed", &setting("BANK_SEED", "1")])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
+    });
+    eprintln!("bank, {mode}: {:#}", report);
+    let anomalies = report["anomalies"].as_object().unwrap();
+    assert!(anomalies.values().all(|count| count == 0), "{report:#}");
+    assert!(
+        report["told"]["acknowledged"].as_u64() > Some(0),
+        "{report:#}"
+    );
+    let outcome = if mode == "terminate" {
+        "terminated"
+    } else {
+        "rolled_back"
+    };
+    let ended = proxy
+        .incidents()
+        .iter()
+        .filter(|incident| incident["outcome"] == outcome)
+        .count();
+    let told = report["enforced"].as_object().unwrap();
+    assert!(
+        ended > 0 && !told.is_empty(),
+        "nothing was ended: nothing is proven: {report:#}"
+    );
+}
+
+#[test]
+fn six_dialects_lose_nothing_when_their_transactions_are_rolled_back() {
+    run_bank(
+        "rollback",
+        "idle = { rollback = \"300ms\" }\nstalled = { rollback = \"300ms\" }",
+    );
+}
+
+#[test]
+fn six_dialects_lose_nothing_when_their_transactions_grow_too_old() {
+    run_bank("age", "age = { rollback = \"900ms\", implicit = true }");
+}
+
+#[test]
+fn six_dialects_lose_nothing_when_their_sessions_are_terminated() {
+    run_bank(
+        "terminate",
+        "idle = { terminate = \"300ms\" }\nstalled = { terminate = \"300ms\" }",
+    );
 }

@@ -12,12 +12,15 @@
 
 mod support;
 
+mod age;
 mod audit;
 mod bank;
 mod cancel;
+mod damage;
 mod drain;
 mod drivers;
 mod idle_in_transaction;
+mod positions;
 mod rollback;
 mod startup;
 mod terminate;

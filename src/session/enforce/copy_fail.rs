@@ -5,7 +5,7 @@
 use super::{
     BackendTag, Discarding, ErrorFields, Frame, Instant, Session, Step, Verdict, originate, report,
 };
-use crate::wire::originate::zeros;
+use crate::wire::originate::padding;
 
 impl Session {
     /// Sends CopyFail; a CopyData message that was half forwarded is completed first.
@@ -17,8 +17,8 @@ impl Session {
         if rest > MAX_PADDING {
             return self.terminate(0);
         }
-        zeros(rest, &mut self.to_server);
-        self.client.drop_rest = true;
+        padding(rest, &mut self.to_server);
+        self.client.drop_rest = rest > 0;
         originate::copy_fail(&report::sql_reason(&ending.incident), &mut self.to_server);
         self.discarding = Discarding::CopyData;
         self.state.pending.copy_failed();
@@ -28,7 +28,9 @@ impl Session {
     /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end.
     pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let mut verdict = self.answer_received(frame, now);
-        let cancelled = ErrorFields::read(frame.body).sqlstate == b"57014";
+        // An error of the COPY's own that came first says more than ours; one about our padding does not.
+        let padded = self.client.drop_rest && self.ending_step() == Some(Step::CopyFail);
+        let cancelled = padded || ErrorFields::read(frame.body).sqlstate == b"57014";
         if let Some(ending) = &self.ending
             && frame.tag == u8::from(BackendTag::ErrorResponse)
             && cancelled
@@ -41,5 +43,5 @@ impl Session {
     }
 }
 
-/// The longest rest of a CopyData message that is completed with zeros, in bytes.
+/// The longest rest of a CopyData message that is completed, in bytes.
 const MAX_PADDING: usize = 16 << 20;

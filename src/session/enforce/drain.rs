@@ -28,7 +28,7 @@ impl Session {
         let Some(ending) = &mut self.ending else {
             return;
         };
-        if ending.cancels < MAX_CANCELS && self.state.key.is_some() {
+        if ending.cancels < MAX_CANCELS && self.who.server_pid.is_some() {
             ending.cancels += 1;
             ending.step = Step::Cancel(Cancel {
                 in_flight: true,

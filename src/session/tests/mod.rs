@@ -5,6 +5,7 @@
 //! steps and shows below each what came of it: `> ` to the server, `< ` to the client, `! ` an action, `* ` an event.
 
 mod abort;
+mod blocking;
 mod model;
 mod positions;
 mod property;

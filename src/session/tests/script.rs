@@ -12,6 +12,7 @@ use crate::{
     policy::{Action as PolicyAction, Kind, Ladder, Limits, parse_duration},
     session::{
         Action, Opening, Session, Side,
+        damage::{Damage, Waiter},
         event::{Event, Who},
     },
     wire::{ErrorFields, cstr},
@@ -27,6 +28,10 @@ pub(super) fn limits(text: &str) -> Arc<Limits> {
         let (kind, rungs) = part.split_once(':').unwrap();
         if kind.trim() == "implicit" {
             limits.age_implicit = true;
+            continue;
+        }
+        if kind.trim() == "blocking_mode" {
+            limits.blocking_mode = Some(rungs.trim().parse().unwrap());
             continue;
         }
         let kind = Kind::ALL
@@ -122,6 +127,8 @@ impl Player {
             self.session.flow(Side::Client, true, false, self.now);
         } else if line == "client reads" {
             self.session.flow(Side::Client, false, true, self.now);
+        } else if let Some(waiting) = line.strip_prefix("seen: ") {
+            self.session.observed(seen(waiting, self.now), self.now);
         } else if line == "drain" {
             self.session.drain();
         } else {
@@ -186,7 +193,7 @@ impl Player {
                 quiet = false;
                 match action {
                     Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
-                    Action::CloseGate | Action::OpenGate | Action::KeyKnown => {}
+                    Action::CloseGate | Action::OpenGate | Action::SetCancelKey(_) => {}
                     Action::Cancel | Action::Identify => {
                         writeln!(self.transcript, "  ! {action:?}").unwrap()
                     }
@@ -235,6 +242,30 @@ impl Player {
         let rest = &mut self.rests[usize::from(to == Side::Client)];
         writeln!(self.transcript, "  {mark} {}", list(&bytes, rest, names)).unwrap();
     }
+}
+
+/// What an observer sees: who waits, as `1s for AccessExclusiveLock, 0ms for ShareLock` or `nobody`; the time may be `?`.
+fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
+    let waiters = waiting.split(", ").filter_map(|waiter| {
+        let (time, mode) = waiter.split_once(" for ")?;
+        Some(Waiter {
+            server_pid: 8,
+            user: None,
+            application_name: None,
+            statement: None,
+            relation: None,
+            mode: mode.into(),
+            waiting: (time != "?").then(|| parse_duration(time).unwrap()),
+            blocked_by: [7].into(),
+            depth: 1,
+        })
+    });
+    Arc::new(Damage {
+        at,
+        locks: Vec::new(),
+        blocked: waiters.collect(),
+        xmin_age: None,
+    })
 }
 
 /// Plays a script and compares the transcript.

@@ -1,0 +1,311 @@
+//! Looks at what stuck sessions hold and who waits for them, over a connection of its own.
+//!
+//! Sessions never wait for it: a session that is stuck leaves a [`Watch`] and goes on; what was seen comes into the
+//! watch and wakes the session's task. One task asks one question for all who are watched, never more often than the
+//! interval, and only while somebody's [`Look`] is due. When the server cannot be asked, nothing is seen, and nothing
+//! is known.
+
+mod queue;
+mod server;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    error::Error,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant as Clock, sleep, sleep_until, timeout},
+};
+
+use self::server::{QUESTION_TIMEOUT, Server, Watched};
+use crate::{
+    config::{Config, ObserverSettings, Pooler},
+    session::{Look, damage::Damage, event::Who},
+};
+
+/// A handle to the observer. Clones are cheap and share what is watched.
+#[derive(Clone, Debug, Default)]
+pub struct Observer(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// In microseconds; 0 while there is no observer.
+    interval: AtomicU64,
+    watches: Mutex<Watches>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Watches {
+    last: u64,
+    entries: HashMap<u64, Entry>,
+}
+
+/// A watched session.
+#[derive(Debug)]
+struct Entry {
+    server_pid: i32,
+    database: Arc<str>,
+    user: Arc<str>,
+    /// Until when it has to be looked at; `None` when it has been.
+    due: Option<Instant>,
+    steadily: bool,
+    seen: Option<Arc<Damage>>,
+    waker: Waker,
+}
+
+/// A session's wish to be looked at, until it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    observer: Observer,
+    id: u64,
+    look: Look,
+}
+
+impl Watch {
+    /// What it was made for.
+    pub fn look(&self) -> Look {
+        self.look
+    }
+
+    /// What was seen since the last call.
+    pub fn take(&self) -> Option<Arc<Damage>> {
+        self.observer
+            .watches()
+            .entries
+            .get_mut(&self.id)?
+            .seen
+            .take()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.observer.watches().entries.remove(&self.id);
+    }
+}
+
+impl Observer {
+    /// How much time lies between two looks; `None` while there is no observer.
+    pub fn interval(&self) -> Option<Duration> {
+        match self.0.interval.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    /// Has a session looked at; `waker` is woken when it was. `None` for one whose process the server has not named.
+    pub fn watch(&self, who: &Who, look: Look, waker: &Waker) -> Option<Watch> {
+        let entry = Entry {
+            server_pid: who.server_pid?,
+            database: Arc::clone(&who.database),
+            user: Arc::clone(&who.user),
+            due: Some(look.by),
+            steadily: look.steadily,
+            seen: None,
+            waker: waker.clone(),
+        };
+        let mut watches = self.watches();
+        watches.last += 1;
+        let id = watches.last;
+        watches.entries.insert(id, entry);
+        drop(watches);
+        self.0.changed.notify_one();
+        Some(Watch {
+            observer: self.clone(),
+            id,
+            look,
+        })
+    }
+
+    /// Looks while somebody is watched, for as long as there are settings.
+    pub async fn run(self, mut config: watch::Receiver<Arc<Config>>) {
+        loop {
+            let settings = settings(&config.borrow_and_update());
+            let interval = settings.dsn.as_ref().map_or(0, |_| {
+                u64::try_from(settings.interval.as_micros()).unwrap_or(u64::MAX)
+            });
+            self.0.interval.store(interval, Ordering::Relaxed);
+            tokio::select! {
+                changed = config.changed() => if changed.is_err() {
+                    return;
+                },
+                never = self.look_on(&settings) => match never {},
+            }
+        }
+    }
+
+    async fn look_on(&self, settings: &ObserverSettings) -> Infallible {
+        let Some(dsn) = &settings.dsn else {
+            return std::future::pending().await;
+        };
+        let mut server = None;
+        let mut failing = None;
+        let mut last = None;
+        loop {
+            let result = timeout(ANSWER_TIMEOUT, self.look(&mut server, dsn, &mut last)).await;
+            match result.unwrap_or_else(|_| Err(LookError::TooLate)) {
+                Ok(()) => {
+                    if failing.take().is_some() {
+                        tracing::info!("the observer sees locks again");
+                    }
+                }
+                Err(error) => {
+                    server = None;
+                    let pause = failing.map_or(FIRST_PAUSE, |pause: Duration| pause * 2);
+                    let pause = pause.min(LONGEST_PAUSE);
+                    if failing.replace(pause).is_none() {
+                        tracing::warn!(%error, "the observer sees no locks until this is mended");
+                    }
+                    sleep(pause).await;
+                }
+            }
+            self.due(last.map(|last| last + settings.interval)).await;
+        }
+    }
+
+    /// Connects if need be, and asks about everyone who is watched.
+    async fn look(
+        &self,
+        server: &mut Option<Server>,
+        dsn: &tokio_postgres::Config,
+        last: &mut Option<Clock>,
+    ) -> Result<(), LookError> {
+        let server = match server {
+            Some(server) if !server.is_closed() => server,
+            _ => {
+                let connected = Server::connect(dsn).await?;
+                let sees_statements = connected.sees_statements;
+                tracing::info!(sees_statements, "the observer is connected");
+                server.insert(connected)
+            }
+        };
+        let watched = self.watched();
+        if watched.pids.is_empty() {
+            return Ok(());
+        }
+        let now = Clock::now();
+        *last = Some(now);
+        let damage = server.ask(&watched).await?.damage(now.into_std());
+        if damage.is_empty() && self.misses(&watched) {
+            return Err(LookError::Elsewhere(watched.pids.len()));
+        }
+        self.deliver(damage);
+        Ok(())
+    }
+
+    /// Those who still have to be looked at, or always.
+    fn watched(&self) -> Watched {
+        let mut watched = Watched::default();
+        for entry in self.watches().entries.values() {
+            if entry.due.is_some() {
+                watched.pids.push(entry.server_pid);
+                watched.databases.push(entry.database.to_string());
+                watched.users.push(entry.user.to_string());
+            }
+        }
+        watched
+    }
+
+    /// Whether someone who was asked about is still there.
+    fn misses(&self, watched: &Watched) -> bool {
+        let watches = self.watches();
+        let mut left = watches.entries.values();
+        left.any(|entry| watched.pids.contains(&entry.server_pid))
+    }
+
+    fn deliver(&self, damage: HashMap<i32, Damage>) {
+        let damage: HashMap<_, _> = damage
+            .into_iter()
+            .map(|(pid, damage)| (pid, Arc::new(damage)))
+            .collect();
+        for entry in self.watches().entries.values_mut() {
+            let Some(damage) = damage.get(&entry.server_pid) else {
+                continue;
+            };
+            if entry.due.is_some_and(|due| due <= damage.at) && !entry.steadily {
+                entry.due = None;
+            }
+            entry.seen = Some(Arc::clone(damage));
+            entry.waker.wake_by_ref();
+        }
+    }
+
+    /// Waits until somebody has to be looked at, and not before `earliest`.
+    async fn due(&self, earliest: Option<Clock>) {
+        if let Some(earliest) = earliest {
+            sleep_until(earliest).await;
+        }
+        loop {
+            let due = self
+                .watches()
+                .entries
+                .values()
+                .filter_map(|entry| entry.due)
+                .min();
+            let is_due = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = is_due => return,
+                () = self.0.changed.notified() => {}
+            }
+        }
+    }
+
+    fn watches(&self) -> MutexGuard<'_, Watches> {
+        self.0
+            .watches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The settings in force: a pooler hides the process ids by which sessions are known to the server.
+fn settings(config: &Config) -> ObserverSettings {
+    let mut settings = config.observer.clone();
+    if config.upstream.pooler != Pooler::None && settings.dsn.take().is_some() {
+        tracing::warn!(
+            "there is no observer behind a pooler, which hides the server's process ids"
+        );
+    }
+    settings
+}
+
+/// Why nothing was seen.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error("{}", with_causes(.0))]
+    Server(#[from] tokio_postgres::Error),
+    #[error("no answer within {ANSWER_TIMEOUT:?}")]
+    TooLate,
+    #[error(
+        "none of the {0} sessions asked about is there: does `observer.dsn` lead to the server behind `upstream.address`?"
+    )]
+    Elsewhere(usize),
+}
+
+/// An error and what lies behind it, in one line.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
+/// How long connecting and asking may take together.
+const ANSWER_TIMEOUT: Duration = QUESTION_TIMEOUT.saturating_add(Duration::from_secs(2));
+
+/// The pauses between attempts while the server cannot be asked: each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -1,0 +1,89 @@
+//! The limit of a transaction's age, in the places where the bank of many drivers found it wanting.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Endpoint,
+    frontend::{bind, describe_statement, execute, parse, query, sync, unnamed},
+    let_pass,
+    proxy::Proxy,
+    server::{newest, on_every_server},
+    wire::Client,
+};
+
+fn aging(database: &Endpoint, limit: &str) -> Proxy {
+    Proxy::with_rules(
+        database,
+        &format!(
+            "[listen]\nworkers = 1\n\n[[rule]]\nname = \"age\"\nage = {{ rollback = \"{limit}\" }}\n"
+        ),
+    )
+}
+
+/// The server keeps its answer until it is asked for: it waits for the client, and no cancel reaches it.
+#[test]
+fn a_batch_that_grows_too_old_before_its_answers_were_asked_for_is_ended() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = aging(&database, "400ms");
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("BEGIN");
+        let_pass(Duration::from_millis(360));
+        client.send(&unnamed("INSERT INTO t VALUES (2, 'two')"));
+        let incident = proxy.audit_line(&[("event", "incident")]);
+        assert_eq!(incident["outcome"], "rolled_back", "{incident:#}");
+    });
+}
+
+/// What is read ahead of a client that does not read costs time in proportion to its size, and others their turn only
+/// for as long.
+#[test]
+fn others_are_served_while_an_unread_result_is_drained() {
+    let database = newest().database();
+    let proxy = aging(&database, "300ms");
+    let mut silent = Client::connect(proxy.endpoint());
+    let mut other = Client::connect(proxy.endpoint());
+    silent.run("BEGIN");
+    silent.send(&query(
+        "SELECT repeat('x', 10000) FROM generate_series(1, 2000)",
+    ));
+    let end = Instant::now() + Duration::from_secs(2);
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < end {
+        let start = Instant::now();
+        other.run("SELECT 1");
+        slowest = slowest.max(start.elapsed());
+        let_pass(Duration::from_millis(10));
+    }
+    assert!(
+        slowest < Duration::from_secs(1),
+        "another session waited {slowest:?}"
+    );
+    proxy.audit_line(&[("event", "incident")]);
+}
+
+/// pg8000's statements are three batches; an end between the first two takes the unnamed statement away.
+#[test]
+fn a_statement_that_was_parsed_before_the_end_draws_our_error_and_not_one_of_its_own() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = aging(&database, "300ms");
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("BEGIN");
+        assert_eq!(
+            client.ask(&[parse("", "SELECT v FROM t"), sync()]),
+            "1 / Z T"
+        );
+        proxy.rolled_back(client.server_pid());
+
+        client.send(&[describe_statement(""), sync(), bind("", "", &[])].concat());
+        assert_eq!(client.until_ready(), "E 25P04 / Z E");
+        client.send(&[execute("", 0), sync()].concat());
+        assert!(client.until_ready().ends_with("/ Z E"));
+        assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+        assert_eq!(
+            client.query("SELECT v FROM t"),
+            "T / D one / C SELECT 1 / Z I"
+        );
+    });
+}

@@ -1,0 +1,496 @@
+//! What stuck sessions hold and who waits for them, as the observer tells; and the limit that knows it.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use pgidle::policy::LockMode;
+use serde_json::Value;
+
+use crate::support::{
+    Endpoint,
+    dba::Dba,
+    driver::Driver,
+    frontend::query,
+    let_pass,
+    proxy::Proxy,
+    server::{Server, newest, on_every_server},
+    wait_for,
+    wire::Client,
+};
+
+/// How an observer with this role reaches the database.
+fn dsn(database: &Endpoint, user: &str) -> String {
+    let Endpoint {
+        host,
+        port,
+        database,
+    } = database;
+    format!("host={host} port={port} dbname={database} user={user}")
+}
+
+/// Starts a proxy with an observer, and waits until that is connected.
+fn observed_through(dsn: &str, database: &Endpoint, limits: &str) -> Proxy {
+    let config = format!(
+        "[observer]\ndsn = \"{dsn}\"\ninterval = \"200ms\"\n[[rule]]\nname = \"all\"\n{limits}\n"
+    );
+    let proxy = Proxy::with_rules(database, &config);
+    wait_for("the observer", || {
+        let log = proxy.log();
+        log.contains("the observer is connected").then_some(())
+    });
+    proxy
+}
+
+fn observed_by(user: &str, database: &Endpoint, limits: &str) -> Proxy {
+    observed_through(&dsn(database, user), database, limits)
+}
+
+fn observed(database: &Endpoint, limits: &str) -> Proxy {
+    observed_by("postgres", database, limits)
+}
+
+/// The first incident of a session.
+fn incident_of(proxy: &Proxy, server_pid: i32) -> Value {
+    wait_for("an incident", || {
+        let mut incidents = proxy.incidents().into_iter();
+        incidents.find(|line| line["server_pid"] == server_pid)
+    })
+}
+
+/// Two chances: on a machine that is busy with other things an answer may miss the first.
+const SEEN_SOON: &str = "idle = { log = \"300ms\", notice = \"2s\" }";
+
+/// The first incident of a session that tells what it holds.
+fn seen(proxy: &Proxy, server_pid: i32) -> Value {
+    wait_for("an incident with locks", || {
+        let mut incidents = proxy.incidents().into_iter();
+        incidents.find(|line| line["server_pid"] == server_pid && line["locks"].is_array())
+    })
+}
+
+/// The modes of the locks on a relation, or on all.
+fn modes(incident: &Value, relation: Option<&str>) -> Vec<String> {
+    let locks = incident["locks"].as_array();
+    let locks = locks.unwrap_or_else(|| panic!("no locks in {incident}"));
+    let on = |lock: &&Value| {
+        lock["locktype"] == "relation" && relation.is_none_or(|name| lock["relation"] == name)
+    };
+    let mode = |lock: &Value| lock["mode"].as_str().unwrap().to_owned();
+    locks.iter().filter(on).map(mode).collect()
+}
+
+#[test]
+fn the_celery_reader_and_the_alter_table_behind_it() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, "idle = { rollback = \"2s\" }");
+        let mut dba = Dba::new(&database);
+        let mut reader = Driver::connect("psycopg2", proxy.endpoint());
+        let pid = reader.server_pid();
+        assert_eq!(
+            reader.execute("SELECT * FROM t /*route='%2Fpets',traceparent='00-ab-cd-01'*/"),
+            "1|one"
+        );
+        let alter = dba.alters_table();
+        dba.wait_for_waiters(1);
+        let mut behind: Vec<_> = (0..10).map(|_| Client::connect(&database)).collect();
+        for client in &mut behind {
+            client.send(&query("SELECT v FROM t WHERE id = 1"));
+        }
+        let incident = proxy.rolled_back(pid);
+        alter.join().unwrap();
+
+        assert_eq!(modes(&incident, Some("public.t")), ["AccessShareLock"]);
+        let lock = &incident["locks"][0];
+        assert_eq!(
+            lock["blocks"],
+            "ALTER TABLE, DROP TABLE, TRUNCATE, VACUUM FULL"
+        );
+        assert_eq!(lock["granted"], true);
+        let blocked = incident["blocked"].as_array().unwrap();
+        let [altering, reading @ ..] = blocked.as_slice() else {
+            panic!("nobody waits: {incident}");
+        };
+        assert_eq!(altering["depth"], 1);
+        assert_eq!(altering["user"], "postgres");
+        assert_eq!(altering["relation"], "public.t");
+        assert_eq!(altering["mode"], "AccessExclusiveLock");
+        assert_eq!(altering["statement"], "ALTER TABLE t ADD COLUMN added int");
+        assert_eq!(altering["blocked_by"], serde_json::json!([pid]));
+        assert!(altering["waiting_ms"].as_f64().unwrap() > 0.0, "{altering}");
+        assert_eq!(reading.len(), 10, "{incident}");
+        for reader in reading {
+            assert_eq!(reader["depth"], 2);
+            assert_eq!(reader["mode"], "AccessShareLock");
+            assert_eq!(reader["statement"], "SELECT v FROM t WHERE id = $1");
+            assert_eq!(
+                reader["blocked_by"],
+                serde_json::json!([altering["server_pid"]])
+            );
+        }
+        let log = wait_for("the log line", || {
+            let log = proxy.log();
+            log.contains("10 more wait with or behind it")
+                .then_some(log)
+        });
+        assert!(log.contains("ALTER TABLE by "), "{log}");
+
+        let statements = incident["statements"].as_array().unwrap();
+        let tags = &statements.last().unwrap()["tags"];
+        assert_eq!(tags["route"], "/pets");
+        assert_eq!(tags["traceparent"], "00-ab-cd-01");
+    });
+}
+
+/// Each mode and a statement that takes it (documentation, section 13.3.1).
+const TAKEN_BY: [(LockMode, &str); 12] = [
+    (LockMode::AccessShare, "SELECT * FROM t"),
+    (LockMode::RowShare, "SELECT * FROM t FOR UPDATE"),
+    (LockMode::RowExclusive, "INSERT INTO t VALUES (2, 'two')"),
+    (LockMode::RowExclusive, "UPDATE t SET v = 'new'"),
+    (LockMode::RowExclusive, "DELETE FROM t"),
+    (LockMode::ShareUpdateExclusive, "ANALYZE t"),
+    (
+        LockMode::ShareUpdateExclusive,
+        "CREATE STATISTICS s ON id, v FROM t",
+    ),
+    (LockMode::Share, "CREATE INDEX i ON t (v)"),
+    (
+        LockMode::ShareRowExclusive,
+        "CREATE TRIGGER g BEFORE UPDATE ON t EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    ),
+    (
+        LockMode::Exclusive,
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY m",
+    ),
+    (LockMode::AccessExclusive, "ALTER TABLE t ADD COLUMN w int"),
+    (LockMode::AccessExclusive, "TRUNCATE t"),
+];
+
+#[test]
+fn every_lock_mode_is_seen_by_the_statement_that_takes_it() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, SEEN_SOON);
+        let mut dba = Dba::new(&database);
+        dba.run("CREATE MATERIALIZED VIEW m AS SELECT 1 AS id; CREATE UNIQUE INDEX ON m (id)");
+        let locking = LockMode::ALL.map(|mode| {
+            let words = words(mode);
+            (mode, format!("LOCK TABLE t IN {words} MODE"))
+        });
+        let owned = TAKEN_BY.map(|(mode, sql)| (mode, sql.to_owned()));
+        for (mode, sql) in owned.into_iter().chain(locking) {
+            let relation = if sql.contains("VIEW") {
+                "public.m"
+            } else {
+                "public.t"
+            };
+            let mut client = Client::connect(proxy.endpoint());
+            client.run("BEGIN");
+            client.run(&sql);
+            let incident = seen(&proxy, client.server_pid());
+            let modes = modes(&incident, Some(relation));
+            assert!(modes.contains(&mode.name().to_owned()), "{sql}: {incident}");
+            client.run("ROLLBACK");
+        }
+    });
+}
+
+/// A mode as LOCK TABLE spells it: `AccessShareLock` is `ACCESS SHARE`.
+fn words(mode: LockMode) -> String {
+    let name = mode.name().trim_end_matches("Lock");
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_uppercase());
+    }
+    words
+}
+
+#[test]
+fn two_modes_conflict_exactly_where_the_server_says_so() {
+    on_every_server(|server| {
+        let database = server.database();
+        let (mut one, mut other) = (Client::connect(&database), Client::connect(&database));
+        for held in LockMode::ALL {
+            one.run("BEGIN");
+            one.run(&format!("LOCK TABLE t IN {} MODE", words(held)));
+            for wanted in LockMode::ALL {
+                other.run("BEGIN");
+                let answer = other.query(&format!("LOCK TABLE t IN {} MODE NOWAIT", words(wanted)));
+                let refused = answer.starts_with("E 55P03");
+                assert!(refused || answer.starts_with("C LOCK"), "{answer}");
+                assert_eq!(refused, held.conflicts_with(wanted), "{held} {wanted}");
+                other.run("ROLLBACK");
+            }
+            one.run("ROLLBACK");
+        }
+    });
+}
+
+#[test]
+fn all_locks_of_a_table_with_21_indexes_are_seen() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, SEEN_SOON);
+        let mut dba = Dba::new(&database);
+        dba.run("CREATE TABLE wide (id int)");
+        for _ in 0..21 {
+            dba.run("CREATE INDEX ON wide (id)");
+        }
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("BEGIN");
+        client.run("SELECT * FROM wide WHERE id = 1");
+        let pid = client.server_pid();
+        let incident = seen(&proxy, pid);
+        assert_eq!(modes(&incident, None), ["AccessShareLock"; 22]);
+        let locks = incident["locks"].as_array().unwrap();
+        let fastpath = locks.iter().filter(|lock| lock["fastpath"] == true).count();
+        // Sixteen slots before 18, and from 18 on as many in each of several groups, into which the oids fall.
+        let version = dba.value("SHOW server_version_num");
+        let all = fastpath == 16 || version.as_str() >= "180000" && fastpath > 16;
+        assert!(all, "{fastpath} of {incident}");
+        client.run("ROLLBACK");
+    });
+}
+
+/// Starts a statement that waits until another session ends its transaction.
+fn waits(database: &Endpoint, sql: &str) -> Client {
+    let mut client = Client::connect(database);
+    client.send(&query(sql));
+    Dba::new(database).wait_for_waiters(1);
+    client
+}
+
+#[test]
+fn who_blocks_is_ended_that_long_after_somebody_began_to_wait_and_who_does_not_stays() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, "blocking = { rollback = \"1s\" }");
+        Dba::new(&database).run("CREATE TABLE other (id int)");
+        let mut harmless = Client::connect(proxy.endpoint());
+        harmless.run("BEGIN; SELECT * FROM other");
+        let mut reader = Client::connect(proxy.endpoint());
+        reader.run("BEGIN; SELECT * FROM t");
+        // The wait for this incident is longer than the limit: idleness alone is none.
+        proxy.sees_no_incident_for(Duration::from_millis(1500));
+
+        let began = Instant::now();
+        let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+        assert_eq!(altering.until_ready(), "C ALTER TABLE / Z I");
+        let waited = began.elapsed();
+        assert!(waited >= Duration::from_secs(1), "{waited:?}");
+        assert!(waited < Duration::from_millis(1600), "{waited:?}");
+        let incident = proxy.rolled_back(reader.server_pid());
+        assert_eq!(incident["kind"], "blocking");
+        assert_eq!(incident["blocked"][0]["mode"], "AccessExclusiveLock");
+        assert!(reader.query("COMMIT").starts_with("E 25P03"));
+        let error = reader.error_text();
+        assert!(error.contains("keeping others waiting for 1."), "{error}");
+
+        assert_eq!(harmless.query("COMMIT"), "C COMMIT / Z I");
+        assert_eq!(proxy.incidents().len(), 1);
+    });
+}
+
+#[test]
+fn a_wait_that_ends_by_itself_stops_the_clock() {
+    let database = newest().database();
+    let proxy = observed(
+        &database,
+        "blocking = { log = \"0s\", rollback = \"2s\" }\nblocking_mode = \"AccessExclusiveLock\"",
+    );
+    let mut reader = Client::connect(proxy.endpoint());
+    reader.run("BEGIN; SELECT * FROM t");
+    let mut dba = Client::connect(&database);
+    dba.run("SET lock_timeout = '1s'");
+    for _ in 0..3 {
+        assert_eq!(
+            dba.query("ALTER TABLE t ADD COLUMN added int"),
+            "E 55P03 / Z I"
+        );
+        // Two looks later no answer that is under way has anyone who waits.
+        let_pass(Duration::from_millis(500));
+    }
+    let actions: Vec<_> = proxy
+        .incidents()
+        .iter()
+        .map(|line| line["action"].clone())
+        .collect();
+    assert_eq!(actions, ["log"; 3]);
+    assert_eq!(reader.query("COMMIT"), "C COMMIT / Z I");
+}
+
+#[test]
+fn a_writer_blocks_by_its_transaction_id() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, "blocking = { rollback = \"500ms\" }");
+        let mut writer = Client::connect(proxy.endpoint());
+        writer.run("BEGIN; UPDATE t SET v = 'mine' WHERE id = 1");
+        let mut other = waits(&database, "UPDATE t SET v = 'theirs' WHERE id = 1");
+        let incident = proxy.rolled_back(writer.server_pid());
+        assert_eq!(incident["blocked"][0]["mode"], "ShareLock");
+        assert_eq!(incident["blocked"][0]["relation"], Value::Null);
+        let locks = incident["locks"].as_array().unwrap();
+        let own = locks
+            .iter()
+            .find(|lock| lock["locktype"] == "transactionid");
+        assert_eq!(own.unwrap()["mode"], "ExclusiveLock");
+        assert_eq!(own.unwrap()["blocks"], Value::Null);
+        assert_eq!(other.until_ready(), "C UPDATE 1 / Z I");
+    });
+}
+
+fn seen_by(role: &str, server: &Server) -> Value {
+    let database = server.database();
+    let mut dba = Dba::new(&database);
+    let user = format!("{role}_{}", database.database);
+    dba.run(&format!("CREATE USER {user}"));
+    match role {
+        "superuser" => dba.run(&format!("ALTER USER {user} SUPERUSER")),
+        "monitor" => dba.run(&format!("GRANT pg_monitor TO {user}")),
+        _ => {}
+    }
+    let proxy = observed_by(&user, &database, "blocking = { log = \"300ms\" }");
+    let mut reader = Client::connect(proxy.endpoint());
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM t");
+    let altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+    let incident = incident_of(&proxy, reader.server_pid());
+    drop(altering);
+    incident
+}
+
+#[test]
+fn every_role_sees_locks_and_waiters_and_monitors_see_statements() {
+    on_every_server(|server| {
+        for (role, sees) in [("superuser", true), ("monitor", true), ("ordinary", false)] {
+            let incident = seen_by(role, server);
+            assert_eq!(
+                modes(&incident, Some("public.t")),
+                ["AccessShareLock"],
+                "{role}"
+            );
+            assert!(incident["xmin_age"].is_i64(), "{role}: {incident}");
+            let waiter = &incident["blocked"][0];
+            assert_eq!(waiter["mode"], "AccessExclusiveLock", "{role}");
+            assert_eq!(waiter["user"], "postgres", "{role}");
+            assert_eq!(waiter["statement"].is_string(), sees, "{role}: {waiter}");
+        }
+    });
+}
+
+#[test]
+fn an_observer_in_another_database_sees_locks_without_names() {
+    let database = newest().database();
+    let elsewhere = newest().database();
+    let proxy = observed_through(&dsn(&elsewhere, "postgres"), &database, SEEN_SOON);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN; LOCK TABLE t");
+    let incident = seen(&proxy, client.server_pid());
+    assert_eq!(modes(&incident, None), ["AccessExclusiveLock"]);
+    assert_eq!(incident["locks"][0]["relation"], Value::Null);
+}
+
+#[test]
+fn an_observer_that_cannot_look_says_so_once_and_delays_nobody() {
+    let database = newest().database();
+    let config = "[observer]\ndsn = \"host=127.0.0.1 port=1 user=postgres\"\n[[rule]]\nname = \"all\"\n\
+                  idle = { rollback = \"300ms\" }\n";
+    let proxy = Proxy::with_rules(&database, config);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN; LOCK TABLE t");
+    let began = Instant::now();
+    let incident = proxy.rolled_back(client.server_pid());
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(incident["locks"], Value::Null);
+    assert_eq!(incident["blocked"], Value::Null);
+    let_pass(Duration::from_secs(2));
+    assert_eq!(proxy.log().matches("the observer sees no locks").count(), 1);
+}
+
+#[test]
+fn an_observer_whose_connection_was_lost_comes_back() {
+    let database = newest().database();
+    let proxy = observed(
+        &database,
+        "blocking = { log = \"100ms\", rollback = \"3s\" }",
+    );
+    let mut reader = Client::connect(proxy.endpoint());
+    reader.run("BEGIN; SELECT * FROM t");
+    let mut dba = Dba::new(&database);
+    let observer = format!(
+        "application_name = 'pgidle observer' AND datname = '{}'",
+        database.database
+    );
+    let lose =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {observer}");
+    let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+    assert_eq!(dba.value(&lose), "1");
+    let incident = incident_of(&proxy, reader.server_pid());
+    assert_eq!(incident["blocked"][0]["depth"], 1);
+    assert_eq!(altering.until_ready(), "C ALTER TABLE / Z I");
+}
+
+#[test]
+fn a_stalled_copy_that_blocks_is_ended_too() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, "blocking = { rollback = \"500ms\" }");
+        let mut loader = Client::connect(proxy.endpoint());
+        loader.run("BEGIN");
+        loader.send(&query("COPY t FROM STDIN"));
+        assert_eq!(loader.until(b'G'), "G");
+        let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+        assert_eq!(altering.until_ready(), "C ALTER TABLE / Z I");
+        let incident = proxy.rolled_back(loader.server_pid());
+        assert_eq!(incident["kind"], "blocking");
+        assert_eq!(incident["position"], "copy in");
+        assert_eq!(modes(&incident, Some("public.t")), ["RowExclusiveLock"]);
+        assert_eq!(loader.until_ready(), "E 25P03 / Z E");
+    });
+}
+
+#[test]
+fn a_reload_brings_an_observer() {
+    let database = newest().database();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let rule = "[[rule]]\nname = \"all\"\nidle = { log = \"300ms\" }\n";
+    std::fs::write(file.path(), rule).unwrap();
+    let proxy = Proxy::start(&database, &["--config", file.path().to_str().unwrap()]);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN; LOCK TABLE t");
+    assert_eq!(
+        incident_of(&proxy, client.server_pid())["locks"],
+        Value::Null
+    );
+
+    let observer = format!(
+        "[observer]\ndsn = \"{}\"\n{rule}",
+        dsn(&database, "postgres")
+    );
+    std::fs::write(file.path(), observer).unwrap();
+    proxy.signal(Signal::SIGHUP);
+    wait_for("locks", || {
+        client.run("SELECT 1");
+        let seen = proxy
+            .incidents()
+            .into_iter()
+            .any(|line| line["locks"].is_array());
+        let_pass(Duration::from_millis(500));
+        seen.then_some(())
+    });
+}
+
+#[test]
+fn a_client_on_a_unix_socket_is_known_by_its_process() {
+    let database = newest().database();
+    let proxy = Proxy::on_socket(&database, &["--idle-limit", "100ms"]);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN");
+    let incident = incident_of(&proxy, client.server_pid());
+    assert_eq!(incident["client_pid"], std::process::id());
+    assert_eq!(incident["client_addr"], Value::Null);
+}
