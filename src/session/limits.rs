@@ -304,8 +304,7 @@ impl Session {
 
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
     fn is_rolled_back(&self) -> bool {
-        let enforced = self.state.transaction.enforced.is_some();
-        self.telling.is_some() || enforced && self.state.pending.is_empty()
+        self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
     }
 
     fn incident(&self, rung: Rung, now: Instant) -> Incident {
