@@ -222,26 +222,23 @@ impl Session {
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
-        // Into the body of a message nothing can be put: a rollback waits for its end, and for one that does not come
-        // there is a rung of `stalled`.
-        let half_forwarded = self.client.scanner.rest() > 0 && !self.state.pending.copy_in();
-        let stalled = position == Position::HalfForwardedMessage;
-        let possible = |rung: &Rung| {
-            rung.action != Action::Rollback
-                || !half_forwarded
-                || stalled && rung.kind == Kind::Stalled
-        };
         [stuck, age]
             .into_iter()
             .flatten()
-            .filter(possible)
             .min_by_key(|rung| rung.at)
     }
 
     /// The next rung of a ladder whose clock runs since then.
     fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
         let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
-        let &(limit, action) = self.limits.ladder(kind).rungs().get(usize::from(taken))?;
+        // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
+        // itself that is stuck.
+        let waiting = self.is_half_forwarded()
+            && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
+        let rungs = self.limits.ladder(kind).rungs().iter();
+        let &(limit, action) = rungs
+            .skip(usize::from(taken))
+            .find(|&&(_, action)| !waiting || action != Action::Rollback)?;
         Some(Rung {
             kind,
             action,
@@ -279,7 +276,7 @@ impl Session {
             *taken += 1;
         }
         let mut incident = self.incident(rung, now);
-        let half_forwarded = incident.position == Position::HalfForwardedMessage;
+        let half_forwarded = self.is_half_forwarded();
         match rung.action {
             Action::Log => {}
             Action::Notice => {
@@ -301,10 +298,14 @@ impl Session {
         self.report(incident);
     }
 
+    /// Whether the server has a part of a message whose rest cannot be made up.
+    fn is_half_forwarded(&self) -> bool {
+        self.client.scanner.rest() > 0 && !self.state.pending.copy_in()
+    }
+
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
     fn is_rolled_back(&self) -> bool {
-        let enforced = self.state.transaction.enforced.is_some();
-        self.telling.is_some() || enforced && self.state.pending.is_empty()
+        self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
     }
 
     fn incident(&self, rung: Rung, now: Instant) -> Incident {
