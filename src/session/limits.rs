@@ -34,6 +34,10 @@ pub struct Look {
     pub steadily: bool,
 }
 
+/// How long a client has to be silent before the age of its transaction counts as that of an idle one: pg8000 sends a
+/// statement in three batches, and an end between two of them would take the unnamed statement away from the third.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(40);
+
 /// A rung that is waited for.
 #[derive(Clone, Copy, Debug)]
 struct Rung {
@@ -221,7 +225,21 @@ impl Session {
         let age = transaction.started.filter(|_| aged && !over);
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
+        let idle = matches!(
+            position,
+            Position::IdleInTransaction | Position::HalfSentRequest
+        );
+        let quiet = self.state.turn_since
+            + if idle {
+                BETWEEN_BATCHES
+            } else {
+                Duration::ZERO
+            };
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
+        let age = age.map(|rung| Rung {
+            at: rung.at.max(quiet),
+            ..rung
+        });
         [stuck, age]
             .into_iter()
             .flatten()

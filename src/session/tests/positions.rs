@@ -691,6 +691,42 @@ fn age_leaves_a_failed_transaction_that_holds_nothing_to_its_rollback() {
 }
 
 #[test]
+fn age_does_not_come_between_the_batches_of_one_statement() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +2990ms
+         C: P - SELECT 1 | S
+         S: 1 | Z T
+         +20ms
+         C: B - - | E - | S
+         S: 2 | C SELECT 1 | Z T
+         +39ms
+         +1ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +2990ms
+            C: P - SELECT 1 | S
+              > P - SELECT 1 | S
+            S: 1 | Z T
+              < 1 | Z T
+            +20ms
+            C: B - - | E - | S
+              > B | E | S
+            S: 2 | C SELECT 1 | Z T
+              < 2 | C SELECT 1 | Z T
+            +39ms
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 3 s'::pg_catalog.int4
+        "#]],
+    );
+}
+
+#[test]
 fn age_never_cancels_a_later_transaction() {
     check(
         "age: rollback 3s",
