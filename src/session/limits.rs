@@ -34,9 +34,9 @@ pub struct Look {
     pub steadily: bool,
 }
 
-/// How long a client has to be silent before the age of its transaction counts as that of an idle one: pg8000 sends a
-/// statement in three batches, and an end between two of them would take the unnamed statement away from the third.
-const BETWEEN_BATCHES: Duration = Duration::from_millis(40);
+/// How long a client that has parsed an unnamed statement and not bound it is taken to be on its way to do so: pg8000
+/// sends a statement in three batches, and an end between two of them would take the statement away from the third.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(500);
 
 /// A rung that is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -225,24 +225,17 @@ impl Session {
         let age = transaction.started.filter(|_| aged && !over);
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
-        let idle = matches!(
-            position,
-            Position::IdleInTransaction | Position::HalfSentRequest
-        );
-        let quiet = self.state.turn_since
-            + if idle {
-                BETWEEN_BATCHES
-            } else {
-                Duration::ZERO
-            };
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
-        let age = age.map(|rung| Rung {
-            at: rung.at.max(quiet),
+        let quiet = self.state.turn_since + BETWEEN_BATCHES;
+        let between = position != Position::Running && self.state.prepared.waits_for_bind();
+        let after_batch = |rung: Rung| Rung {
+            at: if between { rung.at.max(quiet) } else { rung.at },
             ..rung
-        });
+        };
         [stuck, age]
             .into_iter()
             .flatten()
+            .map(after_batch)
             .min_by_key(|rung| rung.at)
     }
 

@@ -620,6 +620,7 @@ fn a_rung_is_taken_again_when_the_client_spoke_while_the_gate_closed() {
               < C SELECT 1 | Z T
             cancel closes
             +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
         "#]],
     );
 }

@@ -702,7 +702,6 @@ fn age_does_not_come_between_the_batches_of_one_statement() {
          +20ms
          C: B - - | E - | S
          S: 2 | C SELECT 1 | Z T
-         +39ms
          +1ms",
         &expect![[r#"
             C: Q BEGIN
@@ -719,7 +718,6 @@ fn age_does_not_come_between_the_batches_of_one_statement() {
               > B | E | S
             S: 2 | C SELECT 1 | Z T
               < 2 | C SELECT 1 | Z T
-            +39ms
             +1ms
               > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 3 s'::pg_catalog.int4
         "#]],
