@@ -14,7 +14,7 @@ use std::{
 use dashmap::DashMap;
 
 use crate::{
-    config::{Address, Config},
+    config::{Config, Upstream},
     wire::CancelKey,
 };
 
@@ -41,12 +41,13 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Enters a new session, connected to the server that `config` names; numbers count from 1.
-    pub fn enter(&self, config: Arc<Config>) -> Arc<Entry> {
+    /// Enters a new session, connected to the server that `config` names, by TLS or not; numbers count from 1.
+    pub fn enter(&self, config: Arc<Config>, encrypted: bool) -> Arc<Entry> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
             id,
             config,
+            encrypted,
             key: OnceLock::new(),
             rung: AtomicBool::new(false),
             mailbox: Mutex::default(),
@@ -91,6 +92,7 @@ pub struct Entry {
     id: u64,
     /// The settings that it was connected under.
     config: Arc<Config>,
+    encrypted: bool,
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
     rung: AtomicBool,
@@ -114,8 +116,13 @@ impl Entry {
     }
 
     /// Where its server connection leads.
-    pub fn server(&self) -> &Address {
-        &self.config.upstream.address
+    pub fn server(&self) -> &Upstream {
+        &self.config.upstream
+    }
+
+    /// Whether its server connection is encrypted.
+    pub fn encrypted(&self) -> bool {
+        self.encrypted
     }
 
     /// Notes what names the session in a CancelRequest. The first call counts.

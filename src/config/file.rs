@@ -67,11 +67,26 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
             duration,
         )?;
         section.set("pooler", &mut config.upstream.pooler, parsed)?;
+        let tls = &mut config.upstream.tls;
+        section.set("sslmode", &mut tls.sslmode, parsed)?;
+        section.set("sslnegotiation", &mut tls.negotiation, parsed)?;
+        section.set("sslrootcert", &mut tls.root_cert, path)?;
+        section.set("sslcert", &mut tls.cert, path)?;
+        section.set("sslkey", &mut tls.key, path)?;
+        tls.check()
+            .map_err(|(key, problem)| section.fault_at(key, problem))?;
+    }
+    if let Some(section) = root.section("tls", "tls")? {
+        let tls = &mut config.tls;
+        section.set("sslmode", &mut tls.sslmode, parsed)?;
+        section.set("cert", &mut tls.cert, path)?;
+        section.set("key", &mut tls.key, path)?;
+        section.set("ca", &mut tls.ca, path)?;
+        tls.check()
+            .map_err(|(key, problem)| section.fault_at(key, problem))?;
     }
     if let Some(section) = root.section("audit", "audit")? {
-        section.set("file", &mut config.audit.file, |value| {
-            Ok(Some(PathBuf::from(name(value)?)))
-        })?;
+        section.set("file", &mut config.audit.file, path)?;
         section.set("literals", &mut config.audit.literals, boolean)?;
         section.set("transactions", &mut config.audit.transactions, boolean)?;
     }
@@ -103,6 +118,10 @@ fn require_observer(config: &Config, flags: &Flags) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+fn path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
+    Ok(Some(PathBuf::from(name(value)?)))
 }
 
 fn addresses<T: std::str::FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {
@@ -323,7 +342,7 @@ mod tests {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
-                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, audit, observer, log, rule"
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, tls, audit, observer, log, rule"
             ],
         );
         refused(

@@ -1,17 +1,20 @@
 //! Settings, valid by construction: a [`Config`] exists only when every key was known and every value made sense.
 //!
 //! They come from defaults, a TOML file and flags, the later winning over the earlier. [`Source`] remembers the last
-//! two so that a reload reads them again. Nothing here opens a socket or resolves a name.
+//! two so that a reload reads them again, with the certificates that they name. Nothing here opens a socket or resolves
+//! a name.
 
 mod address;
 mod error;
 mod file;
 mod section;
+mod tls;
 
 use std::{fs, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc, thread, time::Duration};
 
 pub use address::{Address, AddressError};
 pub use error::ConfigError;
+pub use tls::{ALPN, Acceptor, Connector, Negotiation, SslMode, TlsSettings, UpstreamTls};
 
 use crate::policy::{Action, Kind, Ladder, Limits, Match, Rule, Rules, builtin_rules};
 
@@ -22,6 +25,8 @@ pub struct Config {
     pub listen: Listen,
     /// `[upstream]`
     pub upstream: Upstream,
+    /// `[tls]`
+    pub tls: TlsSettings,
     /// `[audit]`
     pub audit: AuditSettings,
     /// `[observer]`
@@ -54,6 +59,8 @@ pub struct Upstream {
     pub connect_timeout: Option<Duration>,
     /// What stands between pgidle and PostgreSQL.
     pub pooler: Pooler,
+    /// `sslmode` and the other keys of TLS.
+    pub tls: UpstreamTls,
 }
 
 /// A connection pooler behind pgidle.
@@ -192,7 +199,9 @@ impl Default for Config {
                 address: tcp(5432),
                 connect_timeout: Some(Duration::from_secs(10)),
                 pooler: Pooler::None,
+                tls: UpstreamTls::default(),
             },
+            tls: TlsSettings::default(),
             audit: AuditSettings::default(),
             observer: ObserverSettings::default(),
             log: LogSettings::default(),
@@ -272,6 +281,18 @@ impl Source {
             rules.push(limit.rule()?);
         }
         config.rules = Rules::new(rules);
+        let refused = |section: &str, (key, problem): (&str, String)| ConfigError {
+            path: self.path.clone(),
+            line: None,
+            key: Some(format!("{section}.{key}")),
+            problem,
+        };
+        config.tls.load().map_err(|fault| refused("tls", fault))?;
+        config
+            .upstream
+            .tls
+            .load()
+            .map_err(|fault| refused("upstream", fault))?;
         Ok(config)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The startup packet goes on verbatim, and authentication is the relay's: bytes like any others.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::{
@@ -14,24 +14,18 @@ use super::{
     Worker, cancel,
     relay::{self, Relay},
     stream::Stream,
-    upstream,
+    tls, upstream,
 };
 use crate::{
+    config::Config,
     policy::Identity,
-    session::{Opening, Session, event::Who},
+    session::{ChannelBinding, Opening, Session, event::Who},
     wire::{
         Startup, StartupPacket,
         originate::{self, Report},
         parse_startup,
     },
 };
-
-/// The client's end of a connection: an address or, by a Unix socket, a process.
-#[derive(Clone, Copy)]
-struct Peer {
-    address: Option<SocketAddr>,
-    pid: Option<i32>,
-}
 
 /// Serves one connection from its first byte to its last.
 pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker>) {
@@ -55,100 +49,127 @@ pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Ar
 }
 
 async fn open(
-    mut stream: Stream,
+    stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
 ) -> Option<Box<Relay>> {
+    let config = worker.config();
+    let failed = |error: io::Error| tracing::info!(?client, %error, "TLS with a client failed");
+    let mut stream = tls::accept_direct(stream, &config.tls)
+        .await
+        .map_err(failed)
+        .ok()?;
     let mut bytes = BytesMut::with_capacity(1024);
-    loop {
-        let report = match parse_startup(&bytes) {
-            Ok(None) => match stream.read_buf(&mut bytes).await {
-                Ok(1..) => continue,
-                // A port probe, or a client that changed its mind: PostgreSQL does not speak of it either.
-                Ok(0) | Err(_) => return None,
-            },
-            Ok(Some((Startup::SslRequest | Startup::GssEncRequest, len))) => {
-                drop(bytes.split_to(len));
-                match stream.write_all(b"N").await {
-                    Ok(()) => continue,
-                    Err(_) => return None,
+    let report = loop {
+        let (startup, packet) = match read_startup(&mut stream, &mut bytes).await? {
+            Ok(read) => read,
+            Err(report) => break report,
+        };
+        match startup {
+            Startup::SslRequest | Startup::GssEncRequest => {
+                if let Some(report) = tls::refuses_request(&stream, &bytes) {
+                    break report;
+                }
+                if startup == Startup::SslRequest {
+                    let answered = tls::answer_request(stream, &config.tls).await;
+                    stream = answered.map_err(failed).ok()?;
+                } else {
+                    stream.write_all(b"N").await.ok()?;
                 }
             }
-            Ok(Some((Startup::Cancel(key), _))) => {
+            Startup::Cancel(key) => {
                 cancel::forward(&worker.shared, &key).await;
                 return None;
             }
-            Ok(Some((Startup::Session(packet), len))) => {
-                let startup = bytes.split_to(len);
-                match connect(
-                    &packet,
-                    &startup,
-                    Peer {
-                        address: client,
-                        pid: stream.peer_pid(),
-                    },
-                    &worker,
-                )
-                .await
-                {
-                    Ok((session, server, entry)) => {
-                        return Some(Box::new(Relay::new(
-                            session,
-                            stream,
-                            server,
-                            bytes.to_vec(),
-                            entry,
-                        )));
+            Startup::Session(startup) => {
+                let early = bytes.to_vec();
+                match connect(&startup, &packet, &stream, client, &worker, &config).await {
+                    Ok((session, (server, answer), entry)) => {
+                        let early = (early, answer);
+                        return Some(Box::new(Relay::new(session, stream, server, early, entry)));
                     }
-                    Err(report) => report,
+                    Err(report) => break report,
                 }
             }
-            Ok(Some((Startup::DirectTls, _))) => {
-                startup_failure("TLS is not offered here".to_owned(), "08P01")
-            }
-            Err(error) => startup_failure(error.to_string(), "08P01"),
-        };
-        tracing::info!(?client, reason = report.message, "refused a connection");
-        let mut fatal = BytesMut::new();
-        originate::fatal_response(&report, &mut fatal);
-        if stream.write_all(&fatal).await.is_ok() {
-            relay::linger(stream).await;
+            Startup::DirectTls => break refusal("08P01", "TLS is not offered here".to_owned()),
         }
-        return None;
+    };
+    tracing::info!(?client, reason = report.message, "refused a connection");
+    let mut fatal = BytesMut::new();
+    originate::fatal_response(&report, &mut fatal);
+    if stream.write_all(&fatal).await.is_ok() {
+        relay::linger(stream).await;
+    }
+    None
+}
+
+/// Reads a first packet; `None` when the client goes away, as a port probe does: PostgreSQL does not speak of it either.
+async fn read_startup(
+    stream: &mut Stream,
+    bytes: &mut BytesMut,
+) -> Option<Result<(Startup, BytesMut), Report>> {
+    loop {
+        match parse_startup(bytes) {
+            Ok(Some((startup, len))) => return Some(Ok((startup, bytes.split_to(len)))),
+            Err(error) => return Some(Err(refusal("08P01", error.to_string()))),
+            Ok(None) if matches!(stream.read_buf(bytes).await, Ok(1..)) => {}
+            Ok(None) => return None,
+        }
     }
 }
 
-type Connected = (Session, Stream, Arc<crate::registry::Entry>);
+/// A session, its server with what that has already said, and its place in the registry.
+type Connected = (Session, (Stream, Vec<u8>), Arc<crate::registry::Entry>);
 
 async fn connect(
     packet: &StartupPacket,
     startup: &[u8],
-    client: Peer,
+    stream: &Stream,
+    address: Option<SocketAddr>,
     worker: &Worker,
+    config: &Arc<Config>,
 ) -> Result<Connected, Report> {
-    let config = worker.config();
-    let unreachable = |error: &dyn std::fmt::Display| startup_failure(error.to_string(), "08006");
-    let mut server = upstream::connect(&config.upstream.address, config.upstream.connect_timeout)
+    let user = packet.get("user").unwrap_or_default();
+    if let Some(report) = tls::refuses_session(stream, &config.tls, user) {
+        return Err(report);
+    }
+    let (server, answer) = upstream::open_session(&config.upstream, startup)
         .await
-        .map_err(|error| unreachable(&error))?;
-    server
-        .write_all(startup)
-        .await
-        .map_err(|error| unreachable(&error))?;
-    let entry = worker.shared.registry.enter(Arc::clone(&config));
-    let who = who(packet, client, entry.id());
+        .map_err(|error| refusal("08006", error.to_string()))?;
+    let registry = &worker.shared.registry;
+    let entry = registry.enter(Arc::clone(config), server.is_tls());
+    let who = Who {
+        session: entry.id(),
+        client_addr: address,
+        client_pid: stream.peer_pid(),
+        user: user.into(),
+        database: packet.get("database").unwrap_or(user).into(),
+        application_name: packet.get("application_name").unwrap_or_default().into(),
+        server_pid: None,
+        tls: stream.is_tls(),
+    };
     let replication = packet.replication();
     let limits = config.rules.decide(&identity(&who, replication));
     let opening = Opening {
         who,
         replication,
         records: worker.shared.audit.wants_transactions(),
+        binding: binding(stream, &server, config),
     };
-    Ok((
-        Session::new(opening, limits, Instant::now().into_std()),
-        server,
-        entry,
-    ))
+    let session = Session::new(opening, limits, Instant::now().into_std());
+    Ok((session, (server, answer), entry))
+}
+
+/// Whether what a client proves about its TLS connection holds for the server's: for the binding that PostgreSQL knows,
+/// `tls-server-end-point`, when both have the same certificate.
+fn binding(client: &Stream, server: &Stream, config: &Config) -> ChannelBinding {
+    let shown = config.tls.acceptor.as_ref().filter(|_| client.is_tls());
+    match server.peer_certificate() {
+        Some(seen) if shown.is_none_or(|shown| shown.certificate != *seen) => {
+            ChannelBinding::Hidden
+        }
+        Some(_) | None => ChannelBinding::Passes,
+    }
 }
 
 /// What the rules match on.
@@ -162,21 +183,8 @@ pub(super) fn identity(who: &Who, replication: bool) -> Identity<'_> {
     }
 }
 
-fn who(packet: &StartupPacket, client: Peer, session: u64) -> Who {
-    let user = packet.get("user").unwrap_or_default();
-    Who {
-        session,
-        client_addr: client.address,
-        client_pid: client.pid,
-        user: user.into(),
-        database: packet.get("database").unwrap_or(user).into(),
-        application_name: packet.get("application_name").unwrap_or_default().into(),
-        server_pid: None,
-        tls: false,
-    }
-}
-
-fn startup_failure(message: String, sqlstate: &'static str) -> Report {
+/// The FATAL error of a connection that does not become a session.
+pub(super) fn refusal(sqlstate: &'static str, message: String) -> Report {
     Report {
         sqlstate,
         message: format!("pgidle: {message}"),

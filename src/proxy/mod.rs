@@ -6,6 +6,7 @@ mod handshake;
 mod listener;
 mod relay;
 mod stream;
+mod tls;
 mod upstream;
 
 use std::sync::{Arc, Mutex};

@@ -115,6 +115,7 @@ pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
         CloseReason::ServerLeft
         | CloseReason::ClientIo
         | CloseReason::ServerIo
+        | CloseReason::Authentication
         | CloseReason::Protocol => {
             tracing::info!(session, user, database, reason, error, "session closed");
         }
@@ -140,18 +141,19 @@ pub(super) async fn linger(mut stream: Stream) {
 }
 
 impl Relay {
+    /// `early` is what was already read from the client and from the server.
     pub(super) fn new(
         session: Session,
         client: Stream,
         server: Stream,
-        early: Vec<u8>,
+        early: (Vec<u8>, Vec<u8>),
         entry: Arc<Entry>,
     ) -> Self {
         Self {
             session,
             entry,
-            client: Leg::new(client, early),
-            server: Leg::new(server, Vec::new()),
+            client: Leg::new(client, early.0),
+            server: Leg::new(server, early.1),
             timer: None,
             identified: false,
             watch: None,
@@ -306,7 +308,10 @@ impl Relay {
         };
         let output = self.session.output(to);
         if output.is_empty() && !leg.blocked {
-            return Ok(());
+            return leg
+                .stream
+                .send_taken(cx)
+                .map_err(|error| failed(to, &error));
         }
         let mut sent = 0;
         while !output.is_empty() {
@@ -322,6 +327,9 @@ impl Relay {
         if output.is_empty() {
             *output = BytesMut::new();
         }
+        leg.stream
+            .send_taken(cx)
+            .map_err(|error| failed(to, &error))?;
         leg.blocked = !output.is_empty();
         let blocked = leg.blocked;
         self.session.flow(to, blocked, sent > 0, now);
@@ -387,7 +395,7 @@ impl Relay {
         let entry = Arc::clone(&self.entry);
         tokio::spawn(async move {
             if let Some(key) = entry.key() {
-                cancel::send(entry.server(), key).await;
+                cancel::send_for(&entry, key).await;
             }
             entry.tell(Command::CancelClosed);
         });

@@ -1,4 +1,4 @@
-//! A socket of either family.
+//! A socket of either family, encrypted or not.
 
 use std::{
     io,
@@ -10,20 +10,49 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::{TlsStream, rustls::pki_types::CertificateDer};
 
 /// A connected socket.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// In a box, so that a connection without TLS is not larger for it.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
     /// The process at the other end, where it is on this host.
     pub(super) fn peer_pid(&self) -> Option<i32> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok()?.pid(),
+        }
+    }
+
+    /// Whether it is encrypted.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The certificate that the other side has shown.
+    pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+        }
+    }
+
+    /// Sends what TLS has taken and not yet sent; it wakes the task when more can be sent.
+    pub(super) fn send_taken(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self {
+            Self::Tls(stream) if stream.get_ref().1.wants_write() => {
+                match Pin::new(stream).poll_flush(cx) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => Ok(()),
+                }
+            }
+            Self::Tls(_) | Self::Tcp(_) | Self::Unix(_) => Ok(()),
         }
     }
 }
@@ -33,6 +62,7 @@ macro_rules! delegate {
         match $self.get_mut() {
             Self::Tcp($stream) => $call,
             Self::Unix($stream) => $call,
+            Self::Tls($stream) => $call,
         }
     };
 }
@@ -43,7 +73,13 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        match delegate!(self, stream => Pin::new(stream).poll_read(cx, buf)) {
+            // TLS that was not closed properly: PostgreSQL's messages say themselves where they end.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
+            }
+            result => result,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod pending;
 mod prepared;
 mod report;
+mod sasl;
 mod state;
 mod telling;
 mod transaction;
@@ -24,7 +25,6 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
-pub use self::limits::Look;
 use self::{
     damage::Damage,
     enforce::Ending,
@@ -32,6 +32,7 @@ use self::{
     state::{Finished, Phase, State, TransactionStatus},
     telling::Telling,
 };
+pub use self::{limits::Look, sasl::ChannelBinding};
 use crate::{
     policy::Limits,
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
@@ -72,6 +73,8 @@ pub enum CloseReason {
     Policy,
     /// pgidle shuts down.
     Drain,
+    /// Proving who the client is cannot work through pgidle.
+    Authentication,
 }
 
 impl CloseReason {
@@ -85,6 +88,7 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::Policy => "policy",
             Self::Drain => "drain",
+            Self::Authentication => "authentication",
         }
     }
 }
@@ -175,6 +179,7 @@ pub struct Session {
     flushed: bool,
     /// Whether the session ends as soon as no transaction is open.
     draining: bool,
+    binding: ChannelBinding,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
     telling: Option<Box<Telling>>,
@@ -189,6 +194,8 @@ pub struct Opening {
     pub replication: bool,
     /// Whether finished transactions are to be reported as events.
     pub records: bool,
+    /// Whether client and server are the ends of one TLS connection, as far as they can tell.
+    pub binding: ChannelBinding,
 }
 
 impl Session {
@@ -213,6 +220,7 @@ impl Session {
             half_sent: false,
             flushed: false,
             draining: false,
+            binding: opening.binding,
             discarding: Discarding::Nothing,
             ending: None,
             telling: None,
@@ -406,12 +414,18 @@ impl Session {
         if self.telling.is_some() {
             return self.untold_sent(frame, now);
         }
+        if self.state.phase == Phase::Authenticating && self.cannot_bind(frame) {
+            return Verdict::Drop;
+        }
         self.pass_client(frame, now)
     }
 
     fn server_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
+        }
+        if self.state.phase == Phase::Authenticating && self.hides_binding(frame) {
+            return Verdict::Drop;
         }
         self.answer_received(frame, now)
     }

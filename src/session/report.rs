@@ -49,6 +49,18 @@ pub(super) fn notice(incident: &Incident) -> Report {
     report
 }
 
+/// The FATAL error for a client that wants its authentication bound to a TLS connection that ends at pgidle.
+pub(super) fn cannot_bind() -> Report {
+    Report {
+        sqlstate: "28000",
+        message: "pgidle: SCRAM authentication cannot pass between two TLS connections with different certificates".to_owned(),
+        detail: "The client could bind it to its TLS connection and is not offered to; the server would take that for an attack.".to_owned(),
+        hint: "Set channel_binding=disable in the client, or give pgidle the server's own certificate and key, \
+               or let pgidle reach the server without TLS (docs/tls.md)."
+            .to_owned(),
+    }
+}
+
 /// The FATAL error after a reply of the server that cannot be explained.
 pub(super) fn doubt(incident: &Incident, why: &str) -> Report {
     Report {

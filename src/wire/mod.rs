@@ -7,6 +7,7 @@
 mod body;
 mod frame;
 pub mod originate;
+pub mod sasl;
 mod startup;
 mod tag;
 
@@ -15,6 +16,6 @@ pub use body::{
 };
 pub use frame::{Frame, FrameScanner, HEADER_LEN, InvalidLength, Scanned};
 pub use startup::{
-    CancelKey, MAX_STARTUP_PACKET, Startup, StartupError, StartupPacket, parse_startup,
+    CancelKey, MAX_STARTUP_PACKET, Startup, StartupError, StartupPacket, parse_startup, ssl_request,
 };
 pub use tag::{BackendTag, FrontendTag};

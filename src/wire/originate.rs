@@ -9,6 +9,7 @@ use pgwire::messages::{
     extendedquery::{Flush, Parse, Sync},
     response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus},
     simplequery::Query,
+    startup::Authentication,
     terminate::Terminate,
 };
 
@@ -65,6 +66,11 @@ pub fn ready_after_error(in_block: bool, out: &mut BytesMut) {
         TransactionStatus::Idle
     };
     encode(&ReadyForQuery::new(status), out);
+}
+
+/// An AuthenticationSASL that offers these mechanisms.
+pub fn authentication_sasl(mechanisms: Vec<String>, out: &mut BytesMut) {
+    encode(&Authentication::SASL(mechanisms), out);
 }
 
 /// A simple Query.

@@ -59,6 +59,13 @@ impl CancelKey {
     }
 }
 
+/// The packet that asks a server for TLS.
+pub fn ssl_request() -> [u8; 8] {
+    let mut packet = [0, 0, 0, 8, 0, 0, 0, 0];
+    packet[4..].copy_from_slice(&SSL_REQUEST.to_be_bytes());
+    packet
+}
+
 /// What a StartupMessage says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartupPacket {
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn the_kinds_of_first_packets_are_told_apart() {
         let kind = |bytes: &[u8]| parse_startup(bytes).unwrap().unwrap().0;
-        assert_eq!(kind(&packet(SSL_REQUEST, b"")), Startup::SslRequest);
+        assert_eq!(kind(&ssl_request()), Startup::SslRequest);
         assert_eq!(kind(&packet(GSSENC_REQUEST, b"")), Startup::GssEncRequest);
         assert_eq!(kind(&[TLS_HANDSHAKE]), Startup::DirectTls);
         let key = CancelKey {

@@ -25,4 +25,5 @@ mod positions;
 mod rollback;
 mod startup;
 mod terminate;
+mod tls;
 mod transparency;

@@ -28,12 +28,14 @@ impl Session {
         if self.state.phase == Phase::Closing {
             return;
         }
+        let ready = self.state.phase == Phase::Ready;
         self.state.phase = Phase::Closing;
         // In the middle of a message a FATAL would be read as a part of it.
         if self.server.scanner.rest() == 0 {
             originate::fatal_response(report, &mut self.to_client);
         }
-        if self.state.pending.is_empty() && self.client.scanner.rest() == 0 {
+        // A server that still waits for a password takes no Terminate.
+        if ready && self.state.pending.is_empty() && self.client.scanner.rest() == 0 {
             originate::terminate(&mut self.to_server);
         }
         self.actions.push_back(Action::Close(reason));

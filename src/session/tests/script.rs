@@ -11,7 +11,7 @@ use tokio::time::Instant as Clock;
 use crate::{
     policy::{Action as PolicyAction, Kind, Ladder, Limits, parse_duration},
     session::{
-        Action, Opening, Session, Side,
+        Action, ChannelBinding, Opening, Session, Side,
         damage::{Damage, Waiter},
         event::{Event, Who},
     },
@@ -59,6 +59,7 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
         },
         replication: false,
         records: true,
+        binding: ChannelBinding::Passes,
     };
     let now = Clock::now().into_std();
     let mut session = Session::new(opening, limits(text), now);

@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers, the built proxy, a raw protocol client, drivers, and a DBA who judges.
 
+pub(crate) mod certificates;
 pub(crate) mod dba;
 pub(crate) mod driver;
 pub(crate) mod frontend;

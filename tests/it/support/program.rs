@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
-use super::Endpoint;
+use super::{Endpoint, installed};
 
 fn program(name: &str, endpoint: &Endpoint) -> Command {
     let mut command = Command::new(name);
@@ -27,14 +27,66 @@ pub(crate) fn psql_as(user: &str, endpoint: &Endpoint, sql: &str) -> String {
     run_psql(command, &[sql])
 }
 
+/// A version of libpq, in a program that connects by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Libpq {
+    /// Debian's, in psql.
+    Debian,
+    /// That of psycopg's binary wheel: 18.
+    Psycopg,
+}
+
+/// What one statement returns, asked through libpq with more environment variables, or libpq's error.
+pub(crate) fn ask(libpq: Libpq, endpoint: &Endpoint, set: &[(&str, &str)], sql: &str) -> String {
+    let set = set.iter().copied();
+    match libpq {
+        Libpq::Debian => {
+            let mut command = program("psql", endpoint);
+            command.envs(set);
+            run_psql(command, &[sql])
+        }
+        Libpq::Psycopg => {
+            let mut command = interpreter(endpoint, ASK);
+            command.arg(sql).envs(set);
+            printed(command)
+        }
+    }
+}
+
+/// What a script prints that finds psycopg, and the database by libpq's environment variables.
+pub(crate) fn python(endpoint: &Endpoint, script: &str) -> String {
+    printed(interpreter(endpoint, script))
+}
+
+fn interpreter(endpoint: &Endpoint, script: &str) -> Command {
+    let python = installed("python").join("bin/python");
+    let mut command = program(python.to_str().unwrap(), endpoint);
+    command.args(["-c", script]);
+    command
+}
+
+fn printed(command: Command) -> String {
+    let output = output(command);
+    let printed = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&printed).trim_end().to_owned()
+}
+
+/// Prints the first row of the statement in its argument.
+const ASK: &str = "
+import sys, psycopg
+try:
+    with psycopg.connect('') as connection:
+        print('|'.join(str(value) for value in connection.execute(sys.argv[1]).fetchone()))
+except psycopg.Error as error:
+    print(error)
+";
+
 fn run_psql(mut command: Command, commands: &[&str]) -> String {
     command.args(["-XAtq", "-v", "VERBOSITY=verbose"]);
     for text in commands {
         command.args(["-c", text]);
     }
-    let output = output(command);
-    let printed = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&printed).trim_end().to_owned()
+    printed(command)
 }
 
 /// Starts psql on a statement, to be interrupted.

@@ -192,6 +192,17 @@ impl Proxy {
         number.expect("a line with the memory").parse().unwrap()
     }
 
+    /// Has the settings read again, and waits until they were, or were refused.
+    pub(crate) fn reload(&self) -> bool {
+        let said = |text| self.log().matches(text).count();
+        let before = (said("\"reloaded"), said("not reloaded"));
+        self.signal(Signal::SIGHUP);
+        wait_for("a reload", || {
+            let now = (said("\"reloaded"), said("not reloaded"));
+            (now != before).then_some(now.0 > before.0)
+        })
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();

@@ -12,7 +12,7 @@ use std::{
 
 use pgidle::demo::{Cluster, ClusterOptions};
 
-use super::{Endpoint, installed, wire::Client};
+use super::{Endpoint, certificates::Certificates, installed, wire::Client};
 
 /// Versions that pgidle is tested with.
 const VERSIONS: [u32; 4] = [15, 16, 17, 18];
@@ -25,12 +25,20 @@ const SETTINGS: [(&str, &str); 4] = [
     ("autovacuum", "off"),
 ];
 
-/// Users who must prove who they are; all others are trusted.
-const ACCESS: &str = "host all scram_user all scram-sha-256\nhost all md5_user all md5\n";
+/// Users who must prove who they are, or come with TLS or without; all others are trusted.
+const ACCESS: &str = "\
+host all scram_user all scram-sha-256
+host all md5_user all md5
+hostssl all cert_user all cert
+hostssl all tls_user all trust
+hostnossl all plain_user all trust
+host all cert_user,tls_user,plain_user all reject
+";
 
 /// A running PostgreSQL. The cluster's watcher ends it with the test process, however that ends.
 pub(crate) struct Server {
     cluster: Cluster,
+    certificates: Certificates,
     databases: AtomicU32,
 }
 
@@ -52,8 +60,10 @@ impl Server {
             settings: SETTINGS.iter().map(owned).collect(),
         })
         .unwrap_or_else(|error| panic!("PostgreSQL {version}: {error}"));
+        let certificates = Certificates::make(&cluster.data_dir());
         let server = Self {
             cluster,
+            certificates,
             databases: AtomicU32::new(0),
         };
         let access = server.cluster.data_dir().join("pg_hba.conf");
@@ -64,6 +74,11 @@ impl Server {
             "CREATE USER scram_user PASSWORD 'secret'",
             "SET password_encryption = md5",
             "CREATE USER md5_user PASSWORD 'secret'",
+            "CREATE USER cert_user; CREATE USER tls_user; CREATE USER plain_user",
+            "ALTER SYSTEM SET ssl_cert_file = 'tls/server.crt'",
+            "ALTER SYSTEM SET ssl_key_file = 'tls/server.key'",
+            "ALTER SYSTEM SET ssl_ca_file = 'tls/ca.crt'",
+            "ALTER SYSTEM SET ssl = on",
             "SELECT pg_reload_conf()",
         ] {
             admin.run(statement);
@@ -77,6 +92,11 @@ impl Server {
             port: self.cluster.port(),
             database: database.to_owned(),
         }
+    }
+
+    /// The path of a PEM file, such as `ca.crt`: the server has `server.crt` and trusts `ca.crt`.
+    pub(crate) fn pem(&self, name: &str) -> String {
+        self.certificates.path(name)
     }
 
     /// The same database through the server's Unix socket.
