@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 use divan::{Bencher, black_box, counter::BytesCount};
 use pgidle::{
     policy::Limits,
-    session::{Opening, Session, Side, event::Who},
+    session::{ChannelBinding, Opening, Session, Side, event::Who},
 };
 
 fn main() {
@@ -27,6 +27,7 @@ fn session() -> (Session, Instant) {
         who: Who::default(),
         replication: false,
         records: false,
+        binding: ChannelBinding::default(),
     };
     let mut session = Session::new(opening, Arc::new(Limits::default()), now);
     session

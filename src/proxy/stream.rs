@@ -78,7 +78,7 @@ impl AsyncRead for Stream {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Poll::Ready(Ok(()))
             }
-            result => result,
+            result @ (Poll::Ready(_) | Poll::Pending) => result,
         }
     }
 }
