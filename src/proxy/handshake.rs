@@ -79,6 +79,8 @@ async fn open(
             }
             Startup::Cancel(key) => {
                 cancel::forward(&worker.shared, &key).await;
+                // TLS has a farewell, and libpq insists on it.
+                drop(stream.shutdown().await);
                 return None;
             }
             Startup::Session(startup) => {
