@@ -4,9 +4,10 @@
 //! keeps a client's CancelRequest and an injection of ours from meeting in the server.
 
 use std::{
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
@@ -38,16 +39,38 @@ pub enum Command {
 pub struct Registry {
     sessions: DashMap<u64, Arc<Entry>>,
     last: AtomicU64,
+    seats: Arc<AtomicUsize>,
+}
+
+/// A place for one session, from before its server is connected until the session is over.
+#[derive(Debug)]
+pub struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Registry {
+    /// Takes a place, if fewer than `limit` are taken.
+    pub fn seat(&self, limit: Option<NonZeroUsize>) -> Option<Seat> {
+        let free = |taken: usize| limit.is_none_or(|limit| taken < limit.get());
+        let (ordering, seats) = (Ordering::Relaxed, &self.seats);
+        seats
+            .fetch_update(ordering, ordering, |taken| free(taken).then_some(taken + 1))
+            .ok()?;
+        Some(Seat(Arc::clone(seats)))
+    }
+
     /// Enters a new session, connected to the server that `config` names, by TLS or not; numbers count from 1.
-    pub fn enter(&self, config: Arc<Config>, encrypted: bool) -> Arc<Entry> {
+    pub fn enter(&self, config: Arc<Config>, encrypted: bool, seat: Seat) -> Arc<Entry> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
             id,
             config,
             encrypted,
+            _seat: seat,
             key: OnceLock::new(),
             rung: AtomicBool::new(false),
             mailbox: Mutex::default(),
@@ -93,6 +116,7 @@ pub struct Entry {
     /// The settings that it was connected under.
     config: Arc<Config>,
     encrypted: bool,
+    _seat: Seat,
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
     rung: AtomicBool,

@@ -55,6 +55,7 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
 fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
     if let Some(section) = root.section("listen", "listen")? {
         section.set("addresses", &mut config.listen.addresses, addresses)?;
+        section.set("proxy_protocol", &mut config.listen.proxy_protocol, boolean)?;
         section.set("workers", &mut config.listen.workers, |value| {
             Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_two_cpus))
         })?;
@@ -66,6 +67,9 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
             &mut config.upstream.connect_timeout,
             duration,
         )?;
+        section.set("max_sessions", &mut config.upstream.max_sessions, |value| {
+            Ok(NonZeroUsize::new(count(value)?))
+        })?;
         section.set("pooler", &mut config.upstream.pooler, parsed)?;
         let tls = &mut config.upstream.tls;
         section.set("sslmode", &mut tls.sslmode, parsed)?;
@@ -401,6 +405,34 @@ mod tests {
         );
         refused("[log\n", &expect!["f:1: unclosed table, expected `]`"]);
         refused("a\nb = 2", &expect!["f:1: key with no value, expected `=`"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_tls_is_said_with_line_key_and_expectation() {
+        refused(
+            "[upstream]\nsslmode = \"verify\"",
+            &expect![[
+                r#"f:2: upstream.sslmode: expected "disable", "allow", "prefer", "require", "verify-ca" or "verify-full""#
+            ]],
+        );
+        refused(
+            "[upstream]\nsslmode = \"verify-ca\"",
+            &expect![
+                "f:1: upstream.sslrootcert: missing; expected the path of a PEM file with the authority of the server's certificate"
+            ],
+        );
+        refused(
+            "[upstream]\nsslnegotiation = \"direct\"",
+            &expect![[
+                r#"f:2: upstream.sslnegotiation: "direct" cannot fall back: expected sslmode "require" or stronger"#
+            ]],
+        );
+        refused(
+            "[tls]\nsslmode = \"require\"\ncert = \"c\"",
+            &expect![[
+                r#"f:1: tls.key: missing; expected the path of a PEM file, unless sslmode is "disable""#
+            ]],
+        );
     }
 
     /// Of a rule whose other keys begin in line 4.

@@ -46,6 +46,8 @@ pub struct Config {
 pub struct Listen {
     /// Where clients connect; at least one.
     pub addresses: Vec<Address>,
+    /// Whether who comes by TCP begins with a PROXY protocol header, and is who that says.
+    pub proxy_protocol: bool,
     /// How many threads serve them.
     pub workers: NonZeroUsize,
 }
@@ -57,6 +59,8 @@ pub struct Upstream {
     pub address: Address,
     /// How long connecting to it may take; `None` is as long as the system tries.
     pub connect_timeout: Option<Duration>,
+    /// How many sessions there may be at once; `None` is as many as come.
+    pub max_sessions: Option<NonZeroUsize>,
     /// What stands between pgidle and PostgreSQL.
     pub pooler: Pooler,
     /// `sslmode` and the other keys of TLS.
@@ -193,11 +197,13 @@ impl Default for Config {
         Self {
             listen: Listen {
                 addresses: vec![tcp(6432)],
+                proxy_protocol: false,
                 workers: one_for_two_cpus(),
             },
             upstream: Upstream {
                 address: tcp(5432),
                 connect_timeout: Some(Duration::from_secs(10)),
+                max_sessions: None,
                 pooler: Pooler::None,
                 tls: UpstreamTls::default(),
             },

@@ -233,12 +233,13 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "rule",
         ],
     ),
-    ("listen", &["addresses", "workers"]),
+    ("listen", &["addresses", "proxy_protocol", "workers"]),
     (
         "upstream",
         &[
             "address",
             "connect_timeout",
+            "max_sessions",
             "pooler",
             "sslmode",
             "sslnegotiation",

@@ -94,7 +94,7 @@ pub struct TlsSettings {
     pub key: Option<PathBuf>,
     /// The authorities of clients' certificates.
     pub ca: Option<PathBuf>,
-    /// What the files hold; `None` when TLS is off, and before [`load`](Self::load).
+    /// What the files hold; `None` when TLS is off, and before they were read.
     pub acceptor: Option<Acceptor>,
 }
 
@@ -111,7 +111,7 @@ pub struct UpstreamTls {
     pub cert: Option<PathBuf>,
     /// Its private key.
     pub key: Option<PathBuf>,
-    /// What the files hold; `None` when TLS is off, and before [`load`](Self::load).
+    /// What the files hold; `None` when TLS is off, and before they were read.
     pub connector: Option<Connector>,
 }
 

@@ -21,7 +21,7 @@ use crate::{
     policy::Identity,
     session::{ChannelBinding, Opening, Session, event::Who},
     wire::{
-        Startup, StartupPacket,
+        self, Startup, StartupPacket,
         originate::{self, Report},
         parse_startup,
     },
@@ -49,11 +49,18 @@ pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Ar
 }
 
 async fn open(
-    stream: Stream,
+    mut stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
 ) -> Option<Box<Relay>> {
     let config = worker.config();
+    let client = match announced(&mut stream, &config).await {
+        Ok(announced) => announced.or(client),
+        Err(error) => {
+            tracing::info!(?client, %error, "refused a connection without a PROXY header");
+            return None;
+        }
+    };
     let failed = |error: io::Error| tracing::info!(?client, %error, "TLS with a client failed");
     let mut stream = tls::accept_direct(stream, &config.tls)
         .await
@@ -105,6 +112,32 @@ async fn open(
     None
 }
 
+/// Reads whom a load balancer speaks for, where one is said to; `None` when it speaks for itself.
+async fn announced(stream: &mut Stream, config: &Config) -> io::Result<Option<SocketAddr>> {
+    let Stream::Tcp(tcp) = stream else {
+        return Ok(None);
+    };
+    if !config.listen.proxy_protocol {
+        return Ok(None);
+    }
+    let (mut header, mut seen) = (Vec::new(), [0; 512]);
+    loop {
+        // What comes behind the header may be TLS, and is not read here.
+        let len = tcp.peek(&mut seen).await?;
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let known = header.len();
+        header.extend_from_slice(&seen[..len]);
+        let found = wire::read_proxy_header(&header).map_err(io::Error::other)?;
+        let taken = found.as_ref().map_or(len, |found| found.len - known);
+        tcp.read_exact(&mut seen[..taken]).await?;
+        if let Some(found) = found {
+            return Ok(found.source);
+        }
+    }
+}
+
 /// Reads a first packet; `None` when the client goes away, as a port probe does: PostgreSQL does not speak of it either.
 async fn read_startup(
     stream: &mut Stream,
@@ -135,11 +168,14 @@ async fn connect(
     if let Some(report) = tls::refuses_session(stream, &config.tls, user) {
         return Err(report);
     }
+    let registry = &worker.shared.registry;
+    let seat = registry
+        .seat(config.upstream.max_sessions)
+        .ok_or_else(|| refusal("53300", "sorry, too many sessions already".to_owned()))?;
     let (server, answer) = upstream::open_session(&config.upstream, startup)
         .await
         .map_err(|error| refusal("08006", error.to_string()))?;
-    let registry = &worker.shared.registry;
-    let entry = registry.enter(Arc::clone(config), server.is_tls());
+    let entry = registry.enter(Arc::clone(config), server.is_tls(), seat);
     let who = Who {
         session: entry.id(),
         client_addr: address,

@@ -7,6 +7,7 @@
 mod body;
 mod frame;
 pub mod originate;
+mod proxy_header;
 pub mod sasl;
 mod startup;
 mod tag;
@@ -15,6 +16,7 @@ pub use body::{
     Bind, CommandTag, ErrorFields, Parse, cstr, describe_target, execute_portal, parameter_status,
 };
 pub use frame::{Frame, FrameScanner, HEADER_LEN, InvalidLength, Scanned};
+pub use proxy_header::{ProxyHeader, ProxyHeaderError, read_proxy_header};
 pub use startup::{
     CancelKey, MAX_STARTUP_PACKET, Startup, StartupError, StartupPacket, parse_startup, ssl_request,
 };

@@ -8,6 +8,7 @@ use crate::support::{
     program::{psql, psql_as},
     proxy::Proxy,
     server::{newest, on_every_server},
+    wait_for,
     wire::Client,
 };
 
@@ -144,4 +145,52 @@ fn unix_sockets_work_on_both_sides() {
         assert!(incident["client_addr"].is_null(), "{incident}");
         assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
     });
+}
+
+#[test]
+fn more_sessions_than_allowed_are_refused() {
+    let database = newest().database();
+    let proxy = Proxy::with_rules(&database, "[upstream]\nmax_sessions = 2");
+    let first = Client::connect(proxy.endpoint());
+    let mut second = Client::connect(proxy.endpoint());
+    let mut third = Client::silent(proxy.endpoint());
+    third.send(&startup(&[("user", "postgres")]));
+    assert_eq!(third.until_closed(), "E FATAL 53300 / closed");
+    assert_eq!(second.value("SELECT 1"), "1");
+    drop(first);
+    wait_for("a free place", || {
+        let mut fourth = Client::silent(proxy.endpoint());
+        fourth.send(&startup(&[("user", "postgres")]));
+        fourth.until_ready().ends_with("Z I").then_some(())
+    });
+}
+
+#[test]
+fn a_load_balancer_says_for_whom_it_speaks() {
+    let database = newest().database();
+    let rules = "[listen]\nproxy_protocol = true\n[[rule]]\nname = 'remote'\n\
+                 match = { client = '192.0.2.0/24' }\nidle = { rollback = '100ms' }";
+    let proxy = Proxy::with_rules(&database, rules);
+    let v1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 51000 5432\r\n".to_vec();
+    let v2 = [
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".as_slice(),
+        &[192, 0, 2, 7, 192, 0, 2, 1, 0xc7, 0x38, 0x15, 0x38],
+    ]
+    .concat();
+    let parameters = [
+        ("user", "postgres"),
+        ("database", database.database.as_str()),
+    ];
+    for header in [v1, v2] {
+        let mut client = Client::silent(proxy.endpoint());
+        client.send(&[header, startup(&parameters)].concat());
+        assert!(client.until_ready().ends_with("Z I"));
+        client.begin("SELECT v FROM t");
+        let incident = proxy.rolled_back(client.server_pid());
+        assert_eq!(incident["client_addr"], "192.0.2.7");
+    }
+    let mut without = Client::silent(proxy.endpoint());
+    without.send(&startup(&parameters));
+    assert_eq!(without.until_closed(), "closed");
+    assert!(proxy.log().contains("without a PROXY header"));
 }
