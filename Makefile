@@ -29,7 +29,7 @@ test: lint doc ## Check everything: lints, documentation, unit tests, tests on r
 	$(call step,unit tests,cargo test --locked --lib --bins)
 	$(call step,documentation tests,cargo test --locked --doc)
 	$(call step,house rules,cargo test --locked --test tidy)
-	$(call step,tests on PostgreSQL 15 to 18,cargo test --locked --test it -- --test-threads 6)
+	$(call step,tests on PostgreSQL 15 to 18,cargo test --locked --test it -- --test-threads 4)
 
 SECONDS ?= 60
 bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a new one

@@ -34,6 +34,10 @@ pub struct Look {
     pub steadily: bool,
 }
 
+/// How long a client that has parsed an unnamed statement and not bound it is taken to be on its way to do so: pg8000
+/// sends a statement in three batches, and an end between two of them would take the statement away from the third.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(500);
+
 /// A rung that is waited for.
 #[derive(Clone, Copy, Debug)]
 struct Rung {
@@ -215,32 +219,37 @@ impl Session {
         }
         let transaction = &self.state.transaction;
         let aged = transaction.explicit || self.limits.age_implicit;
-        let age = transaction
-            .started
-            .filter(|_| aged && transaction.enforced.is_none());
+        // A failed transaction that holds nothing is over but for its ROLLBACK: there is nothing to end, and a Query of
+        // ours could take away the unnamed statement which that ROLLBACK was parsed as.
+        let over = position == Position::IdleInTransactionAborted && transaction.savepoints == 0;
+        let age = transaction.started.filter(|_| aged && !over);
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
-        // Into the body of a message nothing can be put: a rollback waits for its end, and for one that does not come
-        // there is a rung of `stalled`.
-        let half_forwarded = self.client.scanner.rest() > 0 && !self.state.pending.copy_in();
-        let stalled = position == Position::HalfForwardedMessage;
-        let possible = |rung: &Rung| {
-            rung.action != Action::Rollback
-                || !half_forwarded
-                || stalled && rung.kind == Kind::Stalled
+        let quiet = self.state.turn_since + BETWEEN_BATCHES;
+        let between = position != Position::Running && self.state.prepared.waits_for_bind();
+        let after_batch = |rung: Rung| Rung {
+            at: if between { rung.at.max(quiet) } else { rung.at },
+            ..rung
         };
         [stuck, age]
             .into_iter()
             .flatten()
-            .filter(possible)
+            .map(after_batch)
             .min_by_key(|rung| rung.at)
     }
 
     /// The next rung of a ladder whose clock runs since then.
     fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
         let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
-        let &(limit, action) = self.limits.ladder(kind).rungs().get(usize::from(taken))?;
+        // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
+        // itself that is stuck.
+        let waiting = self.is_half_forwarded()
+            && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
+        let rungs = self.limits.ladder(kind).rungs().iter();
+        let &(limit, action) = rungs
+            .skip(usize::from(taken))
+            .find(|&&(_, action)| !waiting || action != Action::Rollback)?;
         Some(Rung {
             kind,
             action,
@@ -278,7 +287,7 @@ impl Session {
             *taken += 1;
         }
         let mut incident = self.incident(rung, now);
-        let half_forwarded = incident.position == Position::HalfForwardedMessage;
+        let half_forwarded = self.is_half_forwarded();
         match rung.action {
             Action::Log => {}
             Action::Notice => {
@@ -300,10 +309,14 @@ impl Session {
         self.report(incident);
     }
 
+    /// Whether the server has a part of a message whose rest cannot be made up.
+    fn is_half_forwarded(&self) -> bool {
+        self.client.scanner.rest() > 0 && !self.state.pending.copy_in()
+    }
+
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
     fn is_rolled_back(&self) -> bool {
-        let enforced = self.state.transaction.enforced.is_some();
-        self.telling.is_some() || enforced && self.state.pending.is_empty()
+        self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
     }
 
     fn incident(&self, rung: Rung, now: Instant) -> Incident {

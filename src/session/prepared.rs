@@ -15,6 +15,8 @@ type Names = HashMap<Box<[u8]>, Text>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prepared {
     unnamed_statement: Option<Text>,
+    /// Whether the unnamed statement was parsed and not yet bound.
+    unbound: bool,
     unnamed_portal: Option<Text>,
     statements: Option<Box<Names>>,
     portals: Option<Box<Names>>,
@@ -37,6 +39,7 @@ impl Prepared {
             .statements
             .as_ref()
             .is_some_and(|names| names.len() >= MAX_TEXTS);
+        self.unbound |= name.is_empty();
         let sql = text.sql.filter(|_| !full || name.is_empty());
         let text = Text { sql, ..text };
         set(
@@ -45,6 +48,16 @@ impl Prepared {
             name,
             text,
         );
+    }
+
+    /// Whether the client has parsed the unnamed statement and not gone on to bind it.
+    pub(super) fn waits_for_bind(&self) -> bool {
+        self.unbound
+    }
+
+    /// The client has sent what uses the unnamed statement, or replaces it.
+    pub(super) fn used(&mut self) {
+        self.unbound = false;
     }
 
     /// The server has confirmed a Bind.

@@ -733,3 +733,20 @@ fn an_age_that_is_reached_in_the_middle_of_a_large_message_waits_for_its_end() {
           > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
     "#]].assert_eq(&player.transcript);
 }
+
+#[test]
+fn a_rollback_that_waits_for_the_end_of_a_message_keeps_no_terminate_waiting() {
+    let mut player = super::script::Player::new("stalled: rollback 1s, terminate 2s");
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T\nclient blocks");
+    let message = super::script::frame(b'Q', &vec![b' '; 50_000]);
+    player.client_raw(&message[..40_000]);
+    player.transcript.clear();
+    player.play("+2s");
+    expect![[r#"
+        +2s
+          ! close: policy
+          * stalled terminate terminated at 2s in "client not reading" after 2s
+          < E FATAL 25P03 (ours)
+    "#]]
+    .assert_eq(&player.transcript);
+}

@@ -655,6 +655,76 @@ fn age_of_an_idle_transaction_is_a_full_abort_with_25p04() {
 }
 
 #[test]
+fn age_leaves_a_failed_transaction_that_holds_nothing_to_its_rollback() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SELECT 1/0
+         S: E 22012 | Z E
+         C: P - ROLLBACK | S
+         S: 1 | Z E
+         +10s
+         C: B - - | E - | S
+         S: 2 | C ROLLBACK | Z I",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1/0
+              > Q SELECT 1/0
+            S: E 22012 | Z E
+              < E 22012 | Z E
+            C: P - ROLLBACK | S
+              > P - ROLLBACK | S
+            S: 1 | Z E
+              < 1 | Z E
+            +10s
+            C: B - - | E - | S
+              > B | E | S
+            S: 2 | C ROLLBACK | Z I
+              < 2 | C ROLLBACK | Z I
+              * transaction rollback of 3 statement(s)
+        "#]],
+    );
+}
+
+#[test]
+fn age_does_not_come_between_the_batches_of_one_statement() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +2990ms
+         C: P - SELECT 1 | S
+         S: 1 | Z T
+         +20ms
+         C: B - - | E - | S
+         S: 2 | C SELECT 1 | Z T
+         +1ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +2990ms
+            C: P - SELECT 1 | S
+              > P - SELECT 1 | S
+            S: 1 | Z T
+              < 1 | Z T
+            +20ms
+            C: B - - | E - | S
+              > B | E | S
+            S: 2 | C SELECT 1 | Z T
+              < 2 | C SELECT 1 | Z T
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 3 s'::pg_catalog.int4
+        "#]],
+    );
+}
+
+#[test]
 fn age_never_cancels_a_later_transaction() {
     check(
         "age: rollback 3s",

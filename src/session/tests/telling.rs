@@ -521,3 +521,29 @@ fn commit_of_a_client_that_does_not_read_is_an_error_before_the_fatal() {
     "#]]
     .assert_eq(&player.transcript);
 }
+
+#[test]
+fn what_a_client_that_does_not_read_runs_behind_its_rollback_is_ended_too() {
+    let mut player = Player::new("stalled: rollback 1s");
+    player.play(
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         client blocks
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         C: Q ROLLBACK; SELECT pg_sleep(60)",
+    );
+    player.transcript.clear();
+    player.play("+1s\ncancelled\nS: C ROLLBACK | E 57014 | Z I\nC: Q SELECT 1");
+    expect![[r#"
+        +1s
+          ! Cancel
+        cancelled
+        S: C ROLLBACK | E 57014 | Z I
+          < C ROLLBACK | E 57014 | Z I
+          * stalled rollback rolled_back at 1s in "client not reading" after 1s
+        C: Q SELECT 1
+          > Q SELECT 1
+    "#]]
+    .assert_eq(&player.transcript);
+}

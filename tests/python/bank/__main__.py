@@ -8,6 +8,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import shutil
 import tempfile
 import time
 from multiprocessing.sharedctypes import RawValue
@@ -155,6 +156,7 @@ def main():
     bank.open_for_business()
     bank.close()
     print(json.dumps(bank.audit()))
+    shutil.rmtree(bank.folder)
 
 
 main()
