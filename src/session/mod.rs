@@ -27,7 +27,7 @@ use bytes::BytesMut;
 pub use self::limits::Look;
 use self::{
     damage::Damage,
-    enforce::Ending,
+    enforce::{Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     state::{Finished, Phase, State, TransactionStatus},
     telling::Telling,
@@ -177,6 +177,8 @@ pub struct Session {
     draining: bool,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
+    /// The transaction that was ended and begins again when the client speaks.
+    released: Option<Box<Released>>,
     telling: Option<Box<Telling>>,
 }
 
@@ -215,6 +217,7 @@ impl Session {
             draining: false,
             discarding: Discarding::Nothing,
             ending: None,
+            released: None,
             telling: None,
         }
     }
@@ -397,7 +400,8 @@ impl Session {
 
     fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         self.abandon_ending();
-        if self.holds_client() {
+        let leaves = FrontendTag::from(frame.tag) == FrontendTag::Terminate;
+        if self.holds_client() || !leaves && self.begins_again() {
             return Verdict::Hold;
         }
         if self.discarding != Discarding::Nothing && self.discards(FrontendTag::from(frame.tag)) {
