@@ -253,7 +253,8 @@ fn a_client_that_leaves_needs_no_transaction() {
         drain
         C: X
           > X
-    "#]].assert_eq(&play(
+    "#]]
+    .assert_eq(&play(
         "idle: release 1s",
         "+1s
          S: own SELECT 1 | Z T
