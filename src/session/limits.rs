@@ -84,7 +84,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ending.is_some() {
-            return self.cancel_timeout().or(self.release_timeout());
+            return self.cancel_timeout().or_else(|| self.release_timeout());
         }
         if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
             return None;

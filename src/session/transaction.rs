@@ -57,8 +57,8 @@ pub(super) struct Transaction {
     pub(super) statement_count: u64,
     /// What release has to know of the extended protocol.
     pub(super) traces: Traces,
-    /// How many statements had run when the transaction was last released.
-    released: Option<u64>,
+    /// How many statements had run when the transaction was last released; its BEGIN at least, 0 when it never was.
+    released: u64,
     statements: Vec<Ran>,
 }
 
@@ -173,13 +173,13 @@ impl Transaction {
 
     /// Notes that it was ended by `release`, and begins again: what ran before is done with.
     pub(super) fn released(&mut self) {
-        self.released = Some(self.statement_count);
+        self.released = self.statement_count;
         self.traces = Traces::default();
     }
 
     /// Whether it was ended by `release` and began again.
     pub(super) fn was_released(&self) -> bool {
-        self.released.is_some()
+        self.released > 0
     }
 
     /// The texts of everything that ran since it began, or began again.
@@ -198,8 +198,7 @@ impl Transaction {
         if self.traces.portal != Portal::Done {
             return Err("a portal is open");
         }
-        let ran = usize::try_from(self.statement_count - self.released.unwrap_or(0))
-            .unwrap_or(usize::MAX);
+        let ran = usize::try_from(self.statement_count - self.released).unwrap_or(usize::MAX);
         // All are kept, or those that ran since are among the last ones.
         let all = usize::try_from(self.statement_count) == Ok(self.statements.len());
         if !all && ran > LAST {

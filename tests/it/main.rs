@@ -22,6 +22,7 @@ mod drivers;
 mod drivers_table;
 mod idle_in_transaction;
 mod positions;
+mod release;
 mod rollback;
 mod startup;
 mod terminate;

@@ -328,7 +328,9 @@ impl Session {
         match status {
             TransactionStatus::Idle if again => self.begin(mode, false),
             TransactionStatus::Failed if again => self.begin(mode, true),
-            _ => self.doubt("A released transaction could not be begun again."),
+            TransactionStatus::Idle | TransactionStatus::InBlock | TransactionStatus::Failed => {
+                self.doubt("A released transaction could not be begun again.");
+            }
         }
     }
 
