@@ -32,21 +32,31 @@ pub struct Names {
 
 /// Proves that the statements of a transaction only read; `begins` tells that they include its BEGIN.
 ///
+/// A transaction that has not read yet is refused: SET TRANSACTION is allowed until its first query, and no longer after
+/// a query that asks about it.
+///
 /// # Errors
 /// Why they may do more, in a few words; the name of the function where one is the reason.
 pub fn read_only<'a>(
     texts: impl IntoIterator<Item = &'a str>,
-    mut begins: bool,
+    begins: bool,
 ) -> Result<Names, String> {
-    let mut proof = Proof::default();
+    let mut proof = Proof {
+        names: Names::default(),
+        begins,
+        reads: !begins,
+    };
     let mut seen = BTreeSet::new();
     for text in texts {
-        if seen.insert(text) || begins {
-            proof.text(text, &mut begins)?;
+        if seen.insert(text) || proof.begins {
+            proof.text(text)?;
         }
     }
-    if begins {
+    if proof.begins {
         return refuse("its BEGIN was not seen");
+    }
+    if !proof.reads {
+        return refuse("it has read nothing yet");
     }
     Ok(proof.names)
 }
@@ -57,13 +67,16 @@ fn refuse<T>(why: &str) -> Result<T, String> {
     Err(why.to_owned())
 }
 
-#[derive(Default)]
 struct Proof {
     names: Names,
+    /// Whether BEGIN is still to come.
+    begins: bool,
+    /// Whether there was a query.
+    reads: bool,
 }
 
 impl Proof {
-    fn text(&mut self, text: &str, begins: &mut bool) -> Proven {
+    fn text(&mut self, text: &str) -> Proven {
         // What a backslash means depends on standard_conforming_strings at the moment when the server read the text.
         if text.contains('\\') {
             return refuse("a backslash");
@@ -79,12 +92,15 @@ impl Proof {
                 .as_deref()
                 .and_then(|node| node.node.as_ref())
             {
-                Some(NodeEnum::TransactionStmt(begin)) if *begins => {
+                Some(NodeEnum::TransactionStmt(begin)) if self.begins => {
                     transaction_begins(begin)?;
-                    *begins = false;
+                    self.begins = false;
                 }
-                Some(_) if *begins => return refuse("its BEGIN was not seen"),
-                Some(NodeEnum::SelectStmt(select)) => self.select(select)?,
+                Some(_) if self.begins => return refuse("its BEGIN was not seen"),
+                Some(NodeEnum::SelectStmt(select)) => {
+                    self.select(select)?;
+                    self.reads = true;
+                }
                 Some(NodeEnum::VariableShowStmt(_)) => {}
                 _ => return refuse("a statement other than SELECT, VALUES, TABLE and SHOW"),
             }
@@ -622,6 +638,13 @@ mod tests {
         for text in ["SELECT 1; BEGIN", "COMMIT AND CHAIN", "", "SELECT 1"] {
             assert_eq!(begin(text), "its BEGIN was not seen", "{text}");
         }
+    }
+
+    /// Found by running generated transactions with and without release.
+    #[test]
+    fn a_transaction_that_has_not_read_can_still_be_set() {
+        let why = read_only(["BEGIN", "SHOW transaction_isolation"], true).err();
+        assert_eq!(why.as_deref(), Some("it has read nothing yet"));
     }
 
     #[test]
