@@ -1,13 +1,13 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank drivers
+.PHONY: help setup build demo lint doc test bank drivers test-postgres
 
 # Runs a command between a line that names it and one that says how long it took.
 step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
 	printf '== %s: %s s\n' '$(1)' $$(($$(date +%s) - from))
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 setup: ## Install what building, the tests and the demo need
 	$(call step,setup,scripts/setup.sh)
@@ -38,3 +38,6 @@ bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a n
 
 drivers: setup ## Write the table of docs/drivers.md anew
 	WRITE_DRIVERS=1 cargo test --locked --test it the_table_of_drivers
+
+test-postgres: setup ## Run PostgreSQL's own suites directly and through pgidle, and compare
+	$(call step,suites of PostgreSQL,scripts/test-postgres.sh)
