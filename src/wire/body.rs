@@ -4,7 +4,7 @@
 
 /// Splits a NUL-terminated string off the front of `bytes`.
 pub fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let end = memchr::memchr(0, bytes)?;
     let (text, rest) = bytes.split_at(end);
     Some((text, rest.get(1..)?))
 }
