@@ -8,7 +8,7 @@ use clap::{
 };
 
 use crate::{
-    config::{Address, Flags, IdleLimit, LogFormat, Source, is_supported, parse_dsn},
+    config::{Address, Flags, IdleLimit, LogFormat, Source, parse_dsn},
     policy::{Action, parse_duration},
 };
 
@@ -131,13 +131,9 @@ fn limit(text: &str) -> Result<Duration, String> {
 }
 
 fn actions() -> impl TypedValueParser<Value = Action> {
-    let actions = || {
+    PossibleValuesParser::new(Action::ALL.map(Action::name)).try_map(|name| {
         Action::ALL
             .into_iter()
-            .filter(|&action| is_supported(action))
-    };
-    PossibleValuesParser::new(actions().map(Action::name)).try_map(move |name| {
-        actions()
             .find(|action| action.name() == name)
             .ok_or("unknown action")
     })
@@ -265,11 +261,7 @@ mod tests {
             (&["--action", "rollback"], "--idle-limit"),
             (
                 &["--idle-limit", "1s", "--action", "kill"],
-                "[possible values: log, notice, rollback, terminate]",
-            ),
-            (
-                &["--idle-limit", "1s", "--action", "release"],
-                "[possible values: log, notice, rollback, terminate]",
+                "[possible values: log, notice, release, rollback, terminate]",
             ),
             (&["--listen", "6432"], "expected HOST:PORT"),
             (&["--log-format", "xml"], "[possible values: text, json]"),

@@ -6,9 +6,9 @@ use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, FLAGS_RULE, Flags, Pooler,
+    Config, FLAGS_RULE, Flags, Pooler, RELEASE_BEHIND_A_POOLER,
     error::Fault,
-    one_for_two_cpus, parse_dsn, require_supported,
+    one_for_two_cpus, parse_dsn,
     section::{Section, boolean, count, duration, name, parsed, text},
 };
 use crate::policy::{
@@ -39,6 +39,13 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
         if !rule.limits.ladder(Kind::Blocking).is_empty() {
             require_observer(&config, flags)
                 .map_err(|problem| section.fault_at("blocking", problem))?;
+        }
+        for kind in [Kind::Idle, Kind::Blocking] {
+            if config.upstream.pooler == Pooler::Transaction
+                && rule.limits.ladder(kind).has(Action::Release)
+            {
+                return Err(section.fault_at(kind.name(), RELEASE_BEHIND_A_POOLER.to_owned()));
+            }
         }
         if !names.insert(Arc::clone(&rule.name)) {
             let problem = format!(
@@ -190,7 +197,10 @@ fn ladder(kind: Kind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder,
             .get(action.name(), |value| limit(kind, value))?
             .flatten()
         {
-            require_supported(action).map_err(|problem| rungs.fault_at(action.name(), problem))?;
+            if action == Action::Release && !matches!(kind, Kind::Idle | Kind::Blocking) {
+                let problem = "only `idle` and `blocking` can release a transaction".to_owned();
+                return Err(rungs.fault_at(action.name(), problem));
+            }
             ladder.push((action, at));
         }
     }
@@ -272,7 +282,6 @@ mod tests {
         collect_keys("", document.get_ref(), &mut shown);
         for (section, keys) in KEYS {
             for key in *keys {
-                let unsupported = *key == "release";
                 let elsewhere = matches!(
                     *section,
                     "rule.failed" | "rule.stalled" | "rule.age" | "rule.blocking"
@@ -280,7 +289,7 @@ mod tests {
                 let path = format!("{section}.{key}");
                 let is_shown = shown.iter().any(|s| s == path.trim_start_matches('.'));
                 assert!(
-                    is_shown || unsupported || elsewhere,
+                    is_shown || elsewhere,
                     "{path} is missing from config/pgidle.toml"
                 );
             }
@@ -481,8 +490,8 @@ mod tests {
             ],
         );
         refused_rule(
-            "idle = { release = \"5s\" }",
-            &expect!["f:4: rule.idle.release: the action `release` is not supported yet"],
+            "age = { release = \"5s\" }",
+            &expect!["f:4: rule.age.release: only `idle` and `blocking` can release a transaction"],
         );
         refused_rule(
             "idle = { implicit = true }",

@@ -284,6 +284,12 @@ impl Source {
             config.log.format = format;
         }
         if let Some(limit) = flags.idle_limit {
+            if limit.action == Action::Release && config.upstream.pooler == Pooler::Transaction {
+                return Err(ConfigError::in_flag(
+                    "--action",
+                    RELEASE_BEHIND_A_POOLER.to_owned(),
+                ));
+            }
             rules.push(limit.rule()?);
         }
         config.rules = Rules::new(rules);
@@ -305,8 +311,6 @@ impl Source {
 
 impl IdleLimit {
     fn rule(self) -> Result<Rule, ConfigError> {
-        require_supported(self.action)
-            .map_err(|problem| ConfigError::in_flag("--action", problem))?;
         let name: Arc<str> = FLAGS_RULE.into();
         let mut limits = Limits {
             rule: Arc::clone(&name),
@@ -322,19 +326,8 @@ impl IdleLimit {
     }
 }
 
-/// Whether this version does what a rung asks for; what it would only accept and ignore is refused.
-pub fn is_supported(action: Action) -> bool {
-    action != Action::Release
-}
-
-/// Says of an action that is not supported that it is not.
-fn require_supported(action: Action) -> Result<(), String> {
-    if is_supported(action) {
-        Ok(())
-    } else {
-        Err(format!("the action `{action}` is not supported yet"))
-    }
-}
+/// What a pooler in transaction mode does with a server whose transaction is over.
+const RELEASE_BEHIND_A_POOLER: &str = "a pooler gives the server away when a transaction is released: expected upstream.pooler = \"none\" or \"session\"";
 
 /// A thread moves more bytes with fewer system calls the busier it is, and the server needs the other CPUs.
 fn one_for_two_cpus() -> NonZeroUsize {
@@ -409,17 +402,6 @@ mod tests {
         let config = Source::default().load().unwrap();
         assert_eq!(config, Config::default());
         assert_eq!(&*config.rules.decide(&Identity::default()).rule, "default");
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_in_flags_too() {
-        let mut flags = flags();
-        flags.idle_limit = Some(IdleLimit {
-            limit: Duration::from_secs(1),
-            action: Action::Release,
-        });
-        let error = Source { path: None, flags }.load().unwrap_err().to_string();
-        assert_eq!(error, "--action: the action `release` is not supported yet");
     }
 
     #[test]

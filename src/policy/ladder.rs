@@ -132,6 +132,11 @@ impl Ladder {
         &self.0
     }
 
+    /// Whether an action is among the rungs.
+    pub fn has(&self, action: Action) -> bool {
+        self.0.iter().any(|&(_, rung)| rung == action)
+    }
+
     /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -55,6 +55,8 @@ impl Session {
             Position::Startup
         } else if state.replication {
             Position::Replication
+        } else if self.released.is_some() {
+            Position::Released
         } else if self.client_blocked_since.is_some()
             && (state.status != TransactionStatus::Idle || !pending.is_empty())
         {
@@ -86,7 +88,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ending.is_some() {
-            return self.cancel_timeout();
+            return self.cancel_timeout().or_else(|| self.release_timeout());
         }
         if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
             return None;
@@ -98,6 +100,7 @@ impl Session {
     /// Takes every rung that is due, the earliest first.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.ending.is_some() {
+            self.release_late(now);
             return self.cancel_again(now);
         }
         if self.flush_at().is_some_and(|at| at <= now) {
@@ -298,13 +301,15 @@ impl Session {
                     incident.outcome = Outcome::NotPossible;
                 }
             }
-            Action::Release => incident.outcome = Outcome::NotReleasable,
+            Action::Release if self.released.is_some() => return,
             Action::Rollback if half_forwarded => {
                 incident.outcome = Outcome::NotPossible;
                 incident.why = Some("a message is half forwarded; only terminate can act".into());
             }
             Action::Rollback if self.is_rolled_back() => return,
-            Action::Rollback | Action::Terminate => return self.begin_ending(incident),
+            Action::Release | Action::Rollback | Action::Terminate => {
+                return self.begin_ending(incident);
+            }
         }
         self.report(incident);
     }

@@ -27,7 +27,7 @@ use bytes::BytesMut;
 
 use self::{
     damage::Damage,
-    enforce::Ending,
+    enforce::{Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     state::{Finished, Phase, State, TransactionStatus},
     telling::Telling,
@@ -182,6 +182,8 @@ pub struct Session {
     binding: ChannelBinding,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
+    /// The transaction that was ended and begins again when the client speaks.
+    released: Option<Box<Released>>,
     telling: Option<Box<Telling>>,
 }
 
@@ -223,6 +225,7 @@ impl Session {
             binding: opening.binding,
             discarding: Discarding::Nothing,
             ending: None,
+            released: None,
             telling: None,
         }
     }
@@ -405,7 +408,8 @@ impl Session {
 
     fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         self.abandon_ending();
-        if self.holds_client() {
+        let leaves = FrontendTag::from(frame.tag) == FrontendTag::Terminate;
+        if self.holds_client() || !leaves && self.begins_again() {
             return Verdict::Hold;
         }
         if self.discarding != Discarding::Nothing && self.discards(FrontendTag::from(frame.tag)) {

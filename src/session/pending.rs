@@ -50,6 +50,8 @@ pub(super) struct Text {
     pub(super) sql: Option<Arc<str>>,
     /// What the whole text does to the transaction.
     pub(super) control: Control,
+    /// Whether all of it is kept, the server reads it as we do, and no parameter is of a type that a user made.
+    pub(super) certain: bool,
 }
 
 impl Text {
@@ -57,6 +59,7 @@ impl Text {
     pub(super) const UNKNOWN: Self = Self {
         sql: None,
         control: Control::Other,
+        certain: false,
     };
 }
 
@@ -211,6 +214,13 @@ impl Pending {
     /// Every request that runs or will run, oldest first.
     pub(super) fn running(&self) -> impl Iterator<Item = &Request> {
         self.queue.iter().filter(|request| request.owed.runs())
+    }
+
+    /// The server may have read the texts that it was sent in another way than we did.
+    pub(super) fn doubt_texts(&mut self) {
+        for request in &mut self.queue {
+            request.text.certain = false;
+        }
     }
 
     /// Forgets a batch that was ended with a Sync of our own.

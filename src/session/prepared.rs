@@ -81,6 +81,19 @@ impl Prepared {
         self.portals = None;
     }
 
+    /// The server may have read the texts in another way than we did.
+    pub(super) fn doubt_texts(&mut self) {
+        let unnamed = [&mut self.unnamed_statement, &mut self.unnamed_portal];
+        let named = [&mut self.statements, &mut self.portals];
+        let named = named
+            .into_iter()
+            .flatten()
+            .flat_map(|names| names.values_mut());
+        for text in unnamed.into_iter().flatten().chain(named) {
+            text.certain = false;
+        }
+    }
+
     /// DISCARD ALL or DEALLOCATE ALL.
     pub(super) fn forget_all(&mut self) {
         *self = Self::default();

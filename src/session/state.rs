@@ -20,7 +20,7 @@
 //! ```
 //! Sources: "Message Flow" in the documentation; `PostgresMain` in `src/backend/tcop/postgres.c`.
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use super::{
     event::TransactionOutcome,
@@ -36,6 +36,9 @@ use crate::{
 
 /// Bytes of a statement's text that are kept.
 const MAX_TEXT: usize = 4096;
+
+/// The first oid that PostgreSQL gives to what users make (`FirstNormalObjectId` in `src/include/access/transam.h`).
+const FIRST_NORMAL_OID: u32 = 16_384;
 
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,6 +271,7 @@ impl State {
                 if let Some(parse) = wire::Parse::read(frame.body) {
                     name = parse.statement;
                     text = self.text(frame, parse.text);
+                    text.certain &= parse.parameter_types().all(|oid| oid < FIRST_NORMAL_OID);
                 }
                 Owed::Parse
             }
@@ -288,7 +292,14 @@ impl State {
                 Owed::Close
             }
             FrontendTag::FunctionCall => Owed::FunctionCall,
-            FrontendTag::Describe => Owed::Describe,
+            FrontendTag::Describe => {
+                match wire::describe_target(frame.body) {
+                    Some((b'S', name)) => text = self.statement(name),
+                    Some((_, name)) => text = self.portal(name),
+                    None => {}
+                }
+                Owed::Describe
+            }
             FrontendTag::Sync => Owed::Sync,
             FrontendTag::CopyDone | FrontendTag::CopyFail => Owed::CopyEnd,
             FrontendTag::CopyData
@@ -307,17 +318,27 @@ impl State {
 
     fn text(&self, frame: Frame<'_>, sql: &[u8]) -> Text {
         let kept = sql.get(..MAX_TEXT).unwrap_or(sql);
+        let text = String::from_utf8_lossy(kept);
+        let whole = frame.whole && kept.len() == sql.len() && matches!(text, Cow::Borrowed(_));
         Text {
-            sql: Some(String::from_utf8_lossy(kept).into()),
+            sql: Some(text.into()),
             control: self.classify(frame, sql),
+            certain: whole && self.lexing.is_server_safe(),
         }
     }
 
     fn answered(&mut self, request: Request, tag: BackendTag, now: Instant) {
         let succeeded = tag != BackendTag::ErrorResponse;
         match request.owed {
-            Owed::Parse if succeeded => self.prepared.parsed(request.name, request.text),
-            Owed::Bind if succeeded => self.prepared.bound(request.name, request.text),
+            Owed::Parse if succeeded => {
+                self.transaction.traces.analysed(&request.text);
+                self.prepared.parsed(request.name, request.text);
+            }
+            Owed::Describe if succeeded => self.transaction.traces.analysed(&request.text),
+            Owed::Bind if succeeded => {
+                self.transaction.traces.bound(&request.name, &request.text);
+                self.prepared.bound(request.name, request.text);
+            }
             Owed::Close => {
                 match request.name.split_first() {
                     Some((b'S', name)) => self.prepared.statement_closed(name),
@@ -327,7 +348,11 @@ impl State {
                 // Close opens no transaction: exec_simple_query and the exec_ functions do, Close does not.
                 return;
             }
-            Owed::Execute => self.transaction.ran(request, now),
+            Owed::Execute => {
+                let suspended = tag == BackendTag::PortalSuspended;
+                self.transaction.traces.executed(&request.text, suspended);
+                self.transaction.ran(request, now);
+            }
             Owed::Parse
             | Owed::Bind
             | Owed::Describe
@@ -362,6 +387,7 @@ impl State {
         self.phase = Phase::Ready;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.owed.runs()) {
+            self.transaction.traces.queried();
             self.transaction.ran(request, now);
         }
         if self.pending.is_empty() {
@@ -396,6 +422,7 @@ impl State {
     }
 
     fn parameter(&mut self, body: &[u8]) {
+        let before = self.lexing;
         match wire::parameter_status(body) {
             Some(("standard_conforming_strings", value)) => {
                 self.lexing.standard_conforming_strings = value == "on";
@@ -404,6 +431,11 @@ impl State {
                 self.lexing.client_only_encoding = sql::is_client_only_encoding(value);
             }
             _ => {}
+        }
+        // It is told at the end of a batch: what the batch prepared may have been read in either way.
+        if self.lexing != before {
+            self.prepared.doubt_texts();
+            self.pending.doubt_texts();
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What is remembered of the transaction that is open: when it began, what it ran, who waited for whom.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     event::{Statement, TransactionOutcome},
@@ -52,7 +55,74 @@ pub(super) struct Transaction {
     pub(super) longest_idle: Duration,
     /// Statements in all.
     pub(super) statement_count: u64,
+    /// What release has to know of the extended protocol.
+    pub(super) traces: Traces,
+    /// How many statements had run when the transaction was last released; its BEGIN at least, 0 when it never was.
+    released: u64,
     statements: Vec<Ran>,
+}
+
+/// What the extended protocol has left behind in a transaction, as far as it stands in the way of a release.
+///
+/// Every statement that the server has looked at is run before the next one is looked at: so the statements that ran are
+/// all that there is to prove.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Traces {
+    /// A statement that was parsed, described or bound, and has not been run since.
+    waiting: Option<Arc<str>>,
+    portal: Portal,
+    /// Whether something was done that cannot be followed.
+    obscure: bool,
+}
+
+/// The unnamed portal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Portal {
+    #[default]
+    Done,
+    Bound,
+    Suspended,
+}
+
+impl Traces {
+    /// The server has parsed a statement, or looked at it again.
+    pub(super) fn analysed(&mut self, text: &Text) {
+        let Some(sql) = text.sql.as_ref().filter(|_| text.certain) else {
+            self.obscure = true;
+            return;
+        };
+        match &self.waiting {
+            Some(waiting) if !Arc::ptr_eq(waiting, sql) => self.obscure = true,
+            Some(_) => {}
+            None => self.waiting = Some(Arc::clone(sql)),
+        }
+    }
+
+    /// A portal was made.
+    pub(super) fn bound(&mut self, portal: &[u8], text: &Text) {
+        self.analysed(text);
+        self.obscure |= !portal.is_empty() || self.portal == Portal::Bound;
+        self.portal = Portal::Bound;
+    }
+
+    /// A portal was run.
+    pub(super) fn executed(&mut self, text: &Text, suspended: bool) {
+        self.portal = if suspended {
+            Portal::Suspended
+        } else {
+            Portal::Done
+        };
+        if let (Some(waiting), Some(sql)) = (&self.waiting, &text.sql)
+            && Arc::ptr_eq(waiting, sql)
+        {
+            self.waiting = None;
+        }
+    }
+
+    /// A simple Query has dropped the unnamed portal.
+    pub(super) fn queried(&mut self) {
+        self.portal = Portal::Done;
+    }
 }
 
 impl Transaction {
@@ -99,6 +169,46 @@ impl Transaction {
         };
         let chained = matches!(control, Control::CommitAndChain | Control::RollbackAndChain);
         Some(Ended { outcome, chained })
+    }
+
+    /// Notes that it was ended by `release`, and begins again: what ran before is done with.
+    pub(super) fn released(&mut self) {
+        self.released = self.statement_count;
+        self.traces = Traces::default();
+    }
+
+    /// Whether it was ended by `release` and began again.
+    pub(super) fn was_released(&self) -> bool {
+        self.released > 0
+    }
+
+    /// The texts of everything that ran since it began, or began again.
+    ///
+    /// # Errors
+    /// Why they are not all known.
+    pub(super) fn texts(&self) -> Result<Vec<&str>, &'static str> {
+        if self.traces.obscure {
+            return Err(
+                "a statement was prepared and not run, or is not wholly known, or a portal has a name",
+            );
+        }
+        if self.traces.waiting.is_some() {
+            return Err("a statement was prepared and not run");
+        }
+        if self.traces.portal != Portal::Done {
+            return Err("a portal is open");
+        }
+        let ran = usize::try_from(self.statement_count - self.released).unwrap_or(usize::MAX);
+        // All are kept, or those that ran since are among the last ones.
+        let all = usize::try_from(self.statement_count) == Ok(self.statements.len());
+        if !all && ran > LAST {
+            return Err("it ran more statements than are remembered");
+        }
+        let since = self.statements.iter().rev().take(ran).rev();
+        let texts: Option<_> = since
+            .map(|ran| ran.text.sql.as_deref().filter(|_| ran.text.certain))
+            .collect();
+        texts.ok_or("a statement is not wholly known")
     }
 
     /// Adds to the totals a time in which the client had the turn.

@@ -84,6 +84,11 @@ pub fn is_client_only_encoding(name: &str) -> bool {
 }
 
 impl Lexing {
+    /// Whether plain literals have no escapes and every byte of a character has its own meaning.
+    pub fn is_server_safe(self) -> bool {
+        self.standard_conforming_strings && !self.client_only_encoding
+    }
+
     /// Whether the server divides this text into the tokens that we see.
     fn is_certain_of(self, text: &[u8]) -> bool {
         let has_escapes = || text.iter().any(|b| matches!(b, b'\'' | b'\\' | b'$'));

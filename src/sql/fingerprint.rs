@@ -1,12 +1,12 @@
 //! Statement text without its literals, and the fingerprint that statements of one shape share.
 //!
-//! Both take their time and belong on the audit writer's thread, [`fingerprint()`] on one thread only: while
-//! PostgreSQL's parser runs, `pg_query` points the process's file descriptor 2 at a pipe. Whoever logs must hold a
-//! descriptor of its own, as `main` does.
+//! Both take their time and belong on the audit writer's thread.
 
 use std::{borrow::Cow, ops::Range};
 
 use pg_query::protobuf::Token;
+
+use super::grammar;
 
 /// The text with `$1`, `$2`, … in place of every literal, numbered on from the parameters that it has, and without
 /// comments, which may hold anything.
@@ -44,7 +44,7 @@ pub fn fingerprint(text: &str) -> Option<String> {
     }
     // The fingerprint of a utility statement depends on its literals (a password!) unless all are the same.
     let uniform = scanned.rewrite(Cow::Borrowed);
-    Some(pg_query::fingerprint(&uniform, 0, 0).ok()?.hex)
+    Some(grammar::fingerprint(&uniform).ok()?.hex)
 }
 
 /// A text, or its beginning, with its tokens.
@@ -127,7 +127,7 @@ fn scan(text: &str) -> Option<Vec<Piece>> {
     if text.chars().all(|c| matches!(c, ' ' | '\t'..='\r')) {
         return Some(Vec::new());
     }
-    let tokens = pg_query::scan_tokens(text);
+    let tokens = grammar::scan_tokens(text);
     let pieces = tokens.ok()?.into_iter().map(|token| {
         let range = usize::try_from(token.start).ok()?..usize::try_from(token.end).ok()?;
         text.get(range.clone())?;

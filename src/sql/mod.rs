@@ -1,12 +1,17 @@
-//! What a statement is, from its text alone: transaction control, normalised text, fingerprint, tags. Pure.
+//! What a statement is, from its text alone: transaction control, whether it only reads, normalised
+//! text, fingerprint, tags. Pure.
 //!
 //! [`classify`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
-//! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread.
+//! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`read_only()`] calls the
+//! grammar too, when a transaction is to be released.
 
 mod control;
 mod fingerprint;
+mod grammar;
+mod read_only;
 mod tags;
 
 pub use control::{Control, Lexing, classify, is_client_only_encoding};
 pub use fingerprint::{fingerprint, normalise};
+pub use read_only::{Names, read_only};
 pub use tags::tags;

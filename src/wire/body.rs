@@ -16,14 +16,26 @@ pub struct Parse<'a> {
     pub statement: &'a [u8],
     /// The text, as much of it as has come.
     pub text: &'a [u8],
+    /// The types of the parameters, as they lie in the message; empty when they have not come.
+    types: &'a [u8],
 }
 
 impl<'a> Parse<'a> {
     /// Reads the front of a Parse body, which may lack its end.
     pub fn read(body: &'a [u8]) -> Option<Self> {
         let (statement, rest) = cstr(body)?;
-        let text = cstr(rest).map_or(rest, |(text, _)| text);
-        Some(Self { statement, text })
+        let (text, types) = cstr(rest).unwrap_or((rest, &[]));
+        Some(Self {
+            statement,
+            text,
+            types: types.get(2..).unwrap_or_default(),
+        })
+    }
+
+    /// The types that the client gives its parameters; 0 for one that the server chooses.
+    pub fn parameter_types(&self) -> impl Iterator<Item = u32> {
+        let (types, _) = self.types.as_chunks();
+        types.iter().map(|&oid| u32::from_be_bytes(oid))
     }
 }
 

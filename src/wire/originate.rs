@@ -2,11 +2,11 @@
 //!
 //! Every text that a client may see is written here or passes through here.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pgwire::messages::{
     Message,
     copy::CopyFail,
-    extendedquery::{Flush, Parse, Sync},
+    extendedquery::{Bind, Close, Execute, Flush, Parse, Sync},
     response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus},
     simplequery::Query,
     startup::Authentication,
@@ -84,6 +84,30 @@ pub fn parse(name: &str, text: &str, out: &mut BytesMut) {
         &Parse::new(Some(name.to_owned()), text.to_owned(), Vec::new()),
         out,
     );
+}
+
+/// Parse, Bind, Execute and both Closes of a statement that is run once, under a `name` of its own for the statement and
+/// the portal, with `parameters` as text and their `types`. No Sync.
+pub fn run_once(
+    name: &str,
+    text: &str,
+    types: Vec<u32>,
+    parameters: &[String],
+    out: &mut BytesMut,
+) {
+    let own = || Some(name.to_owned());
+    let values = parameters
+        .iter()
+        .map(|value| Some(Bytes::copy_from_slice(value.as_bytes())))
+        .collect();
+    encode(&Parse::new(own(), text.to_owned(), types), out);
+    encode(
+        &Bind::new(own(), own(), Vec::new(), values, Vec::new()),
+        out,
+    );
+    encode(&Execute::new(own(), 0), out);
+    encode(&Close::new(b'P', own()), out);
+    encode(&Close::new(b'S', own()), out);
 }
 
 /// A Flush.

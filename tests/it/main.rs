@@ -23,6 +23,7 @@ mod drivers_table;
 mod idle_in_transaction;
 mod positions;
 mod programs;
+mod release;
 mod rollback;
 mod startup;
 mod terminate;

@@ -53,6 +53,7 @@ impl Session {
 
     /// Tells that the server has closed the connection of the CancelRequest.
     pub fn cancel_closed(&mut self, now: Instant) {
+        self.release_cancel_closed();
         if let Some(Step::Cancel(cancel)) = self.ending_step() {
             self.set_step(Step::Cancel(Cancel {
                 in_flight: false,

@@ -21,6 +21,7 @@ mod abort;
 mod copy_fail;
 mod drain;
 mod poison;
+mod release;
 mod terminate;
 
 use std::time::Instant;
@@ -70,7 +71,11 @@ pub(super) enum Step {
     Synced,
     /// The answers to our Query.
     Abort(abort::Replies),
+    /// The answers to a batch of ours.
+    Release(release::Exchange),
 }
+
+pub(super) use release::Released;
 
 impl Session {
     /// Begins to end the transaction: asks for the gate.
@@ -138,7 +143,7 @@ impl Session {
             Step::Gate => self.answer_received(frame, now),
             Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
             Step::Abort(_) if tag == NoticeResponse => abort::notice(frame),
-            Step::Poison | Step::Synced | Step::Abort(_)
+            Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(_)
                 if matches!(tag, NoticeResponse | NotificationResponse | ParameterStatus) =>
             {
                 self.pass_server(frame, now)
@@ -146,6 +151,7 @@ impl Session {
             Step::Poison => self.poison_answered(tag),
             Step::Synced => self.sync_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
+            Step::Release(exchange) => self.release_answered(exchange, frame),
         }
     }
 
@@ -176,7 +182,9 @@ impl Session {
         let quiet = pending.is_empty();
         let over = ending.transaction != transaction.started || quiet && !transaction.open;
         let terminate = ending.incident.action == policy::Action::Terminate;
-        if over && !ending.told {
+        if ending.incident.action == policy::Action::Release && !over {
+            self.ask(now);
+        } else if over && !ending.told {
             self.finish(Outcome::Moot);
         } else if terminate && (pending.copy_in() || self.nothing_can_run()) {
             self.terminate(0);
@@ -209,6 +217,7 @@ impl Session {
         let Some(ending) = &self.ending else {
             return;
         };
+        self.released = None;
         let finished = self.state.enforced(ending.incident.kind, status, now);
         self.record(finished);
         if self.state.status == TransactionStatus::Idle {

@@ -9,5 +9,6 @@ mod blocking;
 mod model;
 mod positions;
 mod property;
+mod release;
 mod script;
 mod telling;

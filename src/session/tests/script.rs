@@ -341,6 +341,15 @@ pub(super) fn backend(message: &str) -> Vec<u8> {
             frame(kind.as_bytes()[0], rest.as_bytes())
         }
         "G" | "H" | "W" => frame(kind.as_bytes()[0], &[0, 0, 0]),
+        // What answers a statement of a release.
+        "own" => [
+            frame(b'1', b""),
+            frame(b'2', b""),
+            frame(b'C', format!("{rest}\0").as_bytes()),
+            frame(b'3', b""),
+            frame(b'3', b""),
+        ]
+        .concat(),
         "C" => frame(b'C', format!("{rest}\0").as_bytes()),
         "Z" => frame(b'Z', rest.as_bytes()),
         "E" => frame(
@@ -373,7 +382,10 @@ fn show_frontend(tag: u8, body: &[u8]) -> String {
         b'Q' | b'f' => format!("{letter} {}", text(body).trim_end()),
         b'P' => {
             let (name, rest) = cstr(body).unwrap();
-            format!("P {}- {}", text(name), text(rest))
+            let sql = text(rest);
+            // The question of a release is a page long.
+            let sql = sql.split_once('\n').map_or(&*sql, |(first, _)| first);
+            format!("P {}- {sql}", text(name))
         }
         b'd' => format!("d {}", body.len()),
         _ => letter.to_string(),

@@ -1,0 +1,685 @@
+//! The proof that statements only read: every node of PostgreSQL's syntax tree is allowed by its kind, every function,
+//! operator and type by its name, and everything else is refused with a reason.
+//!
+//! It speaks of texts alone. What a name stands for on a server, what a view or a policy does, and which locks are held
+//! has to be asked there; [`Names`] is what to ask about. Texts may be as long as the caller likes, trees only as deep
+//! as `prost` decodes (100 levels); whatever is deeper is refused.
+
+use std::collections::BTreeSet;
+
+use pg_query::{
+    NodeEnum,
+    protobuf::{
+        AExpr, AExprKind, ColumnRef, DefElem, FuncCall, Node, SelectStmt, SqlValueFunctionOp,
+        SubLinkType, TransactionStmt, TransactionStmtKind, TypeName, WindowDef, a_const,
+    },
+};
+
+use super::grammar;
+
+/// The names that statements use without a schema: none of them may stand for something that a user has made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// What is called like a function; a type of that name could be meant as well.
+    pub functions: BTreeSet<String>,
+    /// Operators, those included that the grammar stands for (`=` in `IN`).
+    pub operators: BTreeSet<String>,
+    /// Types.
+    pub types: BTreeSet<String>,
+    /// Last fields of column references: `x.f` may stand for `f(x)`.
+    pub fields: BTreeSet<String>,
+}
+
+/// Proves that the statements of a transaction only read; `begins` tells that they include its BEGIN.
+///
+/// A transaction that has not read yet is refused: SET TRANSACTION is allowed until its first query, and no longer after
+/// a query that asks about it.
+///
+/// # Errors
+/// Why they may do more, in a few words; the name of the function where one is the reason.
+pub fn read_only<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    begins: bool,
+) -> Result<Names, String> {
+    let mut proof = Proof {
+        names: Names::default(),
+        begins,
+        reads: !begins,
+    };
+    let mut seen = BTreeSet::new();
+    for text in texts {
+        if seen.insert(text) || proof.begins {
+            proof.text(text)?;
+        }
+    }
+    if proof.begins {
+        return refuse("its BEGIN was not seen");
+    }
+    if !proof.reads {
+        return refuse("it has read nothing yet");
+    }
+    Ok(proof.names)
+}
+
+type Proven = Result<(), String>;
+
+fn refuse<T>(why: &str) -> Result<T, String> {
+    Err(why.to_owned())
+}
+
+struct Proof {
+    names: Names,
+    /// Whether BEGIN is still to come.
+    begins: bool,
+    /// Whether there was a query.
+    reads: bool,
+}
+
+impl Proof {
+    fn text(&mut self, text: &str) -> Proven {
+        // What a backslash means depends on standard_conforming_strings at the moment when the server read the text.
+        if text.contains('\\') {
+            return refuse("a backslash");
+        }
+        let Ok(tree) = grammar::parse(text) else {
+            return refuse(
+                "a statement that the grammar does not take, or that is nested too deep",
+            );
+        };
+        for statement in &tree.protobuf.stmts {
+            match statement
+                .stmt
+                .as_deref()
+                .and_then(|node| node.node.as_ref())
+            {
+                Some(NodeEnum::TransactionStmt(begin)) if self.begins => {
+                    transaction_begins(begin)?;
+                    self.begins = false;
+                }
+                Some(_) if self.begins => return refuse("its BEGIN was not seen"),
+                Some(NodeEnum::SelectStmt(select)) => {
+                    self.select(select)?;
+                    self.reads = true;
+                }
+                Some(NodeEnum::VariableShowStmt(_)) => {}
+                _ => return refuse("a statement other than SELECT, VALUES, TABLE and SHOW"),
+            }
+        }
+        Ok(())
+    }
+
+    fn select(&mut self, select: &SelectStmt) -> Proven {
+        if select.into_clause.is_some() {
+            return refuse("SELECT INTO");
+        }
+        if !select.locking_clause.is_empty() {
+            return refuse("a locking clause");
+        }
+        if let Some(with) = &select.with_clause {
+            for cte in &with.ctes {
+                self.common_table(cte)?;
+            }
+        }
+        // DISTINCT without ON is a list of one null pointer.
+        let distinct = select
+            .distinct_clause
+            .iter()
+            .filter(|node| node.node.is_some());
+        let lists = [
+            &select.target_list,
+            &select.from_clause,
+            &select.group_clause,
+            &select.window_clause,
+            &select.values_lists,
+            &select.sort_clause,
+        ];
+        for node in distinct.chain(lists.into_iter().flatten()) {
+            self.node(node)?;
+        }
+        let parts = [
+            &select.where_clause,
+            &select.having_clause,
+            &select.limit_offset,
+            &select.limit_count,
+        ];
+        for part in parts {
+            self.optional(part.as_deref())?;
+        }
+        for side in [&select.larg, &select.rarg].into_iter().flatten() {
+            self.select(side)?;
+        }
+        Ok(())
+    }
+
+    fn common_table(&mut self, node: &Node) -> Proven {
+        let Some(NodeEnum::CommonTableExpr(cte)) = &node.node else {
+            return refuse(UNKNOWN);
+        };
+        if cte.search_clause.is_some() || cte.cycle_clause.is_some() {
+            return refuse("SEARCH or CYCLE");
+        }
+        let query = cte.ctequery.as_deref().and_then(|node| node.node.as_ref());
+        let Some(NodeEnum::SelectStmt(select)) = query else {
+            return refuse("a statement in WITH that is not SELECT");
+        };
+        self.select(select)
+    }
+
+    fn optional(&mut self, node: Option<&Node>) -> Proven {
+        node.map_or(Ok(()), |node| self.node(node))
+    }
+
+    fn nodes(&mut self, nodes: &[Node]) -> Proven {
+        nodes.iter().try_for_each(|node| self.node(node))
+    }
+
+    /// Everything that may stand inside of a SELECT.
+    fn node(&mut self, node: &Node) -> Proven {
+        match &node.node {
+            Some(
+                NodeEnum::AConst(_)
+                | NodeEnum::ParamRef(_)
+                | NodeEnum::RangeVar(_)
+                | NodeEnum::AStar(_),
+            ) => Ok(()),
+            Some(NodeEnum::SelectStmt(select)) => self.select(select),
+            Some(NodeEnum::ResTarget(target)) if target.indirection.is_empty() => {
+                self.optional(target.val.as_deref())
+            }
+            Some(NodeEnum::List(list)) => self.nodes(&list.items),
+            Some(NodeEnum::ColumnRef(column)) => self.column(column),
+            Some(NodeEnum::AExpr(expression)) => self.operation(expression),
+            Some(NodeEnum::FuncCall(call)) => self.call(call),
+            Some(NodeEnum::TypeCast(cast)) => {
+                self.optional(cast.arg.as_deref())?;
+                cast.type_name
+                    .as_ref()
+                    .map_or_else(|| refuse(UNKNOWN), |name| self.type_name(name))
+            }
+            Some(NodeEnum::BoolExpr(expression)) => self.nodes(&expression.args),
+            Some(NodeEnum::CoalesceExpr(expression)) => self.nodes(&expression.args),
+            Some(NodeEnum::MinMaxExpr(expression)) => self.nodes(&expression.args),
+            Some(NodeEnum::RowExpr(row)) => self.nodes(&row.args),
+            Some(NodeEnum::AArrayExpr(array)) => self.nodes(&array.elements),
+            Some(NodeEnum::GroupingSet(set)) => self.nodes(&set.content),
+            Some(NodeEnum::GroupingFunc(call)) => self.nodes(&call.args),
+            Some(NodeEnum::NullTest(test)) => self.optional(test.arg.as_deref()),
+            Some(NodeEnum::BooleanTest(test)) => self.optional(test.arg.as_deref()),
+            Some(NodeEnum::NamedArgExpr(argument)) => self.optional(argument.arg.as_deref()),
+            Some(NodeEnum::CollateClause(collate)) => self.optional(collate.arg.as_deref()),
+            Some(NodeEnum::AIndices(indices)) => {
+                self.optional(indices.lidx.as_deref())?;
+                self.optional(indices.uidx.as_deref())
+            }
+            Some(NodeEnum::WindowDef(window)) => self.window(window),
+            _ => self.compound(node),
+        }
+    }
+
+    /// The rest of [`node`](Self::node): what stands for more than its parts.
+    fn compound(&mut self, node: &Node) -> Proven {
+        match &node.node {
+            Some(NodeEnum::AIndirection(indirection)) => {
+                self.optional(indirection.arg.as_deref())?;
+                let subscripts = &indirection.indirection;
+                if subscripts
+                    .iter()
+                    .any(|node| !matches!(node.node, Some(NodeEnum::AIndices(_))))
+                {
+                    // `(x).f` may stand for `f(x)`, with anything for `x`.
+                    return refuse("a field of an expression");
+                }
+                self.nodes(subscripts)
+            }
+            Some(NodeEnum::CaseExpr(case)) => {
+                if case.arg.is_some() {
+                    self.implied(&["="])?;
+                }
+                self.optional(case.arg.as_deref())?;
+                self.nodes(&case.args)?;
+                self.optional(case.defresult.as_deref())
+            }
+            Some(NodeEnum::CaseWhen(when)) => {
+                self.optional(when.expr.as_deref())?;
+                self.optional(when.result.as_deref())
+            }
+            Some(NodeEnum::SortBy(sort)) => {
+                if !sort.use_op.is_empty() {
+                    self.operator(&sort.use_op)?;
+                }
+                self.optional(sort.node.as_deref())
+            }
+            Some(NodeEnum::SubLink(link)) => {
+                if !link.oper_name.is_empty() {
+                    self.operator(&link.oper_name)?;
+                } else if link.sub_link_type() == SubLinkType::AnySublink {
+                    self.implied(&["="])?;
+                }
+                self.optional(link.testexpr.as_deref())?;
+                self.optional(link.subselect.as_deref())
+            }
+            Some(NodeEnum::JoinExpr(join)) => {
+                if join.is_natural || !join.using_clause.is_empty() {
+                    self.implied(&["="])?;
+                }
+                self.optional(join.larg.as_deref())?;
+                self.optional(join.rarg.as_deref())?;
+                self.optional(join.quals.as_deref())
+            }
+            Some(NodeEnum::RangeSubselect(range)) => self.optional(range.subquery.as_deref()),
+            Some(NodeEnum::RangeFunction(range)) => {
+                self.functions(&range.functions, &range.coldeflist)
+            }
+            Some(NodeEnum::SqlvalueFunction(value)) => value_function(value.op()),
+            _ => refuse(UNKNOWN),
+        }
+    }
+
+    /// Functions in FROM: pairs of a call and the columns that it is said to have.
+    fn functions(&mut self, functions: &[Node], columns: &[Node]) -> Proven {
+        if !columns.is_empty() {
+            return refuse("a function with a list of column types");
+        }
+        for pair in functions {
+            let Some(NodeEnum::List(pair)) = &pair.node else {
+                return refuse(UNKNOWN);
+            };
+            match pair.items.as_slice() {
+                [call] => self.node(call)?,
+                [call, Node { node: None }] => self.node(call)?,
+                _ => return refuse("a function with a list of column types"),
+            }
+        }
+        Ok(())
+    }
+
+    fn operation(&mut self, expression: &AExpr) -> Proven {
+        match expression.kind() {
+            AExprKind::AexprBetween
+            | AExprKind::AexprNotBetween
+            | AExprKind::AexprBetweenSym
+            | AExprKind::AexprNotBetweenSym => self.implied(&["<", "<=", ">", ">="])?,
+            AExprKind::AexprOp
+            | AExprKind::AexprOpAny
+            | AExprKind::AexprOpAll
+            | AExprKind::AexprDistinct
+            | AExprKind::AexprNotDistinct
+            | AExprKind::AexprNullif
+            | AExprKind::AexprIn
+            | AExprKind::AexprLike
+            | AExprKind::AexprIlike
+            | AExprKind::AexprSimilar => self.operator(&expression.name)?,
+            AExprKind::Undefined => return refuse(UNKNOWN),
+        }
+        self.optional(expression.lexpr.as_deref())?;
+        self.optional(expression.rexpr.as_deref())
+    }
+
+    fn call(&mut self, call: &FuncCall) -> Proven {
+        let (name, qualified) = system_name(&call.funcname)?;
+        harmless("function", name)?;
+        if !qualified {
+            self.names.functions.insert(name.to_owned());
+        }
+        self.nodes(&call.args)?;
+        self.nodes(&call.agg_order)?;
+        self.optional(call.agg_filter.as_deref())?;
+        call.over
+            .as_deref()
+            .map_or(Ok(()), |window| self.window(window))
+    }
+
+    fn window(&mut self, window: &WindowDef) -> Proven {
+        self.nodes(&window.partition_clause)?;
+        self.nodes(&window.order_clause)?;
+        self.optional(window.start_offset.as_deref())?;
+        self.optional(window.end_offset.as_deref())
+    }
+
+    fn operator(&mut self, name: &[Node]) -> Proven {
+        let (name, qualified) = system_name(name)?;
+        harmless("operator", name)?;
+        if !qualified {
+            self.names.operators.insert(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Operators that the grammar stands for, looked up like others.
+    fn implied(&mut self, operators: &[&str]) -> Proven {
+        for name in operators {
+            harmless("operator", name)?;
+            self.names.operators.insert((*name).to_owned());
+        }
+        Ok(())
+    }
+
+    fn type_name(&mut self, name: &TypeName) -> Proven {
+        if name.setof || name.pct_type {
+            return refuse(UNKNOWN);
+        }
+        let (type_name, qualified) = system_name(&name.names)?;
+        harmless("type", type_name)?;
+        if !qualified {
+            self.names.types.insert(type_name.to_owned());
+        }
+        self.nodes(&name.typmods)
+    }
+
+    fn column(&mut self, column: &ColumnRef) -> Proven {
+        let [_, .., last] = column.fields.as_slice() else {
+            return Ok(());
+        };
+        match &last.node {
+            Some(NodeEnum::AStar(_)) => Ok(()),
+            Some(NodeEnum::String(field)) if is_plain(&field.sval) => {
+                self.names.fields.insert(field.sval.clone());
+                Ok(())
+            }
+            _ => refuse("a column whose name has unusual characters"),
+        }
+    }
+}
+
+/// CURRENT_DATE and its like.
+fn value_function(function: SqlValueFunctionOp) -> Proven {
+    match function {
+        // It makes the schema for temporary tables when search_path begins with pg_temp.
+        SqlValueFunctionOp::SvfopCurrentSchema => refuse("current_schema"),
+        SqlValueFunctionOp::SqlvalueFunctionOpUndefined => refuse(UNKNOWN),
+        SqlValueFunctionOp::SvfopCurrentDate
+        | SqlValueFunctionOp::SvfopCurrentTime
+        | SqlValueFunctionOp::SvfopCurrentTimeN
+        | SqlValueFunctionOp::SvfopCurrentTimestamp
+        | SqlValueFunctionOp::SvfopCurrentTimestampN
+        | SqlValueFunctionOp::SvfopLocaltime
+        | SqlValueFunctionOp::SvfopLocaltimeN
+        | SqlValueFunctionOp::SvfopLocaltimestamp
+        | SqlValueFunctionOp::SvfopLocaltimestampN
+        | SqlValueFunctionOp::SvfopCurrentRole
+        | SqlValueFunctionOp::SvfopCurrentUser
+        | SqlValueFunctionOp::SvfopUser
+        | SqlValueFunctionOp::SvfopSessionUser
+        | SqlValueFunctionOp::SvfopCurrentCatalog => Ok(()),
+    }
+}
+
+/// BEGIN, with no isolation level but READ COMMITTED.
+fn transaction_begins(statement: &TransactionStmt) -> Proven {
+    let (TransactionStmtKind::TransStmtBegin | TransactionStmtKind::TransStmtStart) =
+        statement.kind()
+    else {
+        return refuse("its BEGIN was not seen");
+    };
+    for option in &statement.options {
+        let Some(NodeEnum::DefElem(option)) = &option.node else {
+            return refuse(UNKNOWN);
+        };
+        let known = match option.defname.as_str() {
+            "transaction_isolation" => isolation(option) == Some("read committed"),
+            "transaction_read_only" | "transaction_deferrable" => true,
+            _ => false,
+        };
+        if !known {
+            return refuse("an isolation level other than READ COMMITTED");
+        }
+    }
+    Ok(())
+}
+
+fn isolation(option: &DefElem) -> Option<&str> {
+    let Some(NodeEnum::AConst(value)) = &option.arg.as_deref()?.node else {
+        return None;
+    };
+    match &value.val {
+        Some(a_const::Val::Sval(level)) => Some(&level.sval),
+        _ => None,
+    }
+}
+
+/// A name that is in no schema or in `pg_catalog`, and whether its schema is named.
+fn system_name(name: &[Node]) -> Result<(&str, bool), String> {
+    let parts: Option<Vec<&str>> = name
+        .iter()
+        .map(|part| match &part.node {
+            Some(NodeEnum::String(part)) => Some(part.sval.as_str()),
+            _ => None,
+        })
+        .collect();
+    match parts.as_deref() {
+        Some(&[name]) => Ok((name, false)),
+        Some(&["pg_catalog", name]) => Ok((name, true)),
+        Some(parts) => Err(parts.join(".")),
+        None => refuse(UNKNOWN),
+    }
+}
+
+fn harmless(kind: &str, name: &str) -> Proven {
+    let known = HARMLESS
+        .lines()
+        .any(|line| line.split_once(' ') == Some((kind, name)));
+    if known { Ok(()) } else { refuse(name) }
+}
+
+/// Whether a name can be sent on without quotes of any kind.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// The reason where there is no better one.
+const UNKNOWN: &str = "an expression that is not known to be harmless";
+
+/// What `scripts/harmless-names.sh` has found: a kind and a name on each line.
+const HARMLESS: &str = include_str!("harmless.txt");
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn why(text: &str) -> String {
+        read_only([text], false).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_only_reads_is_proven_and_its_names_are_told() {
+        let names = read_only(
+            [
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+                "WITH c AS (SELECT DISTINCT o.date::date AS d FROM s.orders o JOIN p USING (id) WHERE lower(v) IN ('a')) \
+                 SELECT count(*) FILTER (WHERE d IS NOT NULL) OVER w, x[1], CASE d WHEN $1 THEN extract(year FROM d) END \
+                 FROM c, generate_series(1, 2) WITH ORDINALITY WINDOW w AS (ORDER BY d DESC NULLS LAST) \
+                 UNION ALL VALUES (1, 2, 3) ORDER BY 1 LIMIT 3",
+                "SHOW search_path; TABLE t",
+            ],
+            true,
+        )
+        .unwrap();
+        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(list(&names.functions), "count generate_series lower");
+        assert_eq!(list(&names.operators), "=");
+        assert_eq!(list(&names.types), "date");
+        assert_eq!(list(&names.fields), "date");
+    }
+
+    #[test]
+    fn every_operator_that_the_grammar_stands_for_is_told() {
+        let operators = |text| {
+            let names = read_only([text], false).unwrap();
+            names.operators.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(operators("SELECT x BETWEEN 1 AND 2"), "< <= > >=");
+        assert_eq!(operators("SELECT x NOT IN (1)"), "<>");
+        assert_eq!(operators("SELECT x IN (SELECT 1)"), "=");
+        assert_eq!(operators("SELECT * FROM a NATURAL JOIN b"), "=");
+        assert_eq!(operators("SELECT NULLIF(a, b)"), "=");
+        assert_eq!(operators("SELECT a IS DISTINCT FROM b"), "=");
+        assert_eq!(operators("SELECT a NOT ILIKE 'b'"), "!~~*");
+        assert_eq!(operators("SELECT a SIMILAR TO 'b'"), "~");
+        assert_eq!(operators("SELECT 1 < ALL (SELECT 2)"), "<");
+        assert_eq!(operators("SELECT a FROM t ORDER BY a USING >"), ">");
+        assert_eq!(operators("SELECT 1 OPERATOR(pg_catalog.+) 2"), "");
+    }
+
+    const REFUSED: &[(&str, &str)] = &[
+        ("SELECT set_config('a.b', 'c', true)", "set_config"),
+        (
+            "SELECT pg_catalog.set_config('a.b', 'c', true)",
+            "set_config",
+        ),
+        ("SELECT ts_rewrite('a'::tsquery, 'SELECT 1')", "ts_rewrite"),
+        (
+            "SELECT query_to_xml('SELECT 1', true, true, '')",
+            "query_to_xml",
+        ),
+        ("SELECT txid_current()", "txid_current"),
+        ("SELECT current_setting('a.b')", "current_setting"),
+        ("SELECT 1 FROM t ORDER BY random()", "random"),
+        ("SELECT 1 LIMIT (SELECT nextval('s'))", "nextval"),
+        ("SELECT nextval('s') OVER ()", "nextval"),
+        (
+            "SELECT count(*) FILTER (WHERE pg_try_advisory_lock(1))",
+            "pg_try_advisory_lock",
+        ),
+        ("SELECT public.lower('A')", "public.lower"),
+        ("SELECT 1 OPERATOR(public.+) 2", "public.+"),
+        ("SELECT 1::public.d", "public.d"),
+        ("SELECT 1::d", "d"),
+        ("SELECT CURRENT_SCHEMA", "current_schema"),
+        ("SELECT (x).f FROM x", "a field of an expression"),
+        ("SELECT * FROM t FOR UPDATE", "a locking clause"),
+        (
+            "SELECT * FROM (SELECT * FROM t FOR SHARE) s",
+            "a locking clause",
+        ),
+        ("SELECT 1 INTO u", "SELECT INTO"),
+        (
+            "WITH d AS (DELETE FROM t RETURNING 1) TABLE d",
+            "a statement in WITH that is not SELECT",
+        ),
+        ("SELECT * FROM t TABLESAMPLE system (1)", UNKNOWN),
+        (
+            "SELECT * FROM unnest(x) AS x (a int)",
+            "a function with a list of column types",
+        ),
+        ("SELECT JSON_SCALAR(1)", UNKNOWN),
+        ("SELECT xmlelement(name a)", UNKNOWN),
+        (
+            "SELECT a.\"f g\" FROM a",
+            "a column whose name has unusual characters",
+        ),
+        ("SELECT 'a\\'", "a backslash"),
+        (
+            "SELECT (",
+            "a statement that the grammar does not take, or that is nested too deep",
+        ),
+    ];
+
+    #[test]
+    fn whatever_may_do_more_is_refused_with_a_reason() {
+        for &(text, reason) in REFUSED {
+            assert_eq!(why(text), reason, "{text}");
+        }
+        for text in [
+            "SAVEPOINT a",
+            "ROLLBACK TO a",
+            "COMMIT",
+            "BEGIN",
+            "SET LOCAL a.b = 'c'",
+            "INSERT INTO t VALUES (1)",
+            "EXPLAIN ANALYZE SELECT 1",
+            "DECLARE c CURSOR FOR SELECT 1",
+            "FETCH c",
+            "COPY t TO STDOUT",
+            "DO 'x'",
+            "CALL p()",
+            "EXECUTE s",
+            "PREPARE s AS SELECT 1",
+            "LOCK t",
+            "NOTIFY n",
+            "LISTEN n",
+            "DISCARD ALL",
+            "SET TRANSACTION READ ONLY",
+            "CREATE TABLE u AS SELECT 1",
+            "SELECT 1; DELETE FROM t",
+            "ANALYZE",
+            "LOAD 'x'",
+        ] {
+            assert!(why(text).starts_with("a statement other"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_begin_is_read_too() {
+        let begin = |text: &str| {
+            read_only([text, "SELECT 1"], true)
+                .err()
+                .unwrap_or_default()
+        };
+        for text in [
+            "BEGIN",
+            "START TRANSACTION READ WRITE",
+            "begin; select 1",
+            "BEGIN NOT DEFERRABLE",
+        ] {
+            assert_eq!(begin(text), "", "{text}");
+        }
+        for text in [
+            "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            "BEGIN READ ONLY ISOLATION LEVEL SERIALIZABLE",
+        ] {
+            assert_eq!(
+                begin(text),
+                "an isolation level other than READ COMMITTED",
+                "{text}"
+            );
+        }
+        for text in ["SELECT 1; BEGIN", "COMMIT AND CHAIN", "", "SELECT 1"] {
+            assert_eq!(begin(text), "its BEGIN was not seen", "{text}");
+        }
+    }
+
+    /// Found by running generated transactions with and without release.
+    #[test]
+    fn a_transaction_that_has_not_read_can_still_be_set() {
+        let why = read_only(["BEGIN", "SHOW transaction_isolation"], true).err();
+        assert_eq!(why.as_deref(), Some("it has read nothing yet"));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_on_the_stack_of_a_worker_thread() {
+        let nest = |open: &str, close: &str| {
+            let times = 4000 / (open.len() + close.len());
+            format!("SELECT {}1{}", open.repeat(times), close.repeat(times))
+        };
+        let texts = [
+            nest("(", ")"),
+            nest("+ ", ""),
+            nest("NOT ", ""),
+            nest("", "+1"),
+            nest("ARRAY[", "]"),
+            nest("(SELECT ", ")"),
+            nest("abs(", ")"),
+            nest("", "::int"),
+            nest("CASE WHEN ", " THEN 1 END"),
+        ];
+        let prove = move || texts.map(|text| read_only([text.as_str()], false).is_err());
+        let thread = std::thread::Builder::new()
+            .stack_size(2 << 20)
+            .spawn(prove)
+            .unwrap();
+        // Parentheses alone leave no trace in the tree.
+        assert_eq!(
+            thread.join().unwrap(),
+            [false, true, true, true, true, true, true, true, true]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged(text in "(SELECT|BEGIN|;|\\(|\\)|x\\.|f|'|,| |\\PC){0,30}") {
+            drop(read_only([text.as_str()], false));
+        }
+    }
+}
