@@ -68,7 +68,13 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
         })?;
     }
     if let Some(section) = root.section("upstream", "upstream")? {
-        section.set("address", &mut config.upstream.address, parsed)?;
+        section.set("address", &mut config.upstream.addresses, |value| {
+            if value.as_array().is_some() {
+                addresses(value)
+            } else {
+                Ok(vec![parsed(value)?])
+            }
+        })?;
         section.set(
             "connect_timeout",
             &mut config.upstream.connect_timeout,

@@ -55,9 +55,9 @@ pub struct Listen {
 /// `[upstream]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where PostgreSQL listens.
-    pub address: Address,
-    /// How long connecting to it may take; `None` is as long as the system tries.
+    /// Where PostgreSQL listens, at least one address; the first that can be reached is taken.
+    pub addresses: Vec<Address>,
+    /// How long connecting to one may take; `None` is as long as the system tries.
     pub connect_timeout: Option<Duration>,
     /// How many sessions there may be at once; `None` is as many as come.
     pub max_sessions: Option<NonZeroUsize>,
@@ -201,7 +201,7 @@ impl Default for Config {
                 workers: one_for_two_cpus(),
             },
             upstream: Upstream {
-                address: tcp(5432),
+                addresses: vec![tcp(5432)],
                 connect_timeout: Some(Duration::from_secs(10)),
                 max_sessions: None,
                 pooler: Pooler::None,
@@ -272,7 +272,7 @@ impl Source {
             config.listen.addresses = flags.listen;
         }
         if let Some(address) = flags.upstream {
-            config.upstream.address = address;
+            config.upstream.addresses = vec![address];
         }
         if let Some(file) = flags.audit {
             config.audit.file = Some(file);
@@ -370,7 +370,7 @@ mod tests {
         };
         let config = source.load().unwrap();
         assert_eq!(config.listen.addresses, flags().listen);
-        assert_eq!(Some(config.upstream.address), flags().upstream);
+        assert_eq!(config.upstream.addresses, Vec::from_iter(flags().upstream));
         assert_eq!(config.audit.file, flags().audit);
         assert_eq!(config.log.format, LogFormat::Json);
         assert!(config.audit.literals);

@@ -8,7 +8,11 @@ use super::{
     Shared,
     upstream::{self, Encryption},
 };
-use crate::{config::Upstream, registry::Entry, wire::CancelKey};
+use crate::{
+    config::{Address, Upstream},
+    registry::Entry,
+    wire::CancelKey,
+};
 
 /// How long the server may take to close the connection of a cancel request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,8 +22,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
     let Some(entry) = shared.registry.find(key) else {
         let config = shared.config.borrow().clone();
-        let way = upstream::ways(&config.upstream).first();
-        return send(&config.upstream, *way.unwrap_or(&Encryption::No), key).await;
+        // Whose it is only a server can say.
+        for address in &config.upstream.addresses {
+            let way = upstream::ways(address, &config.upstream).first();
+            let way = *way.unwrap_or(&Encryption::No);
+            send(address, &config.upstream, way, key).await;
+        }
+        return;
     };
     if entry.enter_gate() {
         send_for(&entry, key).await;
@@ -34,14 +43,16 @@ pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
     } else {
         Encryption::No
     };
-    send(entry.server(), encryption, key).await;
+    if let Some((address, upstream)) = entry.server() {
+        send(address, upstream, encryption, key).await;
+    }
 }
 
 /// Sends a request and waits until the server has closed its connection: from then on it cannot hit a later statement
 /// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
-async fn send(upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
+async fn send(address: &Address, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
     let exchange = async {
-        let mut stream = upstream::connect(upstream, encryption)
+        let mut stream = upstream::connect(address, upstream, encryption)
             .await
             .map_err(io::Error::other)?;
         stream.write_all(&key.request()).await?;
@@ -49,7 +60,6 @@ async fn send(upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
         // A server that refuses the key closes just the same.
         stream.read_to_end(&mut Vec::new()).await
     };
-    let address = &upstream.address;
     match tokio::time::timeout(TIMEOUT, exchange).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%address, %error, "a cancel request failed"),

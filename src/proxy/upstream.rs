@@ -38,8 +38,8 @@ pub(super) enum Encryption {
 }
 
 /// The ways in which a session is opened, one after the other while the server refuses.
-pub(super) fn ways(upstream: &Upstream) -> &'static [Encryption] {
-    match (&upstream.address, upstream.tls.sslmode) {
+pub(super) fn ways(address: &Address, upstream: &Upstream) -> &'static [Encryption] {
+    match (address, upstream.tls.sslmode) {
         (Address::Unix(_), _) | (_, SslMode::Disable) => &[Encryption::No],
         (_, SslMode::Allow) => &[Encryption::No, Encryption::Yes],
         (_, SslMode::Prefer) => &[Encryption::IfOffered, Encryption::No],
@@ -47,22 +47,56 @@ pub(super) fn ways(upstream: &Upstream) -> &'static [Encryption] {
     }
 }
 
-/// Connects and sends the startup packet; returns what of the answer was read.
+/// A server that has been sent a startup packet.
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    /// What of its answer was read.
+    pub(super) answer: Vec<u8>,
+    /// Its place among the addresses.
+    pub(super) index: usize,
+}
+
+/// Connects to the first address that can be reached, and sends the startup packet.
+pub(super) async fn open_session(
+    upstream: &Upstream,
+    startup: &[u8],
+) -> Result<Opened, ConnectError> {
+    let mut failed = None;
+    for (index, address) in upstream.addresses.iter().enumerate() {
+        match open_at(address, upstream, startup).await {
+            Ok((stream, answer)) => {
+                return Ok(Opened {
+                    stream,
+                    answer,
+                    index,
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no session at this address");
+                failed = Some(error);
+            }
+        }
+    }
+    Err(failed.expect("settings have at least one address"))
+}
+
+/// Connects to one address.
 ///
 /// As libpq, it tries with TLS what was refused without, or the other way round, where `sslmode` says so
 /// (`PQconnectPoll` in `src/interfaces/libpq/fe-connect.c`).
-pub(super) async fn open_session(
+async fn open_at(
+    address: &Address,
     upstream: &Upstream,
     startup: &[u8],
 ) -> Result<(Stream, Vec<u8>), ConnectError> {
     let failed = |source| ConnectError {
-        address: upstream.address.clone(),
+        address: address.clone(),
         source,
     };
-    let mut ways = ways(upstream).iter().copied().peekable();
+    let mut ways = ways(address, upstream).iter().copied().peekable();
     let mut refused = None;
     while let Some(way) = ways.next() {
-        let mut stream = match connect(upstream, way).await {
+        let mut stream = match connect(address, upstream, way).await {
             Ok(stream) => stream,
             // The server's own words say more than that it has no TLS either.
             Err(error) => return refused.ok_or(error),
@@ -84,12 +118,13 @@ pub(super) async fn open_session(
 
 /// Opens a connection, within the connect timeout if there is one.
 pub(super) async fn connect(
+    address: &Address,
     upstream: &Upstream,
     encryption: Encryption,
 ) -> Result<Stream, ConnectError> {
     let attempt = async {
-        let stream = open(&upstream.address).await?;
-        match (stream, &upstream.address) {
+        let stream = open(address).await?;
+        match (stream, address) {
             (Stream::Tcp(tcp), Address::Tcp { host, .. }) if encryption != Encryption::No => {
                 // The handshake's state is large: it lives in a box of its own.
                 Box::pin(encrypt(tcp, host, &upstream.tls, encryption)).await
@@ -109,7 +144,7 @@ pub(super) async fn connect(
         None => attempt.await,
     };
     result.map_err(|source| ConnectError {
-        address: upstream.address.clone(),
+        address: address.clone(),
         source,
     })
 }

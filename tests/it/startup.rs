@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    frontend::{gssenc_request, ssl_request, startup},
+    dba::Dba,
+    frontend::{cancel_request, gssenc_request, query, ssl_request, startup},
     let_pass,
     program::{psql, psql_as},
     proxy::Proxy,
@@ -192,5 +193,31 @@ fn a_load_balancer_says_for_whom_it_speaks() {
     let mut without = Client::silent(proxy.endpoint());
     without.send(&startup(&parameters));
     assert_eq!(without.until_closed(), "closed");
-    assert!(proxy.log().contains("without a PROXY header"));
+    wait_for("the log", || {
+        proxy.log().contains("without a PROXY header").then_some(())
+    });
+}
+
+#[test]
+fn the_first_address_that_can_be_reached_is_taken() {
+    let database = newest().database();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = free.local_addr().unwrap();
+    drop(free);
+    let settings = format!(
+        "[upstream]\naddress = ['{nobody}', 'unix:/nonexistent/socket', 'localhost:{}']",
+        database.port
+    );
+    let proxy = Proxy::by_file_alone(&database, &settings);
+    let mut client = Client::connect(proxy.endpoint());
+    assert_eq!(client.value("SELECT v FROM t"), "one");
+    client.send(&query("SELECT pg_sleep(60)"));
+    let mut dba = Dba::new(&database);
+    wait_for("a running statement", || {
+        (dba.state(client.server_pid()) == "active").then_some(())
+    });
+    let mut canceller = Client::silent(proxy.endpoint());
+    canceller.send(&cancel_request(&client.backend_key));
+    assert_eq!(canceller.until_closed(), "closed");
+    assert_eq!(client.until_ready(), "T / E 57014 / Z I");
 }

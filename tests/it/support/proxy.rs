@@ -59,6 +59,14 @@ impl Proxy {
         Self::start(database, &["--config", file.path().to_str().unwrap()])
     }
 
+    /// Starts a proxy whose file says where the server is.
+    pub(crate) fn by_file_alone(database: &Endpoint, settings: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), settings).unwrap();
+        let path = file.path().to_str().unwrap();
+        Self::start_with(database, &["--listen", "127.0.0.1:0"], &["--config", path])
+    }
+
     /// Starts a proxy that listens on a Unix socket.
     pub(crate) fn on_socket(database: &Endpoint, arguments: &[&str]) -> Self {
         let sockets = tempfile::tempdir().unwrap();
