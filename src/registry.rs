@@ -4,6 +4,7 @@
 //! keeps a client's CancelRequest and an injection of ours from meeting in the server.
 
 use std::{
+    net::SocketAddr,
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -114,6 +115,8 @@ impl Registry {
 pub struct Server {
     /// Where it listens: the place among the settings' addresses.
     pub index: usize,
+    /// What that address stood for; `None` for a Unix socket.
+    pub resolved: Option<SocketAddr>,
     /// Whether the connection is encrypted.
     pub encrypted: bool,
 }
@@ -148,15 +151,11 @@ impl Entry {
         self.id
     }
 
-    /// Where its server connection leads, and by which settings.
-    pub fn server(&self) -> Option<(&Address, &Upstream)> {
+    /// Its server connection, the address where that leads, and by which settings.
+    pub fn server(&self) -> Option<(Server, &Address, &Upstream)> {
         let upstream = &self.config.upstream;
-        Some((upstream.addresses.get(self.server.index)?, upstream))
-    }
-
-    /// Whether its server connection is encrypted.
-    pub fn encrypted(&self) -> bool {
-        self.server.encrypted
+        let address = upstream.addresses.get(self.server.index)?;
+        Some((self.server, address, upstream))
     }
 
     /// Notes what names the session in a CancelRequest. The first call counts.

@@ -6,10 +6,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Shared,
-    upstream::{self, Encryption},
+    upstream::{self, Place},
 };
 use crate::{
-    config::{Address, Upstream},
+    config::{Encryption, Upstream},
     registry::Entry,
     wire::CancelKey,
 };
@@ -23,10 +23,12 @@ pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
     let Some(entry) = shared.registry.find(key) else {
         let config = shared.config.borrow().clone();
         // Whose it is only a server can say.
-        for address in &config.upstream.addresses {
+        for (index, address) in config.upstream.addresses.iter().enumerate() {
             let way = upstream::ways(address, &config.upstream).first();
             let way = *way.unwrap_or(&Encryption::No);
-            send(address, &config.upstream, way, key).await;
+            for place in upstream::places(index, address).await.unwrap_or_default() {
+                send(place, &config.upstream, way, key).await;
+            }
         }
         return;
     };
@@ -36,23 +38,29 @@ pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
     }
 }
 
-/// Sends a request for a session, encrypted when the session is.
+/// Sends a request for a session: to the very server that it has, encrypted when the session is.
 pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
-    let encryption = if entry.encrypted() {
+    let Some((server, address, upstream)) = entry.server() else {
+        return;
+    };
+    let encryption = if server.encrypted {
         Encryption::Yes
     } else {
         Encryption::No
     };
-    if let Some((address, upstream)) = entry.server() {
-        send(address, upstream, encryption, key).await;
-    }
+    let place = Place {
+        index: server.index,
+        address,
+        resolved: server.resolved,
+    };
+    send(place, upstream, encryption, key).await;
 }
 
 /// Sends a request and waits until the server has closed its connection: from then on it cannot hit a later statement
 /// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
-async fn send(address: &Address, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
+async fn send(place: Place<'_>, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
     let exchange = async {
-        let mut stream = upstream::connect(address, upstream, encryption)
+        let mut stream = upstream::connect(place, upstream, encryption)
             .await
             .map_err(io::Error::other)?;
         stream.write_all(&key.request()).await?;
@@ -62,7 +70,7 @@ async fn send(address: &Address, upstream: &Upstream, encryption: Encryption, ke
     };
     match tokio::time::timeout(TIMEOUT, exchange).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%address, %error, "a cancel request failed"),
-        Err(_) => tracing::warn!(%address, "a cancel request was not answered within {TIMEOUT:?}"),
+        Ok(Err(error)) => tracing::warn!(%place, %error, "a cancel request failed"),
+        Err(_) => tracing::warn!(%place, "a cancel request was not answered within {TIMEOUT:?}"),
     }
 }

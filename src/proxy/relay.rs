@@ -116,6 +116,7 @@ pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
         | CloseReason::ClientIo
         | CloseReason::ServerIo
         | CloseReason::Authentication
+        | CloseReason::Target
         | CloseReason::Protocol => {
             tracing::info!(session, user, database, reason, error, "session closed");
         }

@@ -26,6 +26,7 @@ mod programs;
 mod release;
 mod rollback;
 mod startup;
+mod target_session_attrs;
 mod terminate;
 mod tls;
 mod transparency;
