@@ -25,6 +25,7 @@ mod positions;
 mod programs;
 mod release;
 mod rollback;
+mod sizes;
 mod startup;
 mod target_session_attrs;
 mod terminate;

@@ -1,6 +1,6 @@
 //! The first packets: startup, encryption requests, authentication, garbage, and a server that is not there.
 
-use std::time::Duration;
+use std::{net::TcpListener, process::Command, time::Duration};
 
 use crate::support::{
     dba::Dba,
@@ -118,7 +118,7 @@ fn garbage_is_answered_with_an_error_and_hurts_nobody_else() {
 #[test]
 fn a_server_that_is_not_there_is_named_with_the_reason() {
     let database = newest().database();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
     let nobody = database.at("127.0.0.1", port);
@@ -129,6 +129,37 @@ fn a_server_that_is_not_there_is_named_with_the_reason() {
     let text = client.error_text();
     assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
     assert!(text.to_lowercase().contains("refused"), "{text}");
+}
+
+#[test]
+fn ipv6_works_on_both_sides() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        // A machine without IPv6, not even on the loopback interface: pgidle cannot listen there, and says so.
+        let pgidle = Command::new(env!("CARGO_BIN_EXE_pgidle"))
+            .args(["serve", "--listen", "[::1]:0"])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&pgidle.stderr);
+        assert_eq!(pgidle.status.code(), Some(1), "{errors}");
+        assert!(errors.contains("could not listen on [::1]:0"), "{errors}");
+        return;
+    }
+    on_every_server(|server| {
+        let proxy = Proxy::by_ipv6(
+            &server.database(),
+            &["--idle-limit", "150ms", "--action", "rollback"],
+        );
+        let through = "SELECT family(inet_client_addr()), family(inet_server_addr())";
+        assert_eq!(psql(proxy.endpoint(), &[through]), "6|6");
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("INSERT INTO t VALUES (2, 'two')");
+        let incident = proxy.rolled_back(client.server_pid());
+        assert_eq!(incident["client_addr"], "::1");
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&client.backend_key));
+        assert_eq!(canceller.until_closed(), "closed");
+        assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
+    });
 }
 
 #[test]
@@ -201,7 +232,7 @@ fn a_load_balancer_says_for_whom_it_speaks() {
 #[test]
 fn the_first_address_that_can_be_reached_is_taken() {
     let database = newest().database();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = free.local_addr().unwrap();
     drop(free);
     let settings = format!(

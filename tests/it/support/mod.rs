@@ -4,6 +4,7 @@ pub(crate) mod certificates;
 pub(crate) mod dba;
 pub(crate) mod driver;
 pub(crate) mod frontend;
+pub(crate) mod keyless;
 pub(crate) mod pair;
 pub(crate) mod program;
 pub(crate) mod proxy;

@@ -67,6 +67,16 @@ impl Proxy {
         Self::start_with(database, &["--listen", "127.0.0.1:0"], &["--config", path])
     }
 
+    /// Starts a proxy that listens and connects by IPv6.
+    pub(crate) fn by_ipv6(database: &Endpoint, arguments: &[&str]) -> Self {
+        let database = database.at("::1", database.port);
+        let upstream = address(&database);
+        let addresses = ["--listen", "[::1]:0", "--upstream", &upstream];
+        let mut proxy = Self::start_with(&database, &addresses, arguments);
+        proxy.endpoint.host = database.host;
+        proxy
+    }
+
     /// Starts a proxy that listens on a Unix socket.
     pub(crate) fn on_socket(database: &Endpoint, arguments: &[&str]) -> Self {
         let sockets = tempfile::tempdir().unwrap();
@@ -194,8 +204,17 @@ impl Proxy {
 
     /// Resident memory of the process in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that its resident memory has ever been, in KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.expect("a line with the memory").parse().unwrap()
     }
@@ -238,7 +257,10 @@ impl Drop for Proxy {
 /// An address as `--listen` and `--upstream` take it.
 fn address(endpoint: &Endpoint) -> String {
     endpoint.socket().map_or_else(
-        || format!("{}:{}", endpoint.host, endpoint.port),
+        || match endpoint.host.contains(':') {
+            true => format!("[{}]:{}", endpoint.host, endpoint.port),
+            false => format!("{}:{}", endpoint.host, endpoint.port),
+        },
         |path| format!("unix:{}", path.display()),
     )
 }
