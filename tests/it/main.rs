@@ -20,6 +20,7 @@ mod damage;
 mod drain;
 mod drivers;
 mod drivers_table;
+mod gss;
 mod idle_in_transaction;
 mod positions;
 mod programs;

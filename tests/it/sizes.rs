@@ -1,7 +1,7 @@
 //! Messages of every size pass in bounded memory.
 
 use crate::support::{
-    frontend::{bind, copy_data, copy_done, execute, message, parse, query, sync},
+    frontend::{bind, copy_data, copy_done, execute, parse, query, sync},
     proxy::Proxy,
     server::newest,
     wire::Client,
@@ -64,23 +64,4 @@ fn a_parameter_status_of_a_megabyte() {
         assert_eq!(answer, format!("C SET / S search_path={path} / Z I"));
     });
     assert!(path.len() > 1_000_000 && grown < BOUND, "{grown} KiB");
-}
-
-/// A token of GSSAPI or SSPI may be this large; the server refuses this one in its own words.
-#[test]
-fn an_authentication_token_of_60_kilobytes() {
-    let database = newest().database();
-    let proxy = Proxy::start(&database, &[]);
-    let token = message(b'p', &[b'x'; 60_000]);
-    let [direct, through] = [&database, proxy.endpoint()].map(|door| {
-        let mut client = Client::silent(door);
-        client.send(&crate::support::frontend::startup(&[
-            ("user", "md5_user"),
-            ("database", &database.database),
-        ]));
-        client.until(b'R');
-        client.send(&token);
-        client.until_closed()
-    });
-    assert_eq!(direct, through);
 }

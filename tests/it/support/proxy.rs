@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
@@ -16,20 +16,11 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Endpoint, PATIENCE, end, let_pass, wait_for};
-
-/// Becomes the proxy, and has it killed when the pipe at its standard input ends: even when the tests are killed.
-const SCRIPT: &str = r#"
-exec 3<&0 </dev/null
-( { read -r _ || kill -KILL $$; } <&3 >/dev/null 2>&1 & )
-exec 3<&-
-exec "$0" "$@"
-"#;
+use super::{Endpoint, PATIENCE, end, leashed, let_pass, wait_for};
 
 /// A running `pgidle serve`.
 pub(crate) struct Proxy {
     child: Child,
-    pipe: Option<ChildStdin>,
     endpoint: Endpoint,
     log: Arc<Mutex<String>>,
     folder: TempDir,
@@ -101,22 +92,13 @@ impl Proxy {
 
     fn start_with(database: &Endpoint, addresses: &[&str], arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new("/bin/sh")
-            .args([
-                "-c",
-                SCRIPT,
-                env!("CARGO_BIN_EXE_pgidle"),
-                "serve",
-                "--log-format",
-                "json",
-            ])
+        let mut child = leashed(env!("CARGO_BIN_EXE_pgidle"))
+            .args(["serve", "--log-format", "json"])
             .args(addresses)
             .args(arguments)
             .arg("--audit")
             .arg(folder.path().join("audit.jsonl"))
             .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -134,14 +116,12 @@ impl Proxy {
                 log.push('\n');
             }
         });
-        let pipe = child.stdin.take();
         let Ok(port) = is_bound.recv_timeout(PATIENCE) else {
             end(&mut child);
             panic!("pgidle does not listen:\n{}", log.lock().unwrap());
         };
         Self {
             child,
-            pipe,
             endpoint: database.at("127.0.0.1", port),
             log,
             folder,
@@ -244,10 +224,6 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         end(&mut self.child);
-        if let Some(mut pipe) = self.pipe.take() {
-            // Tells the watcher that there is nobody left to kill.
-            drop(std::io::Write::write_all(&mut pipe, b"ended\n"));
-        }
         if thread::panicking() {
             eprintln!("log of the proxy:\n{}", self.log());
         }
