@@ -137,6 +137,10 @@ pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
             tracing::info!(session, user, database, reason, error, "session closed");
         }
     }
+    let unknown = relay.session.unknown_messages();
+    if unknown > 0 {
+        tracing::info!(session, unknown, "messages of unknown types were passed on");
+    }
     let entry = Arc::clone(&relay.entry);
     let client = Box::pin(relay.close()).await;
     worker.shared.registry.leave(&entry);

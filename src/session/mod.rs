@@ -340,6 +340,11 @@ impl Session {
         self.state.replication
     }
 
+    /// How many messages have passed of types that are not known.
+    pub fn unknown_messages(&self) -> u64 {
+        self.state.unknown
+    }
+
     /// The session is over: what was open in it is reported.
     pub fn closed(&mut self, now: Instant) {
         let finished = self.state.end(TransactionOutcome::Disconnect, now);

@@ -10,6 +10,7 @@ use crate::support::{
     driver::Driver,
     frontend::{cancel_request, query},
     keyless::keyless,
+    pooler::Pooler,
     program::start_psql,
     proxy::Proxy,
     server::{newest, on_every_server},
@@ -156,4 +157,31 @@ fn a_cancel_request_with_a_key_that_pgidle_does_not_know_is_passed_on() {
         assert_eq!(canceller.until_closed(), "closed");
         assert_eq!(client.until_ready(), "T / E 57014 / Z I");
     });
+}
+
+/// A pooler's keys are its own: pgidle's cancels and the client's go to the pooler, who knows what they mean.
+#[test]
+fn cancels_go_through_a_pooler() {
+    let database = newest().database();
+    let pooler = Pooler::start(&database);
+    let rules = "[upstream]\npooler = 'session'\n\
+                 [[rule]]\nname = 'all'\nage = { rollback = '400ms' }";
+    let proxy = Proxy::with_rules(pooler.endpoint(), rules);
+    let mut client = Client::connect(proxy.endpoint());
+    client.begin("INSERT INTO t VALUES (2, 'two')");
+    assert_eq!(client.query("SELECT pg_sleep(60)"), "T / E 25P04 / Z E");
+    assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+    assert!(!Dba::new(&database).sees_row(2));
+
+    let mut dba = Dba::new(&database);
+    client.send(&query("SELECT pg_sleep(60)"));
+    let running = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_for("a running statement", || {
+        (dba.value(running) == "1").then_some(())
+    });
+    let mut canceller = Client::silent(proxy.endpoint());
+    canceller.send(&cancel_request(&client.backend_key));
+    assert_eq!(canceller.until_closed(), "closed");
+    assert_eq!(client.until_ready(), "T / E 57014 / Z I");
 }

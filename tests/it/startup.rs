@@ -47,7 +47,7 @@ fn every_way_to_prove_who_one_is_passes_through() {
     on_every_server(|server| {
         let database = server.database();
         let proxy = Proxy::start(&database, &[]);
-        for user in ["scram_user", "md5_user"] {
+        for user in ["scram_user", "md5_user", "password_user"] {
             assert_eq!(psql_as(user, proxy.endpoint(), "SELECT current_user"), user);
         }
         assert_eq!(psql(proxy.endpoint(), &["SELECT current_user"]), "postgres");
@@ -227,6 +227,32 @@ fn a_load_balancer_says_for_whom_it_speaks() {
     wait_for("the log", || {
         proxy.log().contains("without a PROXY header").then_some(())
     });
+}
+
+/// A server that accepts and never answers is given up after the timeout, and another address has its turn.
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    let server = newest();
+    let database = server.database();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let settings = |addresses: &str| {
+        format!(
+            "[upstream]\nsslmode = 'require'\nconnect_timeout = '300ms'\naddress = [{addresses}]"
+        )
+    };
+    let alone = Proxy::by_file_alone(&database, &settings(&format!("'{silent}'")));
+    let mut client = Client::silent(alone.endpoint());
+    client.send(&startup(&[("user", "postgres")]));
+    assert_eq!(client.until_closed(), "E FATAL 08006 / closed");
+    let text = client.error_text();
+    assert!(text.ends_with("no answer within 300ms"), "{text}");
+    let both = format!("'{silent}', 'localhost:{}'", database.port);
+    let both = Proxy::by_file_alone(&database, &settings(&both));
+    assert_eq!(
+        Client::connect(both.endpoint()).value("SELECT v FROM t"),
+        "one"
+    );
 }
 
 #[test]

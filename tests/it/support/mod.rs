@@ -6,6 +6,7 @@ pub(crate) mod driver;
 pub(crate) mod frontend;
 pub(crate) mod keyless;
 pub(crate) mod pair;
+pub(crate) mod pooler;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod realm;

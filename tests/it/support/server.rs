@@ -32,6 +32,7 @@ const SETTINGS: [(&str, &str); 5] = [
 const ACCESS: &str = "\
 host all scram_user all scram-sha-256
 host all md5_user all md5
+host all password_user all password
 hostssl all cert_user all cert
 hostssl all tls_user all trust
 hostnossl all plain_user all trust
@@ -67,6 +68,7 @@ impl Server {
         let mut admin = Client::connect(&server.endpoint("postgres"));
         for statement in [
             "CREATE USER scram_user PASSWORD 'secret'",
+            "CREATE USER password_user PASSWORD 'secret'",
             "SET password_encryption = md5",
             "CREATE USER md5_user PASSWORD 'secret'",
             "CREATE USER cert_user; CREATE USER tls_user; CREATE USER plain_user",
