@@ -16,7 +16,7 @@ fn a_ticket_proves_who_one_is() {
     let realm = Realm::start();
     let database = realm.database();
     let proxy = Proxy::start(&database, &[]);
-    let through = proxy.endpoint().at("localhost", proxy.endpoint().port);
+    let through = proxy.endpoint();
     let environment = realm.environment();
     let enters = |door, encryption, ticket: Option<&str>| {
         let mut set: Vec<_> = environment
@@ -29,11 +29,11 @@ fn a_ticket_proves_who_one_is() {
     };
     let entered = |encrypted| format!("gss_user|t|{encrypted}|gss_user@{REALM}");
     assert_eq!(enters(&database, "prefer", None), entered("t"));
-    assert_eq!(enters(&through, "disable", None), entered("f"));
-    assert_eq!(enters(&through, "prefer", None), entered("f"));
-    let refused = enters(&through, "require", None);
+    assert_eq!(enters(through, "disable", None), entered("f"));
+    assert_eq!(enters(through, "prefer", None), entered("f"));
+    let refused = enters(through, "require", None);
     assert!(refused.contains("GSSAPI encryption"), "{refused}");
-    let refused = enters(&through, "disable", Some("FILE:/nonexistent"));
+    let refused = enters(through, "disable", Some("FILE:/nonexistent"));
     assert!(refused.contains("No Kerberos credentials"), "{refused}");
 }
 

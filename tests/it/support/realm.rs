@@ -17,7 +17,10 @@ use super::{Endpoint, end, leashed, wait_for, wire::Client};
 /// The realm's name.
 pub(crate) const REALM: &str = "PGIDLE.TEST";
 
-/// A running KDC, and a server for the service `postgres/localhost`. The role `gss_user` has a ticket.
+/// The host that the server's keytab has, which no resolver knows: clients say by `hostaddr` where it is.
+pub(crate) const HOST: &str = "db.pgidle.test";
+
+/// A running KDC, and a server for the service `postgres` on [`HOST`]. The role `gss_user` has a ticket.
 pub(crate) struct Realm {
     kdc: Child,
     cluster: Cluster,
@@ -38,9 +41,9 @@ impl Realm {
             .unwrap();
         let keytab = folder.path().join("keytab");
         let admin = |order: &str| run("kadmin.local", &["-r", REALM, "-q", order]);
-        admin("addprinc -randkey postgres/localhost");
+        admin(&format!("addprinc -randkey postgres/{HOST}"));
         admin("addprinc -pw secret gss_user");
-        admin(&format!("ktadd -k {} postgres/localhost", keytab.display()));
+        admin(&format!("ktadd -k {} postgres/{HOST}", keytab.display()));
         let realm = Self {
             kdc,
             cluster: server(&keytab),
@@ -54,19 +57,17 @@ impl Realm {
         realm
     }
 
-    /// The server, by the name that its ticket is for.
+    /// The server.
     pub(crate) fn database(&self) -> Endpoint {
-        Endpoint {
-            host: "localhost".to_owned(),
-            port: self.cluster.port(),
-            database: "postgres".to_owned(),
-        }
+        door(&self.cluster)
     }
 
     /// What libpq needs to authenticate as `gss_user`.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let mut set = environment(self.folder.path()).to_vec();
         set.push(("PGUSER", "gss_user".to_owned()));
+        set.push(("PGHOST", HOST.to_owned()));
+        set.push(("PGHOSTADDR", "127.0.0.1".to_owned()));
         set
     }
 }
@@ -94,7 +95,7 @@ fn configure(folder: &Path) {
     let client = format!(
         "[libdefaults]\ndefault_realm = {REALM}\ndns_lookup_kdc = false\ndns_canonicalize_hostname = false\n\
          rdns = false\nudp_preference_limit = 1\n[realms]\n{REALM} = {{\nkdc = 127.0.0.1:{port}\n}}\n\
-         [domain_realm]\nlocalhost = {REALM}\n[logging]\nkdc = FILE:{here}/kdc.log\n"
+         [domain_realm]\n{HOST} = {REALM}\n[logging]\nkdc = FILE:{here}/kdc.log\n"
     );
     let kdc = format!(
         "[realms]\n{REALM} = {{\ndatabase_name = {here}/principal\nkey_stash_file = {here}/stash\n\
@@ -142,11 +143,7 @@ fn server(keytab: &Path) -> Cluster {
     let trusting = fs::read_to_string(&access).unwrap();
     let gss = format!("host all gss_user all gss include_realm=0 krb_realm={REALM}\n{trusting}");
     fs::write(&access, gss).unwrap();
-    let mut admin = Client::connect(&Endpoint {
-        host: "127.0.0.1".to_owned(),
-        port: cluster.port(),
-        database: "postgres".to_owned(),
-    });
+    let mut admin = Client::connect(&door(&cluster));
     admin.run("CREATE USER gss_user");
     admin.run(&format!(
         "ALTER SYSTEM SET krb_server_keyfile = '{}'",
@@ -154,4 +151,12 @@ fn server(keytab: &Path) -> Cluster {
     ));
     admin.run("SELECT pg_reload_conf()");
     cluster
+}
+
+fn door(cluster: &Cluster) -> Endpoint {
+    Endpoint {
+        host: "127.0.0.1".to_owned(),
+        port: cluster.port(),
+        database: "postgres".to_owned(),
+    }
 }
