@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use pgidle::{
-    policy::Limits,
+    policy::{Limits, Target},
     session::{ChannelBinding, Opening, Session, Side, event::Who},
 };
 
@@ -28,6 +28,7 @@ fn session() -> (Session, Instant) {
         replication: false,
         records: false,
         binding: ChannelBinding::default(),
+        target: Target::default(),
     };
     let mut session = Session::new(opening, Arc::new(Limits::default()), now);
     session

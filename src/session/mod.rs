@@ -34,7 +34,7 @@ use self::{
 };
 pub use self::{limits::Look, sasl::ChannelBinding};
 use crate::{
-    policy::Limits,
+    policy::{Limits, ServerKind, Target},
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
 };
 
@@ -75,6 +75,8 @@ pub enum CloseReason {
     Drain,
     /// Proving who the client is cannot work through pgidle.
     Authentication,
+    /// The server is not one that sessions are meant for.
+    Target,
 }
 
 impl CloseReason {
@@ -89,6 +91,7 @@ impl CloseReason {
             Self::Policy => "policy",
             Self::Drain => "drain",
             Self::Authentication => "authentication",
+            Self::Target => "target_session_attrs",
         }
     }
 }
@@ -180,6 +183,8 @@ pub struct Session {
     /// Whether the session ends as soon as no transaction is open.
     draining: bool,
     binding: ChannelBinding,
+    target: Target,
+    server_kind: ServerKind,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
     /// The transaction that was ended and begins again when the client speaks.
@@ -198,6 +203,8 @@ pub struct Opening {
     pub records: bool,
     /// Whether client and server are the ends of one TLS connection, as far as they can tell.
     pub binding: ChannelBinding,
+    /// What the server has to be.
+    pub target: Target,
 }
 
 impl Session {
@@ -223,6 +230,8 @@ impl Session {
             flushed: false,
             draining: false,
             binding: opening.binding,
+            target: opening.target,
+            server_kind: ServerKind::default(),
             discarding: Discarding::Nothing,
             ending: None,
             released: None,
@@ -337,6 +346,11 @@ impl Session {
         let quiet = pending.is_empty() && !pending.unsynced() && self.ending.is_none();
         let unsent = !self.to_server.is_empty() || !self.to_client.is_empty();
         quiet && !unsent && self.state.phase == Phase::Ready
+    }
+
+    /// How many messages have passed of types that are not known.
+    pub fn unknown_messages(&self) -> u64 {
+        self.state.unknown
     }
 
     /// The session is over: what was open in it is reported.
@@ -456,10 +470,30 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
-        if self.state.phase == Phase::Authenticating && self.hides_binding(frame) {
+        if self.state.phase == Phase::Authenticating
+            && (self.hides_binding(frame) || self.is_wrong_server(frame))
+        {
             return Verdict::Drop;
         }
         self.answer_received(frame, now)
+    }
+
+    /// Ends the session when its server, which has said all about itself, is not what was looked for.
+    fn is_wrong_server(&mut self, frame: Frame<'_>) -> bool {
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ParameterStatus
+            && let Some((name, value)) = wire::parameter_status(frame.body)
+        {
+            self.server_kind.told(name, value);
+        }
+        if tag != BackendTag::ReadyForQuery {
+            return false;
+        }
+        let Some(why) = self.target.refuses(self.server_kind) else {
+            return false;
+        };
+        self.fatal(&report::wrong_server(why, self.target), CloseReason::Target);
+        true
     }
 
     /// Looks at an answer to the client's own request.
@@ -522,7 +556,8 @@ impl Session {
     }
 
     fn identify(&mut self, body: &[u8]) {
-        if let Some(("application_name", name)) = wire::parameter_status(body)
+        if let Some((b"application_name", name)) = wire::parameter_status(body)
+            && let Ok(name) = str::from_utf8(name)
             && *name != *self.who.application_name
         {
             self.who.application_name = name.into();
