@@ -230,10 +230,9 @@ impl Session {
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);
         let age = age.map(|since| (Kind::Age, since)).and_then(rung);
-        let quiet = self.state.turn_since + BETWEEN_BATCHES;
-        let between = position != Position::Running && self.state.prepared.waits_for_bind();
+        let between = self.between_batches_until();
         let after_batch = |rung: Rung| Rung {
-            at: if between { rung.at.max(quiet) } else { rung.at },
+            at: between.map_or(rung.at, |until| rung.at.max(until)),
             ..rung
         };
         [stuck, age]
@@ -241,6 +240,12 @@ impl Session {
             .flatten()
             .map(after_batch)
             .min_by_key(|rung| rung.at)
+    }
+
+    /// Until when a client that has parsed the unnamed statement is taken to be on its way to bind it.
+    pub(super) fn between_batches_until(&self) -> Option<Instant> {
+        let between = self.position() != Position::Running && self.state.prepared.waits_for_bind();
+        between.then(|| self.state.turn_since + BETWEEN_BATCHES)
     }
 
     /// The next rung of a ladder whose clock runs since then.

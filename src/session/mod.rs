@@ -182,6 +182,10 @@ pub struct Session {
     flushed: bool,
     /// Whether the session ends as soon as no transaction is open.
     draining: bool,
+    /// Whether a CancelRequest of ours may hit what has been forwarded.
+    cancelled: bool,
+    /// Whether what such a cancel could have ended is over: an error that it still draws is about nothing.
+    settled: bool,
     binding: ChannelBinding,
     target: Target,
     server_kind: ServerKind,
@@ -229,6 +233,8 @@ impl Session {
             half_sent: false,
             flushed: false,
             draining: false,
+            cancelled: false,
+            settled: false,
             binding: opening.binding,
             target: opening.target,
             server_kind: ServerKind::default(),
@@ -517,17 +523,25 @@ impl Session {
     }
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let tag = BackendTag::from(frame.tag);
+        let spent = tag == BackendTag::ErrorResponse && self.is_spent_cancel(frame);
         let transaction = self.state.transaction.started;
         if let Some(finished) = self.state.received(frame, now) {
             self.record(*finished);
         }
-        let tag = BackendTag::from(frame.tag);
+        if spent {
+            return Verdict::Drop;
+        }
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
         if idle || self.state.transaction.started != transaction {
             self.taken = [0; 5];
         }
         if tag == BackendTag::ReadyForQuery {
+            self.settled = false;
+            self.cancelled &= !self.state.pending.is_empty();
             self.close_if_drained();
+        } else if tag == BackendTag::CommandComplete {
+            self.settled = self.outruns_cancel(transaction);
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);
         } else if tag == BackendTag::BackendKeyData {

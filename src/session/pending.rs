@@ -224,6 +224,12 @@ impl Pending {
             && controls.all(|control| !control.ends_block())
     }
 
+    /// Whether what runs ends the transaction block, and nothing else.
+    pub(super) fn ends_block(&self) -> bool {
+        let control = self.running().next().map(|request| request.text.control);
+        control.is_some_and(|control| control.ends_block() && control != Control::RollbackThen)
+    }
+
     /// The server may have read the texts that it was sent in another way than we did.
     pub(super) fn doubt_texts(&mut self) {
         for request in &mut self.queue {

@@ -106,6 +106,8 @@ pub(super) struct State {
     pub(super) records: bool,
     /// Messages of types that are not known.
     pub(super) unknown: u64,
+    /// Statements of the simple Query that runs which the server has completed.
+    pub(super) completed: usize,
 }
 
 impl State {
@@ -125,6 +127,7 @@ impl State {
             replication,
             records,
             unknown: 0,
+            completed: 0,
         }
     }
 
@@ -169,7 +172,8 @@ impl State {
         } else if let BackendTag::Unknown(_) = tag {
             self.unknown += 1;
         }
-        let front = self.pending.front().map(|request| request.text.control);
+        let front = self.pending.front();
+        let front = front.map(|request| (request.owed, request.text.control));
         if let Some(request) = self.pending.answered(tag) {
             self.answered(request, tag, now);
             if self.pending.is_empty() {
@@ -177,7 +181,9 @@ impl State {
             }
         }
         if tag == BackendTag::CommandComplete {
-            return self.command(CommandTag::read(frame.body), front?, now);
+            let (owed, control) = front?;
+            self.completed += usize::from(owed == Owed::Query);
+            return self.command(CommandTag::read(frame.body), control, now);
         }
         None
     }
@@ -394,6 +400,7 @@ impl State {
 
     fn ready(&mut self, body: &[u8], now: Instant) -> Option<Box<Finished>> {
         self.phase = Phase::Ready;
+        self.completed = 0;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.owed.runs()) {
             self.transaction.traces.queried();

@@ -3,7 +3,7 @@
 //!
 //! [`classify`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
 //! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`read_only()`] calls the
-//! grammar too, when a transaction is to be released.
+//! grammar too, when a transaction is to be released, and [`statements`] when a cancel came late.
 
 mod control;
 mod fingerprint;
@@ -13,5 +13,6 @@ mod tags;
 
 pub use control::{Control, Lexing, classify, is_client_only_encoding};
 pub use fingerprint::{fingerprint, normalise};
+pub use grammar::statements;
 pub use read_only::{Names, read_only};
 pub use tags::tags;

@@ -7,8 +7,10 @@ use crate::support::{
     dba::Dba,
     frontend::{bind, describe_statement, execute, parse, query, sync, unnamed},
     let_pass,
+    pair::door,
     proxy::Proxy,
-    server::{newest, on_every_server},
+    server::{cluster, newest, on_every_server},
+    wait_for,
     wire::Client,
 };
 
@@ -120,4 +122,34 @@ fn a_statement_behind_the_end_of_its_block_is_left_alone() {
     let answers = client.query("BEGIN; TABLE t; COMMIT; SELECT pg_sleep(0.5)");
     assert!(answers.ends_with("C SELECT 1 / Z I"), "{answers}");
     assert!(proxy.incidents().is_empty());
+}
+
+/// A cancel would let it return before it is replicated.
+#[test]
+fn a_commit_that_waits_for_a_standby_is_left_alone() {
+    let server = cluster(18, &[], None);
+    let database = door(&server);
+    let mut dba = Client::connect(&database);
+    dba.run("SET synchronous_commit = local");
+    dba.run("CREATE TABLE t (id int)");
+    dba.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    dba.run("SELECT pg_reload_conf()");
+    let proxy = aging(&database, "300ms");
+    let mut client = Client::connect(proxy.endpoint());
+    wait_for("the setting", || {
+        (client.value("SHOW synchronous_standby_names") == "nobody").then_some(())
+    });
+    client.run("BEGIN");
+    client.run("INSERT INTO t VALUES (1)");
+    client.send(&query("COMMIT"));
+    let incident = proxy.audit_line(&[("event", "incident")]);
+    assert_eq!(incident["outcome"], "not_possible", "{incident:#}");
+    assert_eq!(
+        dba.value("SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"),
+        "SyncRep"
+    );
+    dba.run("ALTER SYSTEM RESET synchronous_standby_names");
+    dba.run("SELECT pg_reload_conf()");
+    assert_eq!(client.until_ready(), "C COMMIT / Z I");
+    assert_eq!(dba.value("SELECT count(*) FROM t"), "1");
 }

@@ -27,6 +27,7 @@ impl Session {
 
     /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end.
     pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let settled = self.settled;
         let mut verdict = self.answer_received(frame, now);
         // An error of the COPY's own that came first says more than ours; one about our padding does not.
         let padded = self.client.drop_rest && self.ending_step() == Some(Step::CopyFail);
@@ -34,6 +35,7 @@ impl Session {
         if let Some(ending) = &self.ending
             && frame.tag == u8::from(BackendTag::ErrorResponse)
             && cancelled
+            && !settled
         {
             originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
             verdict = Verdict::Drop;

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::{Action, Instant, Outcome, Session, Step, policy};
+use super::{Action, ErrorFields, Frame, Instant, Outcome, Session, Step, policy};
+use crate::{session::pending::Owed, sql};
 
 /// How often a cancel is sent; a function can catch it.
 const MAX_CANCELS: u32 = 10;
@@ -37,6 +38,7 @@ impl Session {
                 in_flight: true,
                 repeat_at: now + INTERVAL,
             });
+            self.cancelled = true;
             self.actions.push_back(Action::Cancel);
             // A server that waits ignores the cancel: it may have answers that were never asked for.
             self.flush_batch();
@@ -79,6 +81,36 @@ impl Session {
         if !in_flight && (over || self.state.pending.is_empty()) {
             self.next_step(now);
         }
+    }
+
+    /// Whether the command that was just completed leaves nothing that a cancel of ours could still end.
+    ///
+    /// `before` is when the transaction began that was open in front of it.
+    pub(in crate::session) fn outruns_cancel(&self, before: Option<Instant>) -> bool {
+        let transaction = &self.state.transaction;
+        let ended = transaction.started != before;
+        self.cancelled && (ended || !transaction.explicit && self.is_carried_out())
+    }
+
+    /// Whether this error is that of a cancel which came too late: the server commits, and answers the command, before
+    /// it looks for cancels again (`exec_simple_query` and `errfinish`: where it logs the statement, it does look).
+    ///
+    /// The client would take a commit for refused. It gets the rest of its answer.
+    pub(in crate::session) fn is_spent_cancel(&mut self, frame: Frame<'_>) -> bool {
+        let settled = std::mem::take(&mut self.settled);
+        let cancelled = ErrorFields::read(frame.body).sqlstate == b"57014";
+        let front = self.state.pending.front();
+        let in_batch = front.is_some_and(|request| request.owed == Owed::Sync);
+        let nothing_open = !self.state.transaction.explicit;
+        settled && cancelled && nothing_open && (in_batch || self.is_carried_out())
+    }
+
+    /// Whether the server has carried out all statements of the client's simple Query.
+    fn is_carried_out(&self) -> bool {
+        let front = self.state.pending.front();
+        let query = front.filter(|request| request.owed == Owed::Query && request.text.certain);
+        let text = query.and_then(|request| request.text.sql.as_deref());
+        text.and_then(sql::statements) == Some(self.state.completed)
     }
 
     /// When the next cancel is due.

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use super::{
     Action, CloseReason, Discarding, Session, Verdict,
-    event::{Incident, Outcome},
+    event::{Incident, Outcome, Position},
     report,
     state::{Phase, TransactionStatus},
     telling::Telling,
@@ -108,10 +108,16 @@ impl Session {
 
     /// The client spoke before anything was done: the rung that was taken may be due again.
     pub(super) fn abandon_ending(&mut self) {
-        let Some(ending) = self.ending.take_if(|ending| ending.step == Step::Gate) else {
-            return;
-        };
-        if let Some(taken) = self.taken.get_mut(ending.incident.kind.index()) {
+        if self.ending_step() == Some(Step::Gate) {
+            self.put_off();
+        }
+    }
+
+    /// Nothing is done now, and the rung that was taken may be due again.
+    fn put_off(&mut self) {
+        let kind = self.ending.take().map(|ending| ending.incident.kind);
+        let taken = kind.and_then(|kind| self.taken.get_mut(kind.index()));
+        if let Some(taken) = taken {
             *taken = taken.saturating_sub(1);
         }
     }
@@ -194,6 +200,8 @@ impl Session {
             self.finish(Outcome::RolledBack);
         } else if pending.copy_in() {
             self.copy_fail();
+        } else if pending.ends_block() && self.position() == Position::Running {
+            self.leave_commit();
         } else if !quiet {
             self.cancel(now);
         } else if pending.skipping() {
@@ -201,8 +209,31 @@ impl Session {
             self.sync();
         } else if pending.unsynced() {
             self.poison();
+        } else if self.state.status == TransactionStatus::InBlock
+            && self
+                .between_batches_until()
+                .is_some_and(|until| now < until)
+        {
+            // The cancel came to nothing, and the client is about to run what it has parsed.
+            self.put_off();
+            self.actions.push_back(Action::OpenGate);
         } else {
             self.abort(abort::Replies::default());
+        }
+    }
+
+    /// The client is ending its transaction: a cancel could make a commit that has happened look refused, or keep it from
+    /// being replicated (`SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`).
+    fn leave_commit(&mut self) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        if ending.incident.action == policy::Action::Terminate {
+            self.terminate(self.state.pending.ready_owed().max(1));
+        } else {
+            ending.incident.why =
+                Some("the client is ending it: its COMMIT or ROLLBACK runs".into());
+            self.finish(Outcome::NotPossible);
         }
     }
 

@@ -77,6 +77,10 @@ pub(super) struct Server {
     gone: bool,
     /// Whether it would close a session without a transaction (`idle_session_timeout`).
     pub(super) closes_idle: bool,
+    /// Whether the last thing that it did was an error.
+    erred: bool,
+    /// Whether a statement was carried out, and nothing else since.
+    carried_out: bool,
     /// What a release has taken away from the client.
     robbed: Option<&'static str>,
 }
@@ -102,6 +106,8 @@ impl Server {
             cancelled: false,
             gone: false,
             closes_idle,
+            erred: false,
+            carried_out: false,
             robbed: None,
         }
     }
@@ -118,6 +124,15 @@ impl Server {
     /// Whether all of its answers are on their way, or have come.
     pub(super) fn has_told_all(&self) -> bool {
         self.output.is_empty() && self.wire.is_empty()
+    }
+
+    /// A statement has come to its end; the last one of a Query commits, unless a block is open.
+    fn carry_out(&mut self) {
+        self.carried_out = self.busy == Busy::No && !self.erred;
+        let last = self.carried_out && self.in_query && self.list.is_empty();
+        if last && self.block == Block::None {
+            self.end(true);
+        }
     }
 
     /// Whether a statement runs.
@@ -157,6 +172,7 @@ impl Server {
         if sleeps {
             self.busy = Busy::No;
             self.complete("SELECT 1");
+            self.carry_out();
         }
         sleeps
     }
@@ -171,16 +187,29 @@ impl Server {
         }
     }
 
+    /// A CancelRequest that comes late: the server looks for it where it logs the statement that it has carried out.
+    pub(super) fn cancel_late(&mut self) {
+        // With a Query behind an open batch neither side could say what the error is about.
+        if self.carried_out && (self.in_query || self.input.first() == Some(&b'S')) {
+            self.error("57014");
+        } else {
+            self.cancel();
+        }
+    }
+
     /// Does one thing; `false` when there is nothing to do. An error is a breach of the protocol by whoever talks to it.
     pub(super) fn step(&mut self) -> Result<bool, String> {
         if self.gone || self.sleeps() {
             return Ok(false);
         }
+        self.carried_out = false;
+        self.erred = false;
         if let Busy::Copying { token } = self.busy {
             return self.copy_message(token);
         }
         if let Some(text) = self.list.pop_front() {
             self.run(&text);
+            self.carry_out();
             if let Some(what) = self.robbed {
                 return Err(format!("a release took {what} away"));
             }
@@ -211,6 +240,8 @@ impl Server {
     }
 
     fn error(&mut self, sqlstate: &str) {
+        self.erred = true;
+        self.carried_out = false;
         self.list.clear();
         self.busy = Busy::No;
         self.cancelled = false;
@@ -574,6 +605,8 @@ pub(super) struct Client {
     prepared: [bool; NAMED.len()],
     /// Tokens that it wrote in the transaction that it believes to be open.
     open: Vec<u32>,
+    /// Tokens of a commit that was told in an answer which is not complete: an error behind it makes it refused.
+    told: Vec<u32>,
     savepoints: Vec<usize>,
     in_block: bool,
     error_seen: bool,
@@ -883,6 +916,10 @@ impl Client {
             return Err("a second error".to_owned());
         }
         self.error_seen = true;
+        // Where nothing is left to fail, it can only be about what was told.
+        if self.is_over(&self.sent[0]) {
+            self.refused.extend(self.told.drain(..));
+        }
         self.parsed = None;
         self.copy = None;
         match &mut self.sent[0].expect {
@@ -930,6 +967,7 @@ impl Client {
         }
         self.failed = false;
         self.status = status;
+        self.acknowledged.extend(self.told.drain(..));
         if status == b'I' {
             if self.in_block && !self.error_seen {
                 return Err("the transaction vanished".to_owned());
@@ -951,6 +989,8 @@ impl Client {
 
     fn complete(&mut self, text: &str, body: &[u8]) -> Result<(), String> {
         let tag = String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap()).into_owned();
+        // An error from here on is about this statement.
+        self.acknowledged.extend(self.told.drain(..));
         if text.starts_with("ROLLBACK TO") && tag == "ROLLBACK" {
             let mark = self.savepoints.last().copied().unwrap_or(0);
             self.refused
@@ -989,8 +1029,10 @@ impl Client {
     fn ended(&mut self, text: &str, tag: &str) -> Result<(), String> {
         let committed = tag == "COMMIT";
         let tokens = self.open.drain(..);
-        if committed {
+        if committed && text.ends_with("AND CHAIN") {
             self.acknowledged.extend(tokens);
+        } else if committed {
+            self.told.extend(tokens);
         } else {
             self.refused.extend(tokens);
         }

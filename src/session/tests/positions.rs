@@ -619,6 +619,109 @@ fn a_statement_past_the_age_of_its_transaction_is_cancelled() {
 }
 
 #[test]
+fn a_commit_that_runs_is_left_alone() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +2s
+         C: Q COMMIT
+         +1s
+         S: C COMMIT | Z I",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +2s
+            C: Q COMMIT
+              > Q COMMIT
+            +1s
+              * age rollback not_possible at 3s in "active" after 0ns
+            S: C COMMIT | Z I
+              < C COMMIT | Z I
+              * transaction commit of 1 statement(s)
+        "#]],
+    );
+}
+
+/// The server looks for cancels again where it logs the COMMIT that it has carried out.
+#[test]
+fn the_error_of_a_cancel_behind_a_commit_is_not_told() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: P - SELECT pg_sleep(60) | B - - | E - | P - COMMIT | B - - | E - | S
+         +3s
+         cancelled
+         S: 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | E 57014 | Z I
+         C: Q SELECT 1
+         S: C SELECT 1 | Z I",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: P - SELECT pg_sleep(60) | B - - | E - | P - COMMIT | B - - | E - | S
+              > P - SELECT pg_sleep(60) | B | E | P - COMMIT | B | E | S
+            +3s
+              ! Cancel
+            cancelled
+            S: 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | E 57014 | Z I
+              < 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | Z I
+              * transaction commit of 3 statement(s)
+              * age rollback moot at 3s in "active" after 0ns
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z I
+              < C SELECT 1 | Z I
+        "#]],
+    );
+}
+
+#[test]
+fn a_statement_that_was_parsed_meanwhile_is_waited_for() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +2900ms
+         C: P - SELECT 1 | S
+         +100ms
+         S: 1 | Z T
+         cancelled
+         C: B - - | E - | S
+         S: 2 | C SELECT 1 | Z T
+         +1ms
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +2900ms
+            C: P - SELECT 1 | S
+              > P - SELECT 1 | S
+            +100ms
+              ! Cancel
+            S: 1 | Z T
+              < 1 | Z T
+            cancelled
+            C: B - - | E - | S
+              > B | E | S
+            S: 2 | C SELECT 1 | Z T
+              < 2 | C SELECT 1 | Z T
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 3 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 2 statement(s)
+              * age rollback rolled_back at 3s in "idle in transaction" after 0ns
+        "#]],
+    );
+}
+
+#[test]
 fn age_of_an_idle_transaction_is_a_full_abort_with_25p04() {
     check(
         "age: rollback 3s",

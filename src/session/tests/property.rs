@@ -332,8 +332,10 @@ impl World {
     }
 
     fn land_cancels(&mut self) {
-        if self.own_cancels + self.cancel_requests > 0 {
+        if self.cancel_requests > 0 {
             self.server.cancel();
+        } else if self.own_cancels > 0 {
+            self.server.cancel_late();
         }
         self.cancel_requests = 0;
         if std::mem::take(&mut self.gate_waits) {

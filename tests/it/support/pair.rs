@@ -61,7 +61,8 @@ impl Pair {
     }
 }
 
-fn door(cluster: &Cluster) -> Endpoint {
+/// Where a server listens.
+pub(crate) fn door(cluster: &Cluster) -> Endpoint {
     Endpoint {
         host: "127.0.0.1".to_owned(),
         port: cluster.port(),
