@@ -24,6 +24,7 @@ mod idle_in_transaction;
 mod positions;
 mod programs;
 mod release;
+mod release_cases;
 mod rollback;
 mod startup;
 mod terminate;
