@@ -179,6 +179,8 @@ pub struct Session {
     flushed: bool,
     /// Whether the session ends as soon as no transaction is open.
     draining: bool,
+    /// See [`Opening::keeps_server`].
+    keeps_server: bool,
     binding: ChannelBinding,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
@@ -196,6 +198,8 @@ pub struct Opening {
     pub replication: bool,
     /// Whether finished transactions are to be reported as events.
     pub records: bool,
+    /// Whether the session is known to have one server process for its life, whatever process id it is told.
+    pub keeps_server: bool,
     /// Whether client and server are the ends of one TLS connection, as far as they can tell.
     pub binding: ChannelBinding,
 }
@@ -222,6 +226,7 @@ impl Session {
             half_sent: false,
             flushed: false,
             draining: false,
+            keeps_server: opening.keeps_server,
             binding: opening.binding,
             discarding: Discarding::Nothing,
             ending: None,
