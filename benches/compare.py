@@ -53,11 +53,15 @@ class Wire:
 
     def __init__(self, port):
         self.buffer = memoryview(bytearray(1 << 18))
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = self.open(port)
         body = struct.pack("!i", 196608) + b"user\0postgres\0database\0postgres\0\0"
         self.socket.sendall(struct.pack("!i", len(body) + 4) + body)
         self.until(b"Z\0\0\0\5")
+
+    def open(self, port):
+        opened = socket.create_connection(("127.0.0.1", port), timeout=120)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
 
     def until(self, mark, behind=1):
         """Reads until what came ends in `mark` and `behind` bytes more; returns how many bytes that were."""

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use pgidle::{
-    policy::Limits,
+    policy::{Limits, Target},
     session::{ChannelBinding, Opening, Session, Side, event::Who},
 };
 
@@ -29,6 +29,7 @@ fn session() -> (Session, Instant) {
         records: false,
         keeps_server: false,
         binding: ChannelBinding::default(),
+        target: Target::default(),
     };
     let mut session = Session::new(opening, Arc::new(Limits::default()), now);
     session

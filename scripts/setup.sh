@@ -32,6 +32,10 @@ debian_packages() {
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || have clang || missing+=(clang libclang-dev)
     have psql && compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql postgresql-client)
     have npm || missing+=(nodejs npm)
+    # What stands behind or beside pgidle in tests: a pooler, and the Kerberos realm of tests/it/gss.rs.
+    [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+    [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit \
+        || missing+=(krb5-kdc krb5-admin-server krb5-user)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
     have apt-get || fail "missing, install by this system's package manager what Debian calls: ${missing[*]}"

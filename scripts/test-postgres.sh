@@ -38,11 +38,12 @@ fetch() {
         -o "Dir::Etc::sourceparts=$apt/parts" -o "Dir::State::lists=$apt/lists")
     apt-get "${options[@]}" update
     for version in $(apt-cache "${options[@]}" showsrc "$package" | sed -n 's/^Version: //p' | sort -rV); do
-        if (cd "$1" && apt-get "${options[@]}" source --download-only "$package=$version"); then
+        if (cd "$1" && apt-get "${options[@]}" source --download-only "$package=$version") 2>"$1/fetch.log"; then
+            say "the source of $package $version"
             return
         fi
     done
-    fail "the source of $package cannot be had from the mirrors that apt is configured with"
+    fail "the source of $package cannot be had from the mirrors that apt is configured with: $(cat "$1/fetch.log")"
 }
 
 build() {

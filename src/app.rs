@@ -13,7 +13,7 @@ use crate::{
     audit::Audit,
     config::{Config, Source},
     observer::Observer,
-    proxy::{self, Bound, Shared},
+    proxy::{self, Bound, Kinds, Shared},
     registry::{Command, Registry},
 };
 
@@ -39,6 +39,7 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
         registry: Registry::default(),
         audit: audit.clone(),
         observer: Observer::default(),
+        kinds: Kinds::default(),
         config,
     });
     let (stop, stopped) = watch::channel(false);

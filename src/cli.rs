@@ -8,7 +8,7 @@ use clap::{
 };
 
 use crate::{
-    config::{Address, Flags, IdleLimit, LogFormat, Source, parse_dsn},
+    config::{Address, Dsn, Flags, IdleLimit, LogFormat, Source, parse_dsn},
     policy::{Action, parse_duration},
 };
 
@@ -63,7 +63,7 @@ pub struct ServeArgs {
     pub audit: Option<PathBuf>,
     /// How the observer connects, to say what stuck sessions hold and who waits for them.
     #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
-    pub observer_dsn: Option<Box<tokio_postgres::Config>>,
+    pub observer_dsn: Option<Box<Dsn>>,
     /// How log lines on stderr are written [default: text].
     #[arg(long, value_parser = formats(), env = "PGIDLE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -95,7 +95,7 @@ pub struct CheckArgs {
     pub config: PathBuf,
     /// How the observer will connect, when the file does not say so.
     #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
-    pub observer_dsn: Option<Box<tokio_postgres::Config>>,
+    pub observer_dsn: Option<Box<Dsn>>,
 }
 
 impl CheckArgs {

@@ -4,6 +4,7 @@
 //! keeps a client's CancelRequest and an injection of ours from meeting in the server.
 
 use std::{
+    net::SocketAddr,
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -15,7 +16,7 @@ use std::{
 use dashmap::DashMap;
 
 use crate::{
-    config::{Config, Upstream},
+    config::{Address, Config, Upstream},
     wire::CancelKey,
 };
 
@@ -63,13 +64,13 @@ impl Registry {
         Some(Seat(Arc::clone(seats)))
     }
 
-    /// Enters a new session, connected to the server that `config` names, by TLS or not; numbers count from 1.
-    pub fn enter(&self, config: Arc<Config>, encrypted: bool, seat: Seat) -> Arc<Entry> {
+    /// Enters a new session, connected to one of the servers that `config` names; numbers count from 1.
+    pub fn enter(&self, config: Arc<Config>, server: Server, seat: Seat) -> Arc<Entry> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
             id,
             config,
-            encrypted,
+            server,
             _seat: seat,
             key: OnceLock::new(),
             rung: AtomicBool::new(false),
@@ -109,13 +110,24 @@ impl Registry {
     }
 }
 
+/// The server end of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// Where it listens: the place among the settings' addresses.
+    pub index: usize,
+    /// What that address stood for; `None` for a Unix socket.
+    pub resolved: Option<SocketAddr>,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+}
+
 /// One live session, as others see it.
 #[derive(Debug)]
 pub struct Entry {
     id: u64,
     /// The settings that it was connected under.
     config: Arc<Config>,
-    encrypted: bool,
+    server: Server,
     _seat: Seat,
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
@@ -139,14 +151,11 @@ impl Entry {
         self.id
     }
 
-    /// Where its server connection leads.
-    pub fn server(&self) -> &Upstream {
-        &self.config.upstream
-    }
-
-    /// Whether its server connection is encrypted.
-    pub fn encrypted(&self) -> bool {
-        self.encrypted
+    /// Its server connection, the address where that leads, and by which settings.
+    pub fn server(&self) -> Option<(Server, &Address, &Upstream)> {
+        let upstream = &self.config.upstream;
+        let address = upstream.addresses.get(self.server.index)?;
+        Some((self.server, address, upstream))
     }
 
     /// Notes what names the session in a CancelRequest. The first call counts.

@@ -12,7 +12,8 @@ use super::{
     section::{Section, boolean, count, duration, name, parsed, text},
 };
 use crate::policy::{
-    Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, builtin_rules,
+    Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, Target,
+    builtin_rules,
 };
 
 /// Reads settings, and the rules of the file with the built-in ones before them. What the flags say counts where rules
@@ -28,6 +29,16 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
     root.set("startup_timeout", &mut config.startup_timeout, duration)?;
     root.set("drain_timeout", &mut config.drain_timeout, duration)?;
     settings(&root, &mut config)?;
+    let upstream = &config.upstream;
+    let several = upstream.addresses.len() > 1 && flags.upstream.is_none();
+    let asks = config.observer.dsn.is_some() || flags.observer_dsn.is_some();
+    if several
+        && upstream.target != Target::Any
+        && !asks
+        && let Some(section) = root.section("upstream", "upstream")?
+    {
+        return Err(section.fault_at("target_session_attrs", UNASKED.to_owned()));
+    }
     let mut rules = match root.get("builtin_exemptions", boolean)? {
         Some(false) => Vec::new(),
         Some(true) | None => builtin_rules(),
@@ -68,7 +79,14 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
         })?;
     }
     if let Some(section) = root.section("upstream", "upstream")? {
-        section.set("address", &mut config.upstream.address, parsed)?;
+        section.set("address", &mut config.upstream.addresses, |value| {
+            if value.as_array().is_some() {
+                addresses(value)
+            } else {
+                Ok(vec![parsed(value)?])
+            }
+        })?;
+        section.set("target_session_attrs", &mut config.upstream.target, parsed)?;
         section.set(
             "connect_timeout",
             &mut config.upstream.connect_timeout,
@@ -114,6 +132,9 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+/// What pgidle needs to know a server before a client has authenticated with it.
+const UNASKED: &str = "choosing among several addresses needs a role to ask each server what it is: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN";
 
 /// Says what is missing to know who waits for whom.
 fn require_observer(config: &Config, flags: &Flags) -> Result<(), String> {
@@ -417,6 +438,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_target_is_said_with_line_key_and_expectation() {
+        refused(
+            "[upstream]\ntarget_session_attrs = \"master\"",
+            &expect![
+                "f:2: upstream.target_session_attrs: expected one of any, read-write, read-only, primary, standby, prefer-standby"
+            ],
+        );
+        refused(
+            "[upstream]\naddress = [\"a:1\", \"b:1\"]\ntarget_session_attrs = \"primary\"",
+            &expect![
+                "f:3: upstream.target_session_attrs: choosing among several addresses needs a role to ask each server what it is: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
+            ],
+        );
+    }
+
+    #[test]
     fn what_is_wrong_with_tls_is_said_with_line_key_and_expectation() {
         refused(
             "[upstream]\nsslmode = \"verify\"",
@@ -536,9 +573,9 @@ mod tests {
             &expect!["f:2: observer.dsn: the connection string names no host"],
         );
         refused(
-            "[observer]\ndsn = \"host=h sslmode=require\"",
+            "[observer]\ndsn = \"host=h sslmode=verify-ca\"",
             &expect![
-                "f:2: observer.dsn: sslmode=require is not supported: expected a server that is reached without TLS"
+                "f:2: observer.dsn: sslrootcert: missing; expected the path of a PEM file with the authority of the server's certificate"
             ],
         );
         refused(

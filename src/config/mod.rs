@@ -5,6 +5,7 @@
 //! a name.
 
 mod address;
+mod dsn;
 mod error;
 mod file;
 mod section;
@@ -13,10 +14,13 @@ mod tls;
 use std::{fs, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc, thread, time::Duration};
 
 pub use address::{Address, AddressError};
+pub use dsn::{Dsn, parse_dsn};
 pub use error::ConfigError;
-pub use tls::{ALPN, Acceptor, Connector, Negotiation, SslMode, TlsSettings, UpstreamTls};
+pub use tls::{
+    ALPN, Acceptor, Connector, Encryption, Negotiation, SslMode, TlsSettings, UpstreamTls,
+};
 
-use crate::policy::{Action, Kind, Ladder, Limits, Match, Rule, Rules, builtin_rules};
+use crate::policy::{Action, Kind, Ladder, Limits, Match, Rule, Rules, Target, builtin_rules};
 
 /// Every setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +59,11 @@ pub struct Listen {
 /// `[upstream]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where PostgreSQL listens.
-    pub address: Address,
-    /// How long connecting to it may take; `None` is as long as the system tries.
+    /// Where PostgreSQL listens, at least one address; the first that can be reached and fits is taken.
+    pub addresses: Vec<Address>,
+    /// What the server has to be.
+    pub target: Target,
+    /// How long connecting to one may take; `None` is as long as the system tries.
     pub connect_timeout: Option<Duration>,
     /// How many sessions there may be at once; `None` is as many as come.
     pub max_sessions: Option<NonZeroUsize>,
@@ -123,8 +129,8 @@ impl Default for AuditSettings {
 /// `[observer]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObserverSettings {
-    /// How the observer connects; `None` looks at nothing. Its `Debug` does not show the password.
-    pub dsn: Option<Box<tokio_postgres::Config>>,
+    /// How the observer connects; `None` looks at nothing.
+    pub dsn: Option<Box<Dsn>>,
     /// The time between two looks.
     pub interval: Duration,
 }
@@ -136,27 +142,6 @@ impl Default for ObserverSettings {
             interval: Duration::from_secs(1),
         }
     }
-}
-
-/// Reads how the observer connects: `host=… user=…` or `postgresql://…`, as libpq has it.
-///
-/// # Errors
-/// What is wrong with it, without its values.
-pub fn parse_dsn(text: &str) -> Result<Box<tokio_postgres::Config>, String> {
-    let config: tokio_postgres::Config = text.parse().map_err(|error: tokio_postgres::Error| {
-        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-        format!("expected a connection string such as \"host=/run/postgresql user=pgidle dbname=postgres\"{cause}")
-    })?;
-    if config.get_hosts().is_empty() {
-        return Err("the connection string names no host".to_owned());
-    }
-    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-        return Err(
-            "sslmode=require is not supported: expected a server that is reached without TLS"
-                .to_owned(),
-        );
-    }
-    Ok(Box::new(config))
 }
 
 /// `[log]`
@@ -201,7 +186,8 @@ impl Default for Config {
                 workers: one_for_two_cpus(),
             },
             upstream: Upstream {
-                address: tcp(5432),
+                addresses: vec![tcp(5432)],
+                target: Target::Any,
                 connect_timeout: Some(Duration::from_secs(10)),
                 max_sessions: None,
                 pooler: Pooler::None,
@@ -230,7 +216,7 @@ pub struct Flags {
     /// Replaces `audit.file`.
     pub audit: Option<PathBuf>,
     /// Replaces `observer.dsn`.
-    pub observer_dsn: Option<Box<tokio_postgres::Config>>,
+    pub observer_dsn: Option<Box<Dsn>>,
     /// Replaces `log.format`.
     pub log_format: Option<LogFormat>,
 }
@@ -272,7 +258,7 @@ impl Source {
             config.listen.addresses = flags.listen;
         }
         if let Some(address) = flags.upstream {
-            config.upstream.address = address;
+            config.upstream.addresses = vec![address];
         }
         if let Some(file) = flags.audit {
             config.audit.file = Some(file);
@@ -305,6 +291,11 @@ impl Source {
             .tls
             .load()
             .map_err(|fault| refused("upstream", fault))?;
+        if let Some(dsn) = &mut config.observer.dsn {
+            dsn.tls.load().map_err(|(key, problem)| {
+                refused("observer", ("dsn", format!("{key}: {problem}")))
+            })?;
+        }
         Ok(config)
     }
 }
@@ -370,7 +361,7 @@ mod tests {
         };
         let config = source.load().unwrap();
         assert_eq!(config.listen.addresses, flags().listen);
-        assert_eq!(Some(config.upstream.address), flags().upstream);
+        assert_eq!(config.upstream.addresses, Vec::from_iter(flags().upstream));
         assert_eq!(config.audit.file, flags().audit);
         assert_eq!(config.log.format, LogFormat::Json);
         assert!(config.audit.literals);

@@ -238,6 +238,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
         "upstream",
         &[
             "address",
+            "target_session_attrs",
             "connect_timeout",
             "max_sessions",
             "pooler",

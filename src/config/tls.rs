@@ -43,6 +43,30 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// It is not.
+    No,
+    /// It is where the other side offers it.
+    IfOffered,
+    /// It is, or there is no connection.
+    Yes,
+}
+
+impl SslMode {
+    /// The ways in which a session is opened, one after the other while the server refuses, as libpq does
+    /// (`PQconnectPoll` in `src/interfaces/libpq/fe-connect.c`).
+    pub const fn ways(self) -> &'static [Encryption] {
+        match self {
+            Self::Disable => &[Encryption::No],
+            Self::Allow => &[Encryption::No, Encryption::Yes],
+            Self::Prefer => &[Encryption::IfOffered, Encryption::No],
+            Self::Require | Self::VerifyCa | Self::VerifyFull => &[Encryption::Yes],
+        }
+    }
+}
+
 impl FromStr for SslMode {
     type Err = &'static str;
 

@@ -14,12 +14,16 @@ use nix::unistd::{Uid, User};
 
 use super::leash::{Leash, POLL_INTERVAL, PrivateFolder};
 
-/// Makes the data directory and becomes the server. `$1` is the folder of programs, the rest are server settings.
+/// Makes the data directory and becomes the server. `$1` is the folder of programs, `$2` a data directory to copy if there
+/// is one, the rest are server settings.
 const SCRIPT: &str = r#"
-bin=$1
-shift
-"$bin/initdb" -D "$0/data" -U postgres --auth=trust --no-locale --encoding=UTF8 --no-sync --no-instructions &&
-    exec "$bin/postgres" -D "$0/data" "$@"
+bin=$1 copied=$2
+shift 2
+if [ -n "$copied" ]; then
+    cp -a "$copied" "$0/data"
+else
+    "$bin/initdb" -D "$0/data" -U postgres --auth=trust --no-locale --encoding=UTF8 --no-sync --no-instructions
+fi && exec "$bin/postgres" -D "$0/data" "$@"
 "#;
 
 /// How often a starting server is looked at: for thirty seconds.
@@ -34,6 +38,8 @@ pub struct ClusterOptions {
     pub bin_dir: Option<PathBuf>,
     /// Server settings, as `postgres -c name=value` takes them; they win over the built-in ones.
     pub settings: Vec<(String, String)>,
+    /// A data directory to copy, such as a base backup; `None` makes a new one.
+    pub copy_of: Option<PathBuf>,
 }
 
 /// Why there is no throwaway server.
@@ -91,7 +97,7 @@ impl Cluster {
         let user = server_user()?;
         let mut attempt = 1;
         loop {
-            match Self::try_start(&bin_dir, user.as_ref(), &options.settings) {
+            match Self::try_start(&bin_dir, user.as_ref(), options) {
                 Err(ClusterError::Exited { log })
                     if attempt < ATTEMPTS && log.contains("Address already in use") =>
                 {
@@ -105,12 +111,15 @@ impl Cluster {
     fn try_start(
         bin_dir: &Path,
         user: Option<&User>,
-        settings: &[(String, String)],
+        options: &ClusterOptions,
     ) -> Result<Self, ClusterError> {
         let folder = PrivateFolder::new(user).map_err(ClusterError::Spawn)?;
         let port = free_port().map_err(ClusterError::Port)?;
-        let mut arguments = vec![bin_dir.display().to_string()];
-        arguments.extend(server_arguments(port, folder.path(), settings));
+        let copied = options.copy_of.as_deref();
+        let mut arguments = [bin_dir, copied.unwrap_or_else(|| Path::new(""))]
+            .map(|path| path.display().to_string())
+            .to_vec();
+        arguments.extend(server_arguments(port, folder.path(), &options.settings));
         let server = folder
             .spawn(SCRIPT, arguments)
             .map_err(ClusterError::Spawn)?;

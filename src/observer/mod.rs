@@ -7,6 +7,7 @@
 
 mod queue;
 mod server;
+mod tls;
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,7 @@ use tokio::{
 
 use self::server::{QUESTION_TIMEOUT, Server, Watched};
 use crate::{
-    config::{Config, ObserverSettings, Pooler},
+    config::{Config, Dsn, ObserverSettings, Pooler},
     session::{Look, damage::Damage, event::Who},
 };
 
@@ -176,7 +177,7 @@ impl Observer {
     async fn look(
         &self,
         server: &mut Option<Server>,
-        dsn: &tokio_postgres::Config,
+        dsn: &Dsn,
         last: &mut Option<Clock>,
     ) -> Result<(), LookError> {
         let server = match server {

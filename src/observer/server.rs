@@ -2,10 +2,16 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio_postgres::{Client, Config, Error, NoTls, Row, Statement};
+use tokio_postgres::{
+    Client, Error, Row, Statement,
+    config::{Host, SslMode as Asked, SslNegotiation},
+};
 
-use super::queue::Answer;
-use crate::session::damage::{Lock, Waiter};
+use super::{queue::Answer, tls::Tls};
+use crate::{
+    config::{Dsn, Encryption, Negotiation, SslMode},
+    session::damage::{Lock, Waiter},
+};
 
 /// A connection with its question prepared.
 pub(super) struct Server {
@@ -26,14 +32,8 @@ pub(super) struct Watched {
 
 impl Server {
     /// Connects, and sees to it that no question takes long.
-    pub(super) async fn connect(config: &Config) -> Result<Self, Error> {
-        let mut config = config.clone();
-        if config.get_application_name().is_none() {
-            config.application_name("pgidle observer");
-        }
-        let (client, connection) = config.connect(NoTls).await?;
-        // It ends with the client or the server; the client's next question tells.
-        tokio::spawn(connection);
+    pub(super) async fn connect(dsn: &Dsn) -> Result<Self, Error> {
+        let client = connect(dsn).await?;
         client.batch_execute(&settings()).await?;
         let row = client.query_one(ABILITIES, &[]).await?;
         let waitstart = if row.try_get::<_, i32>(0)? >= 140_000 {
@@ -70,6 +70,41 @@ impl Server {
             reader.read(row)?;
         }
         Ok(reader.answer)
+    }
+}
+
+/// Connects in the first way, encrypted or not, that the server does not refuse.
+async fn connect(dsn: &Dsn) -> Result<Client, Error> {
+    let mut config = dsn.postgres.clone();
+    if config.get_application_name().is_none() {
+        config.application_name("pgidle observer");
+    }
+    if dsn.tls.negotiation == Negotiation::Direct {
+        config.ssl_negotiation(SslNegotiation::Direct);
+    }
+    // As with libpq, TLS does not concern Unix sockets.
+    let is_unix = |host: &Host| matches!(host, Host::Unix(_));
+    let mode = if config.get_hosts().iter().all(is_unix) {
+        SslMode::Disable
+    } else {
+        dsn.tls.sslmode
+    };
+    let mut ways = mode.ways().iter().peekable();
+    loop {
+        config.ssl_mode(match ways.next() {
+            Some(Encryption::No) | None => Asked::Disable,
+            Some(Encryption::IfOffered) => Asked::Prefer,
+            Some(Encryption::Yes) => Asked::Require,
+        });
+        match config.connect(Tls(dsn.tls.connector.clone())).await {
+            Ok((client, connection)) => {
+                // It ends with the client or the server; the client's next question tells.
+                tokio::spawn(connection);
+                return Ok(client);
+            }
+            Err(error) if error.as_db_error().is_some() && ways.peek().is_some() => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! A [`Rule`] says for which sessions it holds and gives their [`Limits`]; the first rule that matches decides, as in
 //! `pg_hba.conf`. Limits hold one [`Ladder`] for each [`Kind`] of stuck transaction, and a ladder's rungs are actions
-//! with the time at which each is taken.
+//! with the time at which each is taken. A [`Target`] says which of several servers a session is meant for.
 
 mod duration;
 mod ladder;
 mod lock;
 mod rule;
+mod target;
 
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use ladder::{Action, Kind, Ladder, LadderError, Limits};
 pub use lock::{LockMode, LockModeError};
 pub use rule::{ClientNet, DEFAULT_RULE, Identity, Match, Pattern, Rule, Rules, builtin_rules};
+pub use target::{ServerKind, Target};

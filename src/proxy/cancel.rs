@@ -6,9 +6,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Shared,
-    upstream::{self, Encryption},
+    upstream::{self, Place},
 };
-use crate::{config::Upstream, registry::Entry, wire::CancelKey};
+use crate::{
+    config::{Encryption, Upstream},
+    registry::Entry,
+    wire::CancelKey,
+};
 
 /// How long the server may take to close the connection of a cancel request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,8 +22,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
     let Some(entry) = shared.registry.find(key) else {
         let config = shared.config.borrow().clone();
-        let way = upstream::ways(&config.upstream).first();
-        return send(&config.upstream, *way.unwrap_or(&Encryption::No), key).await;
+        // Whose it is only a server can say.
+        for (index, address) in config.upstream.addresses.iter().enumerate() {
+            let way = upstream::ways(address, &config.upstream).first();
+            let way = *way.unwrap_or(&Encryption::No);
+            for place in upstream::places(index, address).await.unwrap_or_default() {
+                send(place, &config.upstream, way, key).await;
+            }
+        }
+        return;
     };
     if entry.enter_gate() {
         send_for(&entry, key).await;
@@ -27,21 +38,29 @@ pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
     }
 }
 
-/// Sends a request for a session, encrypted when the session is.
+/// Sends a request for a session: to the very server that it has, encrypted when the session is.
 pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
-    let encryption = if entry.encrypted() {
+    let Some((server, address, upstream)) = entry.server() else {
+        return;
+    };
+    let encryption = if server.encrypted {
         Encryption::Yes
     } else {
         Encryption::No
     };
-    send(entry.server(), encryption, key).await;
+    let place = Place {
+        index: server.index,
+        address,
+        resolved: server.resolved,
+    };
+    send(place, upstream, encryption, key).await;
 }
 
 /// Sends a request and waits until the server has closed its connection: from then on it cannot hit a later statement
 /// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
-async fn send(upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
+async fn send(place: Place<'_>, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
     let exchange = async {
-        let mut stream = upstream::connect(upstream, encryption)
+        let mut stream = upstream::connect(place, upstream, encryption)
             .await
             .map_err(io::Error::other)?;
         stream.write_all(&key.request()).await?;
@@ -49,10 +68,9 @@ async fn send(upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
         // A server that refuses the key closes just the same.
         stream.read_to_end(&mut Vec::new()).await
     };
-    let address = &upstream.address;
     match tokio::time::timeout(TIMEOUT, exchange).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%address, %error, "a cancel request failed"),
-        Err(_) => tracing::warn!(%address, "a cancel request was not answered within {TIMEOUT:?}"),
+        Ok(Err(error)) => tracing::warn!(%place, %error, "a cancel request failed"),
+        Err(_) => tracing::warn!(%place, "a cancel request was not answered within {TIMEOUT:?}"),
     }
 }

@@ -172,10 +172,18 @@ async fn connect(
     let seat = registry
         .seat(config.upstream.max_sessions)
         .ok_or_else(|| refusal("53300", "sorry, too many sessions already".to_owned()))?;
-    let (server, answer) = upstream::open_session(&config.upstream, startup)
+    let opened = upstream::open_session(config, &worker.shared.kinds, startup)
         .await
-        .map_err(|error| refusal("08006", error.to_string()))?;
-    let entry = registry.enter(Arc::clone(config), server.is_tls(), seat);
+        .map_err(|errors| {
+            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            refusal("08006", errors.join("; "))
+        })?;
+    let server = crate::registry::Server {
+        index: opened.index,
+        resolved: opened.resolved,
+        encrypted: opened.stream.is_tls(),
+    };
+    let entry = registry.enter(Arc::clone(config), server, seat);
     let who = Who {
         session: entry.id(),
         client_addr: address,
@@ -193,10 +201,11 @@ async fn connect(
         replication,
         records: worker.shared.audit.wants_transactions(),
         keeps_server: config.upstream.pooler == Pooler::Session,
-        binding: binding(stream, &server, config),
+        binding: binding(stream, &opened.stream, config),
+        target: config.upstream.target,
     };
     let session = Session::new(opening, limits, Instant::now().into_std());
-    Ok((session, (server, answer), entry))
+    Ok((session, (opened.stream, opened.answer), entry))
 }
 
 /// Whether what a client proves about its TLS connection holds for the server's: for the binding that PostgreSQL knows,

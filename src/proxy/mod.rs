@@ -3,6 +3,7 @@
 
 mod cancel;
 mod handshake;
+mod kinds;
 mod listener;
 mod relay;
 mod stream;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::{audit::Audit, config::Config, observer::Observer, registry::Registry};
 
+pub use kinds::Kinds;
 pub use listener::{Bound, ListenError, bind, run};
 
 /// What the sessions of all threads share.
@@ -26,6 +28,8 @@ pub struct Shared {
     pub audit: Audit,
     /// Who looks at what stuck sessions hold.
     pub observer: Observer,
+    /// What servers have said of themselves.
+    pub kinds: Kinds,
     /// The settings in force.
     pub config: watch::Receiver<Arc<Config>>,
 }

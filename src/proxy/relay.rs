@@ -82,6 +82,8 @@ struct Leg {
     ended: bool,
     /// Whether output for it lies unsent.
     blocked: bool,
+    /// Whether it has yet to be told that nothing more comes.
+    leaving: bool,
 }
 
 impl Leg {
@@ -92,7 +94,21 @@ impl Leg {
             input,
             ended: false,
             blocked: false,
+            leaving: false,
         }
+    }
+
+    /// Sends what TLS has taken and, when there is no more, the end.
+    fn settle(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.stream.send_taken(cx)?;
+        if self.leaving && !self.blocked {
+            // What does not go now goes when the socket takes it.
+            if let Poll::Ready(told) = Pin::new(&mut self.stream).poll_shutdown(cx) {
+                self.leaving = false;
+                return told;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -116,9 +132,14 @@ pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
         | CloseReason::ClientIo
         | CloseReason::ServerIo
         | CloseReason::Authentication
+        | CloseReason::Target
         | CloseReason::Protocol => {
             tracing::info!(session, user, database, reason, error, "session closed");
         }
+    }
+    let unknown = relay.session.unknown_messages();
+    if unknown > 0 {
+        tracing::info!(session, unknown, "messages of unknown types were passed on");
     }
     let entry = Arc::clone(&relay.entry);
     let client = Box::pin(relay.close()).await;
@@ -308,10 +329,7 @@ impl Relay {
         };
         let output = self.session.output(to);
         if output.is_empty() && !leg.blocked {
-            return leg
-                .stream
-                .send_taken(cx)
-                .map_err(|error| failed(to, &error));
+            return leg.settle(cx).map_err(|error| failed(to, &error));
         }
         let mut sent = 0;
         while !output.is_empty() {
@@ -327,11 +345,9 @@ impl Relay {
         if output.is_empty() {
             *output = BytesMut::new();
         }
-        leg.stream
-            .send_taken(cx)
-            .map_err(|error| failed(to, &error))?;
         leg.blocked = !output.is_empty();
         let blocked = leg.blocked;
+        leg.settle(cx).map_err(|error| failed(to, &error))?;
         self.session.flow(to, blocked, sent > 0, now);
         Ok(())
     }
@@ -348,10 +364,10 @@ impl Relay {
             return Err(left.into());
         }
         // The server answers what it has been sent, then leaves too.
-        match Pin::new(&mut self.server.stream).poll_shutdown(cx) {
-            Poll::Ready(Err(error)) => Err(failed(Side::Server, &error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-        }
+        self.server.leaving = true;
+        self.server
+            .settle(cx)
+            .map_err(|error| failed(Side::Server, &error))
     }
 
     /// Carries out what others have asked for.

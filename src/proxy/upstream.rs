@@ -1,6 +1,6 @@
 //! Connects to PostgreSQL, by TLS where the settings want it.
 
-use std::{io, time::Duration};
+use std::{fmt, future::Future, io, net::SocketAddr, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -9,10 +9,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, TlsStream, rustls::pki_types::ServerName};
 
-use super::stream::Stream;
+use super::{kinds::Kinds, stream::Stream};
 use crate::{
-    config::{ALPN, Address, Negotiation, SslMode, Upstream, UpstreamTls},
-    wire,
+    config::{ALPN, Address, Config, Encryption, Negotiation, SslMode, Upstream, UpstreamTls},
+    policy::Target,
+    wire::{self, ErrorFields, HEADER_LEN},
 };
 
 /// When a silent connection is first probed.
@@ -21,75 +22,211 @@ pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The first byte of an ErrorResponse.
 const ERROR_RESPONSE: u8 = b'E';
 
-/// A server that could not be reached.
-#[derive(Debug, thiserror::Error)]
-#[error("could not connect to the PostgreSQL server at {address}: {source}")]
-pub(super) struct ConnectError {
-    address: Address,
-    source: io::Error,
+/// The SQLSTATE of a server that takes no sessions now.
+const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
+
+/// One address of a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// Its place among the settings' addresses.
+    pub(super) index: usize,
+    /// As the settings have it.
+    pub(super) address: &'a Address,
+    /// What its host stands for; `None` for a Unix socket.
+    pub(super) resolved: Option<SocketAddr>,
 }
 
-/// Whether a connection is encrypted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encryption {
-    No,
-    IfOffered,
-    Yes,
-}
-
-/// The ways in which a session is opened, one after the other while the server refuses.
-pub(super) fn ways(upstream: &Upstream) -> &'static [Encryption] {
-    match (&upstream.address, upstream.tls.sslmode) {
-        (Address::Unix(_), _) | (_, SslMode::Disable) => &[Encryption::No],
-        (_, SslMode::Allow) => &[Encryption::No, Encryption::Yes],
-        (_, SslMode::Prefer) => &[Encryption::IfOffered, Encryption::No],
-        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Encryption::Yes],
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        match (self.address, self.resolved) {
+            (Address::Tcp { host, .. }, Some(resolved)) if resolved.ip().to_string() != *host => {
+                write!(f, " ({})", resolved.ip())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-/// Connects and sends the startup packet; returns what of the answer was read.
+/// A server that gives no session.
+#[derive(Debug, thiserror::Error)]
+#[error("could not connect to the PostgreSQL server at {place}: {source}")]
+pub(super) struct ConnectError {
+    place: String,
+    source: io::Error,
+}
+
+impl ConnectError {
+    pub(super) fn new(place: &impl ToString, source: io::Error) -> Self {
+        Self {
+            place: place.to_string(),
+            source,
+        }
+    }
+}
+
+/// The ways in which a session is opened, one after the other while the server refuses.
+pub(super) fn ways(address: &Address, upstream: &Upstream) -> &'static [Encryption] {
+    match address {
+        Address::Unix(_) => SslMode::Disable.ways(),
+        Address::Tcp { .. } => upstream.tls.sslmode.ways(),
+    }
+}
+
+/// Every place that an address stands for at this moment, in the order in which they are tried.
+pub(super) async fn places(
+    index: usize,
+    address: &Address,
+) -> Result<Vec<Place<'_>>, ConnectError> {
+    let place = |resolved| Place {
+        index,
+        address,
+        resolved,
+    };
+    match address {
+        Address::Tcp { host, port } => {
+            let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+            let found = found.map_err(|source| ConnectError::new(address, source))?;
+            Ok(found.map(Some).map(place).collect())
+        }
+        Address::Unix(_) => Ok(vec![place(None)]),
+    }
+}
+
+/// A server that has been sent a startup packet.
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    /// What of its answer was read.
+    pub(super) answer: Vec<u8>,
+    /// Its place among the settings' addresses.
+    pub(super) index: usize,
+    /// What that address stood for.
+    pub(super) resolved: Option<SocketAddr>,
+}
+
+impl Opened {
+    /// Reads the beginning of an answer, unless there is one already.
+    async fn read_answer(&mut self) -> io::Result<()> {
+        if self.answer.is_empty() {
+            self.stream.read_buf(&mut self.answer).await?;
+        }
+        Ok(())
+    }
+
+    /// The SQLSTATE of an answer that is an error.
+    fn refusal(&self) -> Option<&[u8]> {
+        let fields = self.answer.get(HEADER_LEN..).map(ErrorFields::read)?;
+        (self.answer.first() == Some(&ERROR_RESPONSE)).then_some(fields.sqlstate)
+    }
+}
+
+/// Connects to the first server that can be reached and is what sessions are meant for, and sends the startup packet.
+///
+/// As with libpq, one that takes no sessions now is passed over, where there is another.
+pub(super) async fn open_session(
+    config: &Config,
+    kinds: &Kinds,
+    startup: &[u8],
+) -> Result<Opened, Vec<ConnectError>> {
+    let mut failed = Vec::new();
+    let mut busy = None;
+    for &target in config.upstream.target.passes() {
+        failed.clear();
+        for (index, address) in config.upstream.addresses.iter().enumerate() {
+            let places = places(index, address).await.unwrap_or_else(|error| {
+                failed.push(error);
+                Vec::new()
+            });
+            let alone = config.upstream.addresses.len() == 1 && places.len() == 1;
+            for place in places {
+                let attempt = async {
+                    let mut opened = open_if(target, place, config, kinds, startup).await?;
+                    if !alone {
+                        let answer = opened.read_answer().await;
+                        answer.map_err(|source| ConnectError::new(&place, source))?;
+                    }
+                    Ok(opened)
+                };
+                match attempt.await {
+                    Ok(opened) if opened.refusal() == Some(CANNOT_CONNECT_NOW) => {
+                        busy = Some(opened);
+                    }
+                    Ok(opened) => return Ok(opened),
+                    Err(error) => failed.push(error),
+                }
+            }
+        }
+    }
+    // Its own words say most.
+    busy.ok_or(failed)
+}
+
+/// Opens a session with a server that is what is looked for, as far as pgidle has a role to ask it.
+async fn open_if(
+    target: Target,
+    place: Place<'_>,
+    config: &Config,
+    kinds: &Kinds,
+    startup: &[u8],
+) -> Result<Opened, ConnectError> {
+    if let Some(dsn) = &config.observer.dsn
+        && target != Target::Any
+    {
+        let kind = kinds.ask(place, &config.upstream, dsn).await?;
+        if let Some(why) = target.refuses(kind) {
+            return Err(ConnectError::new(&place, io::Error::other(why)));
+        }
+    }
+    open_at(place, &config.upstream, startup).await
+}
+
+/// Connects to one place.
 ///
 /// As libpq, it tries with TLS what was refused without, or the other way round, where `sslmode` says so
 /// (`PQconnectPoll` in `src/interfaces/libpq/fe-connect.c`).
-pub(super) async fn open_session(
+async fn open_at(
+    place: Place<'_>,
     upstream: &Upstream,
     startup: &[u8],
-) -> Result<(Stream, Vec<u8>), ConnectError> {
-    let failed = |source| ConnectError {
-        address: upstream.address.clone(),
-        source,
-    };
-    let mut ways = ways(upstream).iter().copied().peekable();
+) -> Result<Opened, ConnectError> {
+    let failed = |source| ConnectError::new(&place, source);
+    let mut ways = ways(place.address, upstream).iter().copied().peekable();
     let mut refused = None;
     while let Some(way) = ways.next() {
-        let mut stream = match connect(upstream, way).await {
+        let mut stream = match connect(place, upstream, way).await {
             Ok(stream) => stream,
             // The server's own words say more than that it has no TLS either.
             Err(error) => return refused.ok_or(error),
         };
         stream.write_all(startup).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
-        let mut answer = Vec::new();
-        if ways.peek().is_some() && (way == Encryption::No || stream.is_tls()) {
-            stream.read_buf(&mut answer).await.map_err(failed)?;
-            if answer.first() == Some(&ERROR_RESPONSE) {
-                refused = Some((stream, answer));
+        let mut opened = Opened {
+            stream,
+            answer: Vec::new(),
+            index: place.index,
+            resolved: place.resolved,
+        };
+        if ways.peek().is_some() && (way == Encryption::No || opened.stream.is_tls()) {
+            opened.read_answer().await.map_err(failed)?;
+            if opened.refusal().is_some() {
+                refused = Some(opened);
                 continue;
             }
         }
-        return Ok((stream, answer));
+        return Ok(opened);
     }
     refused.ok_or_else(|| failed(io::ErrorKind::ConnectionRefused.into()))
 }
 
 /// Opens a connection, within the connect timeout if there is one.
 pub(super) async fn connect(
+    place: Place<'_>,
     upstream: &Upstream,
     encryption: Encryption,
 ) -> Result<Stream, ConnectError> {
     let attempt = async {
-        let stream = open(&upstream.address).await?;
-        match (stream, &upstream.address) {
+        let stream = open(place).await?;
+        match (stream, place.address) {
             (Stream::Tcp(tcp), Address::Tcp { host, .. }) if encryption != Encryption::No => {
                 // The handshake's state is large: it lives in a box of its own.
                 Box::pin(encrypt(tcp, host, &upstream.tls, encryption)).await
@@ -97,32 +234,39 @@ pub(super) async fn connect(
             (stream, _) => Ok(stream),
         }
     };
-    let result = match upstream.connect_timeout {
-        Some(limit) => tokio::time::timeout(limit, attempt)
-            .await
-            .unwrap_or_else(|_| {
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {limit:?}"),
-                ))
-            }),
-        None => attempt.await,
-    };
-    result.map_err(|source| ConnectError {
-        address: upstream.address.clone(),
-        source,
-    })
+    within(upstream.connect_timeout, attempt)
+        .await
+        .map_err(|source| ConnectError::new(&place, source))
 }
 
-async fn open(address: &Address) -> io::Result<Stream> {
-    match address {
-        Address::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+/// Gives an attempt up after the timeout, if there is one.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    attempt: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let Some(limit) = limit else {
+        return attempt.await;
+    };
+    tokio::time::timeout(limit, attempt)
+        .await
+        .unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer within {limit:?}"),
+            ))
+        })
+}
+
+async fn open(place: Place<'_>) -> io::Result<Stream> {
+    match (place.address, place.resolved) {
+        (Address::Unix(path), _) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        (Address::Tcp { .. }, None) => Err(io::ErrorKind::NotFound.into()),
+        (Address::Tcp { .. }, Some(resolved)) => {
+            let stream = TcpStream::connect(resolved).await?;
             stream.set_nodelay(true)?;
             SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
             Ok(Stream::Tcp(stream))
         }
-        Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
     }
 }
 

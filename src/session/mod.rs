@@ -34,7 +34,7 @@ use self::{
 };
 pub use self::{limits::Look, sasl::ChannelBinding};
 use crate::{
-    policy::Limits,
+    policy::{Limits, ServerKind, Target},
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
 };
 
@@ -75,6 +75,8 @@ pub enum CloseReason {
     Drain,
     /// Proving who the client is cannot work through pgidle.
     Authentication,
+    /// The server is not one that sessions are meant for.
+    Target,
 }
 
 impl CloseReason {
@@ -89,6 +91,7 @@ impl CloseReason {
             Self::Policy => "policy",
             Self::Drain => "drain",
             Self::Authentication => "authentication",
+            Self::Target => "target_session_attrs",
         }
     }
 }
@@ -182,6 +185,8 @@ pub struct Session {
     /// See [`Opening::keeps_server`].
     keeps_server: bool,
     binding: ChannelBinding,
+    target: Target,
+    server_kind: ServerKind,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
     /// The transaction that was ended and begins again when the client speaks.
@@ -202,6 +207,8 @@ pub struct Opening {
     pub keeps_server: bool,
     /// Whether client and server are the ends of one TLS connection, as far as they can tell.
     pub binding: ChannelBinding,
+    /// What the server has to be.
+    pub target: Target,
 }
 
 impl Session {
@@ -228,6 +235,8 @@ impl Session {
             draining: false,
             keeps_server: opening.keeps_server,
             binding: opening.binding,
+            target: opening.target,
+            server_kind: ServerKind::default(),
             discarding: Discarding::Nothing,
             ending: None,
             released: None,
@@ -336,6 +345,11 @@ impl Session {
         self.state.replication
     }
 
+    /// How many messages have passed of types that are not known.
+    pub fn unknown_messages(&self) -> u64 {
+        self.state.unknown
+    }
+
     /// The session is over: what was open in it is reported.
     pub fn closed(&mut self, now: Instant) {
         let finished = self.state.end(TransactionOutcome::Disconnect, now);
@@ -433,10 +447,30 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
-        if self.state.phase == Phase::Authenticating && self.hides_binding(frame) {
+        if self.state.phase == Phase::Authenticating
+            && (self.hides_binding(frame) || self.is_wrong_server(frame))
+        {
             return Verdict::Drop;
         }
         self.answer_received(frame, now)
+    }
+
+    /// Ends the session when its server, which has said all about itself, is not what was looked for.
+    fn is_wrong_server(&mut self, frame: Frame<'_>) -> bool {
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::ParameterStatus
+            && let Some((name, value)) = wire::parameter_status(frame.body)
+        {
+            self.server_kind.told(name, value);
+        }
+        if tag != BackendTag::ReadyForQuery {
+            return false;
+        }
+        let Some(why) = self.target.refuses(self.server_kind) else {
+            return false;
+        };
+        self.fatal(&report::wrong_server(why, self.target), CloseReason::Target);
+        true
     }
 
     /// Looks at an answer to the client's own request.

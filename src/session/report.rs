@@ -7,7 +7,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::event::{Incident, Position};
 use crate::{
-    policy::{Kind, format_duration},
+    policy::{Kind, Target, format_duration},
     wire::originate::Report,
 };
 
@@ -58,6 +58,19 @@ pub(super) fn cannot_bind() -> Report {
         hint: "Set channel_binding=disable in the client, or give pgidle the server's own certificate and key, \
                or let pgidle reach the server without TLS (docs/tls.md)."
             .to_owned(),
+    }
+}
+
+/// The FATAL error of a client whose server is not what sessions are meant for.
+pub(super) fn wrong_server(why: &str, target: Target) -> Report {
+    Report {
+        sqlstate: "08004",
+        message: format!("pgidle: {why}"),
+        detail: format!(
+            "Sessions are meant for target_session_attrs = \"{}\".",
+            target.name()
+        ),
+        hint: String::new(),
     }
 }
 

@@ -104,6 +104,8 @@ pub(super) struct State {
     pub(super) replication: bool,
     /// Whether finished transaction blocks are reported.
     pub(super) records: bool,
+    /// Messages of types that are not known.
+    pub(super) unknown: u64,
 }
 
 impl State {
@@ -122,11 +124,15 @@ impl State {
             turn_since: now,
             replication,
             records,
+            unknown: 0,
         }
     }
 
     /// Notes a frame that goes to the server.
     pub(super) fn sent(&mut self, frame: Frame<'_>, now: Instant) {
+        if let FrontendTag::Unknown(_) = FrontendTag::from(frame.tag) {
+            self.unknown += 1;
+        }
         let Some(request) = self.request(frame, now) else {
             return;
         };
@@ -160,6 +166,8 @@ impl State {
             self.replication = true;
         } else if tag == BackendTag::CopyInResponse {
             self.turn_since = now;
+        } else if let BackendTag::Unknown(_) = tag {
+            self.unknown += 1;
         }
         let front = self.pending.front().map(|request| request.text.control);
         if let Some(request) = self.pending.answered(tag) {

@@ -9,6 +9,8 @@ use crate::support::{
     dba::Dba,
     driver::Driver,
     frontend::{cancel_request, query},
+    keyless::keyless,
+    pooler::Pooler,
     program::start_psql,
     proxy::Proxy,
     server::{newest, on_every_server},
@@ -112,4 +114,74 @@ fn a_cancel_request_for_an_ended_transaction_harms_nothing() {
             assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
         }
     });
+}
+
+/// Behind a pooler that gives no key, what needs a cancel is not possible, and says so; the rest works.
+#[test]
+fn without_a_key_to_cancel_with_the_next_rung_acts() {
+    on_every_server(|server| {
+        let rules = "[[rule]]\nname = 'all'\nidle = { release = '100ms', rollback = '150ms' }\n\
+                     age = { rollback = '400ms', terminate = '600ms' }";
+        let proxy = Proxy::with_rules(&keyless(&server.database()), rules);
+        let mut client = Client::connect(proxy.endpoint());
+        assert!(client.backend_key.is_empty());
+        client.begin("SELECT v FROM t");
+        for (action, outcome) in [("release", "not_releasable"), ("rollback", "rolled_back")] {
+            let incident = proxy.audit_line(&[("kind", "idle"), ("action", action)]);
+            assert_eq!(incident["outcome"], outcome, "{incident}");
+        }
+        assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
+        client.run("BEGIN");
+        client.send(&query("SELECT pg_sleep(5)"));
+        assert_eq!(client.until_closed(), "E FATAL 25P04 / closed");
+        let incident = proxy.audit_line(&[("kind", "age"), ("action", "rollback")]);
+        assert_eq!(incident["outcome"], "not_possible", "{incident}");
+        assert_eq!(incident["why"], "the server gave no key to cancel with");
+        assert!(incident["server_pid"].is_null(), "{incident}");
+        let incident = proxy.audit_line(&[("kind", "age"), ("action", "terminate")]);
+        assert_eq!(incident["why"], "the outcome of 1 request(s) is unknown");
+    });
+}
+
+#[test]
+fn a_cancel_request_with_a_key_that_pgidle_does_not_know_is_passed_on() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::start(&database, &[]);
+        let mut dba = Dba::new(&database);
+        let mut client = Client::connect(&database);
+        client.send(&query("SELECT pg_sleep(60)"));
+        wait_until_active(&mut dba, client.server_pid());
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&client.backend_key));
+        assert_eq!(canceller.until_closed(), "closed");
+        assert_eq!(client.until_ready(), "T / E 57014 / Z I");
+    });
+}
+
+/// A pooler's keys are its own: pgidle's cancels and the client's go to the pooler, who knows what they mean.
+#[test]
+fn cancels_go_through_a_pooler() {
+    let database = newest().database();
+    let pooler = Pooler::start(&database, "session");
+    let rules = "[upstream]\npooler = 'session'\n\
+                 [[rule]]\nname = 'all'\nage = { rollback = '400ms' }";
+    let proxy = Proxy::with_rules(pooler.endpoint(), rules);
+    let mut client = Client::connect(proxy.endpoint());
+    client.begin("INSERT INTO t VALUES (2, 'two')");
+    assert_eq!(client.query("SELECT pg_sleep(60)"), "T / E 25P04 / Z E");
+    assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+    assert!(!Dba::new(&database).sees_row(2));
+
+    let mut dba = Dba::new(&database);
+    client.send(&query("SELECT pg_sleep(60)"));
+    let running = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_for("a running statement", || {
+        (dba.value(running) == "1").then_some(())
+    });
+    let mut canceller = Client::silent(proxy.endpoint());
+    canceller.send(&cancel_request(&client.backend_key));
+    assert_eq!(canceller.until_closed(), "closed");
+    assert_eq!(client.until_ready(), "T / E 57014 / Z I");
 }

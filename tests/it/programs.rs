@@ -309,4 +309,7 @@ fn a_message_that_nobody_knows_passes_from_the_server() {
     assert_eq!((unknown.tag, unknown.body.len()), (b'~', 100_000));
     assert_eq!(client.until_closed(), "closed");
     server.join().unwrap();
+    wait_for("the count in the log", || {
+        proxy.log().contains("\"unknown\":1").then_some(())
+    });
 }

@@ -1,9 +1,10 @@
 //! The first packets: startup, encryption requests, authentication, garbage, and a server that is not there.
 
-use std::time::Duration;
+use std::{net::TcpListener, process::Command, time::Duration};
 
 use crate::support::{
-    frontend::{gssenc_request, ssl_request, startup},
+    dba::Dba,
+    frontend::{cancel_request, gssenc_request, query, ssl_request, startup},
     let_pass,
     program::{psql, psql_as},
     proxy::Proxy,
@@ -46,7 +47,7 @@ fn every_way_to_prove_who_one_is_passes_through() {
     on_every_server(|server| {
         let database = server.database();
         let proxy = Proxy::start(&database, &[]);
-        for user in ["scram_user", "md5_user"] {
+        for user in ["scram_user", "md5_user", "password_user"] {
             assert_eq!(psql_as(user, proxy.endpoint(), "SELECT current_user"), user);
         }
         assert_eq!(psql(proxy.endpoint(), &["SELECT current_user"]), "postgres");
@@ -117,7 +118,7 @@ fn garbage_is_answered_with_an_error_and_hurts_nobody_else() {
 #[test]
 fn a_server_that_is_not_there_is_named_with_the_reason() {
     let database = newest().database();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
     let nobody = database.at("127.0.0.1", port);
@@ -128,6 +129,37 @@ fn a_server_that_is_not_there_is_named_with_the_reason() {
     let text = client.error_text();
     assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
     assert!(text.to_lowercase().contains("refused"), "{text}");
+}
+
+#[test]
+fn ipv6_works_on_both_sides() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        // A machine without IPv6, not even on the loopback interface: pgidle cannot listen there, and says so.
+        let pgidle = Command::new(env!("CARGO_BIN_EXE_pgidle"))
+            .args(["serve", "--listen", "[::1]:0"])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&pgidle.stderr);
+        assert_eq!(pgidle.status.code(), Some(1), "{errors}");
+        assert!(errors.contains("could not listen on [::1]:0"), "{errors}");
+        return;
+    }
+    on_every_server(|server| {
+        let proxy = Proxy::by_ipv6(
+            &server.database(),
+            &["--idle-limit", "150ms", "--action", "rollback"],
+        );
+        let through = "SELECT family(inet_client_addr()), family(inet_server_addr())";
+        assert_eq!(psql(proxy.endpoint(), &[through]), "6|6");
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("INSERT INTO t VALUES (2, 'two')");
+        let incident = proxy.rolled_back(client.server_pid());
+        assert_eq!(incident["client_addr"], "::1");
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&client.backend_key));
+        assert_eq!(canceller.until_closed(), "closed");
+        assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
+    });
 }
 
 #[test]
@@ -192,5 +224,57 @@ fn a_load_balancer_says_for_whom_it_speaks() {
     let mut without = Client::silent(proxy.endpoint());
     without.send(&startup(&parameters));
     assert_eq!(without.until_closed(), "closed");
-    assert!(proxy.log().contains("without a PROXY header"));
+    wait_for("the log", || {
+        proxy.log().contains("without a PROXY header").then_some(())
+    });
+}
+
+/// A server that accepts and never answers is given up after the timeout, and another address has its turn.
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    let server = newest();
+    let database = server.database();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let settings = |addresses: &str| {
+        format!(
+            "[upstream]\nsslmode = 'require'\nconnect_timeout = '300ms'\naddress = [{addresses}]"
+        )
+    };
+    let alone = Proxy::by_file_alone(&database, &settings(&format!("'{silent}'")));
+    let mut client = Client::silent(alone.endpoint());
+    client.send(&startup(&[("user", "postgres")]));
+    assert_eq!(client.until_closed(), "E FATAL 08006 / closed");
+    let text = client.error_text();
+    assert!(text.ends_with("no answer within 300ms"), "{text}");
+    let both = format!("'{silent}', 'localhost:{}'", database.port);
+    let both = Proxy::by_file_alone(&database, &settings(&both));
+    assert_eq!(
+        Client::connect(both.endpoint()).value("SELECT v FROM t"),
+        "one"
+    );
+}
+
+#[test]
+fn the_first_address_that_can_be_reached_is_taken() {
+    let database = newest().database();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = free.local_addr().unwrap();
+    drop(free);
+    let settings = format!(
+        "[upstream]\naddress = ['{nobody}', 'unix:/nonexistent/socket', 'localhost:{}']",
+        database.port
+    );
+    let proxy = Proxy::by_file_alone(&database, &settings);
+    let mut client = Client::connect(proxy.endpoint());
+    assert_eq!(client.value("SELECT v FROM t"), "one");
+    client.send(&query("SELECT pg_sleep(60)"));
+    let mut dba = Dba::new(&database);
+    wait_for("a running statement", || {
+        (dba.state(client.server_pid()) == "active").then_some(())
+    });
+    let mut canceller = Client::silent(proxy.endpoint());
+    canceller.send(&cancel_request(&client.backend_key));
+    assert_eq!(canceller.until_closed(), "closed");
+    assert_eq!(client.until_ready(), "T / E 57014 / Z I");
 }

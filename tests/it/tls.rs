@@ -435,3 +435,76 @@ fn a_handshake_that_stops_is_given_up() {
         proxy.log().contains("no startup packet").then_some(())
     });
 }
+
+/// A farewell waits for a client that is slow: all that was due, the FATAL error, and the close of TLS behind it.
+#[test]
+fn the_farewell_reaches_a_client_that_reads_late() {
+    let server = newest();
+    let settings = upstream("require", "")
+        + &offering(server, "pgidle", "require")
+        + "[[rule]]\nname = 'all'\nstalled = { terminate = '300ms' }\n";
+    let (proxy, _file) = proxy(&server.database(), &settings);
+    assert_eq!(python(proxy.endpoint(), READS_LATE), "25P03 closed");
+    proxy.audit_line(&[("outcome", "terminated")]);
+}
+
+/// Asks for more than sockets hold, reads nothing for a while, then everything.
+const READS_LATE: &str = "
+import os, socket, ssl, struct, time
+raw = socket.create_connection((os.environ['PGHOST'], int(os.environ['PGPORT'])))
+raw.sendall(struct.pack('!ii', 8, 80877103))
+assert raw.recv(1) == b'S'
+context = ssl._create_unverified_context()
+tls = context.wrap_socket(raw, suppress_ragged_eofs=False)
+body = struct.pack('!i', 196608) + b'user\\0postgres\\0database\\0' + os.environ['PGDATABASE'].encode() + b'\\0\\0'
+tls.sendall(struct.pack('!i', len(body) + 4) + body)
+received = b''
+while not received.endswith(b'Z\\0\\0\\0\\5I'):
+    received += tls.recv(65536)
+sql = b\"SELECT repeat('x', 1000) FROM generate_series(1, 20000)\\0\"
+tls.sendall(b'Q' + struct.pack('!i', len(sql) + 4) + sql)
+time.sleep(1)
+received = bytearray()
+while chunk := tls.recv(65536):
+    received += chunk
+while received:
+    tag, length = received[:1], struct.unpack('!i', received[1:5])[0]
+    last, received = received[5:length + 1], received[length + 1:]
+fields = {field[:1]: field[1:] for field in bytes(last).split(b'\\0')}
+assert tag == b'E' and fields[b'V'] == b'FATAL'
+print(fields[b'C'].decode(), 'closed')
+";
+
+/// The observer's connection string knows libpq's words.
+#[test]
+fn the_observer_connects_by_tls() {
+    on_every_server(|server| {
+        let database = server.database();
+        let looks = |words: &str| {
+            let settings = format!(
+                "[observer]\ndsn = \"host=localhost port={} dbname={} user=tls_user {words}\"\ninterval = '300ms'\n\
+                 [[rule]]\nname = 'all'\nidle = {{ log = '500ms' }}\n",
+                database.port, database.database
+            );
+            let (proxy, _file) = proxy(&database, &settings);
+            let mut client = Client::connect(proxy.endpoint());
+            client.begin("SELECT v FROM t");
+            let incident = proxy.audit_line(&[("event", "incident")]);
+            (incident["locks"].is_array(), proxy.log())
+        };
+        let (ca, other) = (server.pem("ca.crt"), server.pem("other.crt"));
+        let verified = format!("sslmode=verify-full sslrootcert={ca}");
+        for words in ["", "sslmode=allow", "sslmode=require", &verified] {
+            let (seen, log) = looks(words);
+            assert!(seen, "{words}: {log}");
+        }
+        let strange = format!("sslmode=verify-full sslrootcert={other}");
+        for (words, why) in [
+            ("sslmode=disable", "rejects connection"),
+            (&strange, "invalid peer certificate"),
+        ] {
+            let (seen, log) = looks(words);
+            assert!(!seen && log.contains(why), "{words}: {log}");
+        }
+    });
+}

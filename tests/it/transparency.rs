@@ -139,9 +139,14 @@ fn flush_without_sync() {
 #[test]
 fn pipelines() {
     passes(|client| {
-        let many: Vec<_> = (0..200).map(|n| query(&format!("SELECT {n}"))).collect();
+        let many: Vec<_> = (0..5000)
+            .map(|n| match n % 2 {
+                0 => query(&format!("SELECT {n}")),
+                _ => [unnamed(&format!("SELECT {n}")), sync()].concat(),
+            })
+            .collect();
         client.send(&many.concat());
-        let mut transcript: Vec<_> = (0..200).map(|_| client.until_ready()).collect();
+        let mut transcript: Vec<_> = many.iter().map(|_| client.until_ready()).collect();
         let mixed = [
             query("BEGIN"),
             unnamed("INSERT INTO t VALUES (2, 'two')"),

@@ -13,6 +13,9 @@ const MAX_CANCELS: u32 = 10;
 /// The time between two cancels.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Why a session cannot be cancelled whose server, or a pooler before it, sent no BackendKeyData.
+pub(super) const NO_KEY: &str = "the server gave no key to cancel with";
+
 /// A CancelRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) struct Cancel {
@@ -40,13 +43,10 @@ impl Session {
         } else if ending.incident.action == policy::Action::Terminate {
             self.terminate(self.state.pending.ready_owed().max(1));
         } else {
-            ending.incident.why = Some(
-                format!(
-                    "the statement did not end after {} cancel requests",
-                    ending.cancels
-                )
-                .into(),
-            );
+            ending.incident.why = Some(match ending.cancels {
+                0 => NO_KEY.into(),
+                sent => format!("the statement did not end after {sent} cancel requests").into(),
+            });
             self.finish(Outcome::NotPossible);
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::{
     Action, BackendTag, Frame, Instant, Outcome, Session, Step, TransactionStatus, Verdict, abort,
-    originate,
+    drain::NO_KEY, originate,
 };
 use crate::{
     session::event::{Incident, Position},
@@ -169,6 +169,10 @@ impl Session {
                 "standard_conforming_strings is off, or client_encoding is not a server's"
                     .to_owned(),
             );
+        }
+        if self.who.server_pid.is_none() {
+            // A question that is not answered in time is cancelled.
+            return Err(NO_KEY.to_owned());
         }
         let transaction = &self.state.transaction;
         let texts = transaction.texts().map_err(str::to_owned)?;

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant as Clock;
 
 use crate::{
-    policy::{Action as PolicyAction, Kind, Ladder, Limits, parse_duration},
+    policy::{Action as PolicyAction, Kind, Ladder, Limits, Target, parse_duration},
     session::{
         Action, ChannelBinding, Opening, Session, Side,
         damage::{Damage, Waiter},
@@ -61,6 +61,7 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
         records: true,
         keeps_server: false,
         binding: ChannelBinding::Passes,
+        target: Target::Any,
     };
     let now = Clock::now().into_std();
     let mut session = Session::new(opening, limits(text), now);

@@ -4,14 +4,19 @@ pub(crate) mod certificates;
 pub(crate) mod dba;
 pub(crate) mod driver;
 pub(crate) mod frontend;
+pub(crate) mod keyless;
+pub(crate) mod pair;
+pub(crate) mod pooler;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod realm;
 pub(crate) mod server;
 pub(crate) mod wire;
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -78,11 +83,34 @@ pub(crate) fn let_pass(time: Duration) {
 
 /// Ends a process that a test has started and that did not end by itself.
 pub(crate) fn end(child: &mut Child) {
+    let pipe = child.stdin.take();
     if matches!(child.try_wait(), Ok(None)) {
         drop(child.kill());
         drop(child.wait());
     }
+    if let Some(mut pipe) = pipe {
+        // Tells the watcher of a leash that there is nobody left to kill.
+        drop(pipe.write_all(b"ended\n"));
+    }
 }
+
+/// A program that is killed when the pipe at its standard input ends: even when the tests are killed.
+pub(crate) fn leashed(program: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", LEASH, program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    command
+}
+
+/// Becomes the program, beside a shell that waits for the end of the pipe.
+const LEASH: &str = r#"
+exec 3<&0 </dev/null
+( { read -r _ || kill -KILL $$; } <&3 >/dev/null 2>&1 & )
+exec 3<&-
+exec "$0" "$@"
+"#;
 
 /// A file below the repository's folder.
 pub(crate) fn in_repository(path: &str) -> PathBuf {

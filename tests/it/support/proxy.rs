@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
@@ -17,20 +17,11 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Endpoint, PATIENCE, end, let_pass, wait_for};
-
-/// Becomes the proxy, and has it killed when the pipe at its standard input ends: even when the tests are killed.
-const SCRIPT: &str = r#"
-exec 3<&0 </dev/null
-( { read -r _ || kill -KILL $$; } <&3 >/dev/null 2>&1 & )
-exec 3<&-
-exec "$0" "$@"
-"#;
+use super::{Endpoint, PATIENCE, end, leashed, let_pass, wait_for};
 
 /// A running `pgidle serve`.
 pub(crate) struct Proxy {
     child: Child,
-    pipe: Option<ChildStdin>,
     endpoint: Endpoint,
     log: Arc<Mutex<String>>,
     folder: TempDir,
@@ -60,6 +51,24 @@ impl Proxy {
         Self::start(database, &["--config", file.path().to_str().unwrap()])
     }
 
+    /// Starts a proxy whose file says where the server is.
+    pub(crate) fn by_file_alone(database: &Endpoint, settings: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), settings).unwrap();
+        let path = file.path().to_str().unwrap();
+        Self::start_with(database, &["--listen", "127.0.0.1:0"], &["--config", path])
+    }
+
+    /// Starts a proxy that listens and connects by IPv6.
+    pub(crate) fn by_ipv6(database: &Endpoint, arguments: &[&str]) -> Self {
+        let database = database.at("::1", database.port);
+        let upstream = address(&database);
+        let addresses = ["--listen", "[::1]:0", "--upstream", &upstream];
+        let mut proxy = Self::start_with(&database, &addresses, arguments);
+        proxy.endpoint.host = database.host;
+        proxy
+    }
+
     /// Starts a proxy that listens on a Unix socket.
     pub(crate) fn on_socket(database: &Endpoint, arguments: &[&str]) -> Self {
         let sockets = tempfile::tempdir().unwrap();
@@ -84,22 +93,13 @@ impl Proxy {
 
     fn start_with(database: &Endpoint, addresses: &[&str], arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new("/bin/sh")
-            .args([
-                "-c",
-                SCRIPT,
-                env!("CARGO_BIN_EXE_pgidle"),
-                "serve",
-                "--log-format",
-                "json",
-            ])
+        let mut child = leashed(env!("CARGO_BIN_EXE_pgidle"))
+            .args(["serve", "--log-format", "json"])
             .args(addresses)
             .args(arguments)
             .arg("--audit")
             .arg(folder.path().join("audit.jsonl"))
             .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -117,14 +117,12 @@ impl Proxy {
                 log.push('\n');
             }
         });
-        let pipe = child.stdin.take();
         let Ok(port) = is_bound.recv_timeout(PATIENCE) else {
             end(&mut child);
             panic!("pgidle does not listen:\n{}", log.lock().unwrap());
         };
         Self {
             child,
-            pipe,
             endpoint: database.at("127.0.0.1", port),
             log,
             folder,
@@ -192,8 +190,17 @@ impl Proxy {
 
     /// Resident memory of the process in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that its resident memory has ever been, in KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.expect("a line with the memory").parse().unwrap()
     }
@@ -223,10 +230,6 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         end(&mut self.child);
-        if let Some(mut pipe) = self.pipe.take() {
-            // Tells the watcher that there is nobody left to kill.
-            drop(std::io::Write::write_all(&mut pipe, b"ended\n"));
-        }
         if thread::panicking() {
             eprintln!("log of the proxy:\n{}", self.log());
         }
@@ -236,7 +239,10 @@ impl Drop for Proxy {
 /// An address as `--listen` and `--upstream` take it.
 fn address(endpoint: &Endpoint) -> String {
     endpoint.socket().map_or_else(
-        || format!("{}:{}", endpoint.host, endpoint.port),
+        || match endpoint.host.contains(':') {
+            true => format!("[{}]:{}", endpoint.host, endpoint.port),
+            false => format!("{}:{}", endpoint.host, endpoint.port),
+        },
         |path| format!("unix:{}", path.display()),
     )
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -15,10 +16,12 @@ use pgidle::demo::{Cluster, ClusterOptions};
 use super::{Endpoint, certificates::Certificates, installed, wire::Client};
 
 /// Versions that pgidle is tested with.
-const VERSIONS: [u32; 4] = [15, 16, 17, 18];
+pub(crate) const VERSIONS: [u32; 4] = [15, 16, 17, 18];
 
 /// Room for every test at once, and for what the promises speak of: replication and prepared transactions.
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
+    // Where there is no IPv6, the server warns and goes on.
+    ("listen_addresses", "127.0.0.1,::1"),
     ("max_connections", "300"),
     ("wal_level", "logical"),
     ("max_prepared_transactions", "20"),
@@ -29,6 +32,7 @@ const SETTINGS: [(&str, &str); 4] = [
 const ACCESS: &str = "\
 host all scram_user all scram-sha-256
 host all md5_user all md5
+host all password_user all password
 hostssl all cert_user all cert
 hostssl all tls_user all trust
 hostnossl all plain_user all trust
@@ -51,15 +55,7 @@ impl Server {
     }
 
     fn start(version: u32) -> Self {
-        let bin_dir = installed(&format!(
-            "servers/node_modules/postgresql-{version}/native/bin"
-        ));
-        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
-        let cluster = Cluster::start(&ClusterOptions {
-            bin_dir: Some(bin_dir),
-            settings: SETTINGS.iter().map(owned).collect(),
-        })
-        .unwrap_or_else(|error| panic!("PostgreSQL {version}: {error}"));
+        let cluster = cluster(version, &SETTINGS, None);
         let certificates = Certificates::make(&cluster.data_dir());
         let server = Self {
             cluster,
@@ -72,6 +68,7 @@ impl Server {
         let mut admin = Client::connect(&server.endpoint("postgres"));
         for statement in [
             "CREATE USER scram_user PASSWORD 'secret'",
+            "CREATE USER password_user PASSWORD 'secret'",
             "SET password_encryption = md5",
             "CREATE USER md5_user PASSWORD 'secret'",
             "CREATE USER cert_user; CREATE USER tls_user; CREATE USER plain_user",
@@ -114,6 +111,24 @@ impl Server {
             .run("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')");
         endpoint
     }
+}
+
+/// Starts a server of a version: a new one, or a copy of a data directory.
+pub(crate) fn cluster(
+    version: u32,
+    settings: &[(&str, &str)],
+    copy_of: Option<PathBuf>,
+) -> Cluster {
+    let bin_dir = installed(&format!(
+        "servers/node_modules/postgresql-{version}/native/bin"
+    ));
+    let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+    Cluster::start(&ClusterOptions {
+        bin_dir: Some(bin_dir),
+        settings: settings.iter().map(owned).collect(),
+        copy_of,
+    })
+    .unwrap_or_else(|error| panic!("PostgreSQL {version}: {error}"))
 }
 
 /// Runs a test on every version at once; the thread's name in a failure says which it was.

@@ -215,6 +215,23 @@ impl Client {
         Some(message)
     }
 
+    /// Reads past the next message, however large: its tag, and the length of its body.
+    pub(crate) fn skip(&mut self) -> (u8, usize) {
+        let mut header = [0; 5];
+        self.stream.read_exact(&mut header).expect("a message");
+        let [tag, length @ ..] = header;
+        let len = u32::from_be_bytes(length) as usize - 4;
+        let (mut left, mut sink) = (len, vec![0; 1 << 20]);
+        while left > 0 {
+            let chunk = left.min(sink.len());
+            self.stream
+                .read_exact(&mut sink[..chunk])
+                .expect("a whole message");
+            left -= chunk;
+        }
+        (tag, len)
+    }
+
     /// The transcript up to the message with this tag.
     pub(crate) fn until(&mut self, tag: u8) -> String {
         let mut lines = Vec::new();
