@@ -18,6 +18,7 @@ use tokio_postgres::NoTls;
 use super::upstream::{self, ConnectError, Place};
 use crate::{
     config::{Address, Dsn, Upstream},
+    observer::with_causes,
     policy::ServerKind,
 };
 
@@ -90,7 +91,7 @@ async fn probe(
         // It is encrypted already, where it is to be.
         let greeting = async {
             let greeted = config.connect_raw(stream, NoTls).await;
-            greeted.map_err(io::Error::other)
+            greeted.map_err(|error| io::Error::other(with_causes(&error)))
         };
         match upstream::within(upstream.connect_timeout, greeting).await {
             Ok((client, connection)) => {

@@ -142,7 +142,8 @@ pub(super) async fn open_session(
                 let attempt = async {
                     let mut opened = open_if(target, place, config, kinds, startup).await?;
                     if !alone {
-                        let answer = opened.read_answer().await;
+                        let limit = config.upstream.connect_timeout;
+                        let answer = within(limit, opened.read_answer()).await;
                         answer.map_err(|source| ConnectError::new(&place, source))?;
                     }
                     Ok(opened)
@@ -152,7 +153,10 @@ pub(super) async fn open_session(
                         busy = Some(opened);
                     }
                     Ok(opened) => return Ok(opened),
-                    Err(error) => failed.push(error),
+                    Err(error) => {
+                        tracing::debug!(%error, "no session at this address");
+                        failed.push(error);
+                    }
                 }
             }
         }

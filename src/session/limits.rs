@@ -221,7 +221,8 @@ impl Session {
             return None;
         }
         let transaction = &self.state.transaction;
-        let aged = transaction.explicit || self.limits.age_implicit;
+        let explicit = transaction.explicit || self.state.pending.begins_block();
+        let aged = explicit || self.limits.age_implicit;
         // A failed transaction that holds nothing is over but for its ROLLBACK: there is nothing to end, and a Query of
         // ours could take away the unnamed statement which that ROLLBACK was parsed as.
         let over = position == Position::IdleInTransactionAborted && transaction.savepoints == 0;

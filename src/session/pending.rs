@@ -216,6 +216,14 @@ impl Pending {
         self.queue.iter().filter(|request| request.owed.runs())
     }
 
+    /// Whether what runs is a transaction block, or will be one as soon as the server gets to it, whose BEGIN is not
+    /// answered: the server keeps that answer in its buffer while it works.
+    pub(super) fn begins_block(&self) -> bool {
+        let mut controls = self.running().map(|request| request.text.control);
+        matches!(controls.next(), Some(Control::Begin | Control::BeginThen))
+            && controls.all(|control| !control.ends_block())
+    }
+
     /// The server may have read the texts that it was sent in another way than we did.
     pub(super) fn doubt_texts(&mut self) {
         for request in &mut self.queue {

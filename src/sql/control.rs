@@ -10,6 +10,8 @@
 pub enum Control {
     /// `BEGIN` or `START TRANSACTION` and nothing else, with any modes.
     Begin,
+    /// A `;`-list that begins with [`Control::Begin`] and has more statements, none of which ends the transaction.
+    BeginThen,
     /// `COMMIT` or `END` and nothing else.
     Commit,
     /// `COMMIT AND CHAIN` and nothing else.
@@ -30,6 +32,26 @@ pub enum Control {
     Release,
     /// Anything else, an empty text and every other list included, and whatever is in doubt.
     Other,
+}
+
+impl Control {
+    /// Whether it ends the transaction block that it is run in.
+    pub fn ends_block(self) -> bool {
+        match self {
+            Self::Commit
+            | Self::CommitAndChain
+            | Self::PrepareTransaction
+            | Self::Rollback
+            | Self::RollbackThen
+            | Self::RollbackAndChain => true,
+            Self::Begin
+            | Self::BeginThen
+            | Self::RollbackTo
+            | Self::Savepoint
+            | Self::Release
+            | Self::Other => false,
+        }
+    }
 }
 
 /// The session's settings that change how the server divides a text into tokens.
@@ -132,6 +154,7 @@ impl<'a> Parser<'a> {
 
     /// The whole text: statements between semicolons, where empty ones do not count.
     fn list(mut self) -> Control {
+        let text = self.rest;
         while self.next == Token::Semicolon {
             self.advance();
         }
@@ -144,8 +167,26 @@ impl<'a> Parser<'a> {
         match (self.next, first) {
             (Token::End, control) => control,
             (_, Control::Rollback) if ended => Control::RollbackThen,
+            // In unusual quotes what looks like the end of a statement may be none.
+            (_, Control::Begin) if ended && !text.iter().any(|b| matches!(b, b'\\' | b'$')) => {
+                self.rest_of_block()
+            }
             (_, _) => Control::Other,
         }
+    }
+
+    /// The statements behind BEGIN, told by their first words alone.
+    fn rest_of_block(mut self) -> Control {
+        const ENDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
+        let mut starts = true;
+        while self.next != Token::End {
+            if starts && ENDS.into_iter().any(|word| self.take(word)) {
+                return Control::Other;
+            }
+            starts = self.next == Token::Semicolon;
+            self.advance();
+        }
+        Control::BeginThen
     }
 
     /// One statement, up to the first token that does not belong to it (`TransactionStmt` in `gram.y`).
@@ -422,7 +463,16 @@ mod tests {
         ("BEGIN, READ ONLY", Control::Other),
         ("BEGIN ISOLATION LEVEL SNAPSHOT", Control::Other),
         ("START", Control::Other),
-        ("BEGIN; SELECT 1", Control::Other),
+        ("BEGIN; SELECT 1", Control::BeginThen),
+        (
+            "begin;; insert into t values ('; commit'); /* ; */ select 1;",
+            Control::BeginThen,
+        ),
+        ("BEGIN; SELECT 1; COMMIT; SELECT 2", Control::Other),
+        ("BEGIN; ROLLBACK TO a", Control::Other),
+        ("BEGIN; SELECT E'\\''; COMMIT; --'", Control::Other),
+        ("BEGIN; DO $$ ; $$", Control::Other),
+        ("BEGIN SELECT 1", Control::Other),
         ("COMMIT", Control::Commit),
         ("cOmMiT;;", Control::Commit),
         ("/* a /* b */ */ commit", Control::Commit),
@@ -508,8 +558,15 @@ mod tests {
         Some(match controls[..] {
             [only] => only,
             [Control::Rollback, ..] => Control::RollbackThen,
+            [Control::Begin, ref rest @ ..] if !rest.iter().any(ends_something) => {
+                Control::BeginThen
+            }
             _ => Control::Other,
         })
+    }
+
+    fn ends_something(control: &Control) -> bool {
+        control.ends_block() || *control == Control::RollbackTo
     }
 
     fn by_node(node: &Node) -> Control {
@@ -542,11 +599,15 @@ mod tests {
             Some(Control::PrepareTransaction) if text.contains("e'x'") || text.contains("$$") => {
                 matches!(ours, Control::PrepareTransaction | Control::Other)
             }
+            Some(Control::BeginThen) if text.contains(['\\', '$']) || text.contains("PREPARE") => {
+                matches!(ours, Control::BeginThen | Control::Other)
+            }
             Some(theirs) => ours == theirs,
             None => matches!(
                 ours,
                 Control::Other
                     | Control::RollbackThen
+                    | Control::BeginThen
                     | Control::Savepoint
                     | Control::Release
                     | Control::RollbackTo

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Endpoint,
+    dba::Dba,
     frontend::{bind, describe_statement, execute, parse, query, sync, unnamed},
     let_pass,
     proxy::Proxy,
@@ -86,4 +87,37 @@ fn a_statement_that_was_parsed_before_the_end_draws_our_error_and_not_one_of_its
             "T / D one / C SELECT 1 / Z I"
         );
     });
+}
+
+/// The server keeps the answer to BEGIN in its buffer while it works: only the text tells that a block is open.
+#[test]
+fn a_block_whose_begin_is_not_answered_yet_is_ended() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = aging(&database, "300ms");
+        let statements = ["BEGIN", "DELETE FROM t", "SELECT pg_sleep(60)"];
+        let list = query(&statements.join("; "));
+        let pipeline = [statements.map(unnamed).concat(), sync()].concat();
+        for request in [list, pipeline] {
+            let mut client = Client::connect(proxy.endpoint());
+            client.send(&request);
+            let answers = client.until_ready();
+            assert!(answers.ends_with("E 25P04 / Z E"), "{answers}");
+            assert_eq!(client.query("COMMIT"), "C ROLLBACK / Z I");
+        }
+        for incident in proxy.incidents() {
+            assert_eq!(incident["outcome"], "rolled_back", "{incident:#}");
+        }
+        assert!(Dba::new(&database).sees_row(1));
+    });
+}
+
+#[test]
+fn a_statement_behind_the_end_of_its_block_is_left_alone() {
+    let database = newest().database();
+    let proxy = aging(&database, "100ms");
+    let mut client = Client::connect(proxy.endpoint());
+    let answers = client.query("BEGIN; TABLE t; COMMIT; SELECT pg_sleep(0.5)");
+    assert!(answers.ends_with("C SELECT 1 / Z I"), "{answers}");
+    assert!(proxy.incidents().is_empty());
 }

@@ -90,6 +90,12 @@ fn where_no_server_fits_the_reason_is_told() {
             met.starts_with("08006") && met.matches(why).count() == 2,
             "{met}"
         );
+        let wrong = "[observer]\ndsn = 'host=127.0.0.1 user=prober password=wrong'\n";
+        let met = server_of(
+            &unasking("standby", std::slice::from_ref(&primary), wrong),
+            "postgres",
+        );
+        assert!(met.contains("password authentication failed"), "{met}");
         // Without a role to ask with, the session itself finds out.
         for (target, server, why) in [
             ("standby", &primary, why),

@@ -1,7 +1,7 @@
 //! A naive PostgreSQL backend and a naive driver: what the machine in between is judged by.
 //!
 //! Statements are words: `INSERT 7` and `COPY 7 FROM STDIN` write the token 7, `FAIL` fails, `SLEEP` runs until it is
-//! woken or cancelled, `DOZE` ignores two cancels first.
+//! woken or cancelled, `DOZE` ignores two cancels first. A release of what cannot be given back is a breach.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -48,6 +48,9 @@ enum Busy {
     Copying { token: u32 },
 }
 
+/// The name of the statements and portals of a release.
+const RELEASE: &str = "pgidle_release";
+
 /// A backend: one message or statement at a time, with PostgreSQL's output buffer.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -58,6 +61,8 @@ pub(super) struct Server {
     pub(super) committed: BTreeSet<u32>,
     pub(super) statements: BTreeMap<String, String>,
     portals: BTreeMap<String, String>,
+    /// Portals that were run.
+    done: BTreeSet<String>,
     block: Block,
     /// Whether an implicit transaction has begun.
     working: bool,
@@ -70,10 +75,14 @@ pub(super) struct Server {
     busy: Busy,
     cancelled: bool,
     gone: bool,
+    /// Whether it would close a session without a transaction (`idle_session_timeout`).
+    pub(super) closes_idle: bool,
+    /// What a release has taken away from the client.
+    robbed: Option<&'static str>,
 }
 
 impl Server {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(closes_idle: bool) -> Self {
         Self {
             input: Vec::new(),
             output: Vec::new(),
@@ -81,6 +90,7 @@ impl Server {
             committed: BTreeSet::new(),
             statements: BTreeMap::new(),
             portals: BTreeMap::new(),
+            done: BTreeSet::new(),
             block: Block::None,
             working: false,
             tokens: Vec::new(),
@@ -91,6 +101,8 @@ impl Server {
             busy: Busy::No,
             cancelled: false,
             gone: false,
+            closes_idle,
+            robbed: None,
         }
     }
 
@@ -169,6 +181,9 @@ impl Server {
         }
         if let Some(text) = self.list.pop_front() {
             self.run(&text);
+            if let Some(what) = self.robbed {
+                return Err(format!("a release took {what} away"));
+            }
         } else if self.in_query {
             self.ready();
         } else {
@@ -262,10 +277,7 @@ impl Server {
             b'P' => self.parse(&words[0], &words[1]),
             b'B' => self.bind(&words[0], &words[1]),
             b'D' => self.describe(&words[0]),
-            b'E' => match self.portals.get(&words[0]).cloned() {
-                Some(text) => self.list.push_back(text),
-                None => self.error("34000"),
-            },
+            b'E' => self.execute(&words[0]),
             b'C' => {
                 let (kind, name) = words[0].split_at(1);
                 if kind == "S" {
@@ -313,10 +325,32 @@ impl Server {
             Some(text) if self.block == Block::Failed && !is_exit(&text) => self.error("25P02"),
             Some(text) => {
                 self.working = true;
+                self.done.remove(portal);
                 self.portals.insert(portal.to_owned(), text);
                 self.send(b'2', b"");
             }
         }
+    }
+
+    fn execute(&mut self, portal: &str) {
+        let Some(text) = self.portals.get(portal).cloned() else {
+            return self.error("34000");
+        };
+        self.done.insert(portal.to_owned());
+        if portal == RELEASE && text == "ROLLBACK" {
+            let waits = self
+                .portals
+                .keys()
+                .any(|portal| !self.done.contains(portal));
+            self.robbed = if !self.tokens.is_empty() {
+                Some("rows")
+            } else if !self.savepoints.is_empty() {
+                Some("a savepoint")
+            } else {
+                waits.then_some("a portal")
+            };
+        }
+        self.list.push_back(text);
     }
 
     fn describe(&mut self, target: &str) {
@@ -397,6 +431,14 @@ impl Server {
             }
             "SLEEP" => self.busy = Busy::Sleeping { deaf: 0 },
             "DOZE" => self.busy = Busy::Sleeping { deaf: 2 },
+            // The question of a release: nothing but what the wire and the texts say protects the client here.
+            "WITH" => {
+                let rows = if self.closes_idle { 3 } else { 1 };
+                for _ in 0..rows {
+                    self.send(b'D', b"\0\0");
+                }
+                self.complete(&format!("SELECT {rows}"));
+            }
             "SELECT" if text.contains('\'') => self.error("22P02"),
             "SELECT" => {
                 self.send(b'D', b"\0\x01\0\0\0\x011");
@@ -450,8 +492,8 @@ pub(super) enum Act {
     LargeQuery,
     /// Parse, Bind, Describe perhaps, Execute.
     Batch(Statement, bool, End),
-    /// Parse, and when it is answered Bind + Execute, each with a Sync of its own.
-    Dialect(Statement),
+    /// Parse, Bind and Execute in two batches: the Bind in the second, or in the first.
+    Dialect(Statement, bool),
     /// Prepares one of the named statements.
     Prepare(usize),
     /// Runs one of the named statements.
@@ -526,8 +568,8 @@ pub(super) struct Client {
     copy: Option<bool>,
     /// Syncs that earn a ReadyForQuery only if they came behind a COPY that failed.
     doubtful: usize,
-    /// The statement that was parsed, and is to be bound next.
-    parsed: Option<String>,
+    /// The statement that was parsed, and perhaps bound, and is to be run next.
+    parsed: Option<(String, bool)>,
     next_token: u32,
     prepared: [bool; NAMED.len()],
     /// Tokens that it wrote in the transaction that it believes to be open.
@@ -618,17 +660,26 @@ impl Client {
             Act::Batch(statement, describe, end) => {
                 let text = self.text(statement);
                 self.parse(&text);
-                self.bind("", &text, *describe);
+                self.bind("", *describe);
+                self.execute(&text);
                 self.finish(*end);
             }
-            Act::Dialect(_) if !self.is_quiet() || self.batch || self.skipping => {}
-            Act::Dialect(statement) => {
-                if let Some(text) = self.parsed.take() {
-                    self.bind("", &text, false);
+            Act::Dialect(..) if !self.is_quiet() || self.batch || self.skipping => {}
+            Act::Dialect(statement, early) => {
+                if let Some((text, bound)) = self.parsed.take() {
+                    if !bound {
+                        self.bind("", false);
+                    }
+                    self.execute(&text);
                 } else {
                     let text = self.text(statement);
                     self.parse(&text);
-                    self.parsed = Some(text);
+                    // Outside of a transaction block a portal ends with its batch.
+                    let bound = *early && self.status == b'T';
+                    if bound {
+                        self.bind("", false);
+                    }
+                    self.parsed = Some((text, bound));
                 }
                 self.finish(End::Sync);
             }
@@ -639,7 +690,8 @@ impl Client {
                 self.finish(End::Sync);
             }
             Act::Run(index, end) if self.prepared[*index] => {
-                self.bind(&format!("s{index}"), NAMED[*index], false);
+                self.bind(&format!("s{index}"), false);
+                self.execute(NAMED[*index]);
                 self.finish(*end);
             }
             Act::Sync => self.finish(End::Sync),
@@ -670,12 +722,16 @@ impl Client {
         self.queue(b'P', body.as_bytes(), Some(Expect::Parse));
     }
 
-    fn bind(&mut self, statement: &str, text: &str, describe: bool) {
+    fn bind(&mut self, statement: &str, describe: bool) {
         let body = format!("\0{statement}\0\0\0\0\0\0\0");
         self.queue(b'B', body.as_bytes(), Some(Expect::Bind));
         if describe {
             self.queue(b'D', b"P\0", Some(Expect::Describe));
         }
+        self.batch = true;
+    }
+
+    fn execute(&mut self, text: &str) {
         self.queue(b'E', &[0; 5], Some(Expect::Execute(text.to_owned())));
         self.batch = true;
     }
@@ -695,7 +751,8 @@ impl Client {
         let text = self.text("COPY N FROM STDIN");
         if execute {
             self.parse(&text);
-            self.bind("", &text, false);
+            self.bind("", false);
+            self.execute(&text);
         } else {
             let list = VecDeque::from([text.clone()]);
             self.queue(

@@ -26,6 +26,13 @@ const LIMITS: &[&str] = &[
     "implicit:; idle: terminate 2s; stalled: terminate 2s; age: terminate 1s",
 ];
 
+/// Ladders that release.
+const RELEASES: &[&str] = &[
+    "idle: release 1s",
+    "idle: release 500ms, rollback 2s; stalled: rollback 1s; age: rollback 8s",
+    "idle: release 1s, terminate 3s; age: rollback 2s",
+];
+
 /// How long the client is silent in the end.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -51,6 +58,23 @@ const STATEMENTS: &[Statement] = &[
     "FAIL",
     "SLEEP",
     "DOZE",
+];
+
+/// Statements of transactions that mostly read.
+const READS: &[Statement] = &[
+    "BEGIN",
+    "BEGIN",
+    "BEGIN",
+    "SELECT 1",
+    "SELECT 1",
+    "SELECT 1",
+    "SELECT 1",
+    "SELECT 1",
+    "SELECT 1",
+    "INSERT N",
+    "SAVEPOINT a",
+    "COMMIT",
+    "ROLLBACK",
 ];
 
 /// Messages that come unasked.
@@ -93,8 +117,8 @@ enum Op {
     Lag,
 }
 
-fn act() -> impl Strategy<Value = Act> {
-    let statement = || select(STATEMENTS);
+fn act(statements: &'static [Statement]) -> impl Strategy<Value = Act> {
+    let statement = move || select(statements);
     let end = || select(&[End::Sync, End::Sync, End::Flush, End::Nothing][..]);
     let eager = select(&[Eager::Nothing, Eager::Sync, Eager::Everything][..]);
     prop_oneof![
@@ -102,7 +126,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => prop::collection::vec(statement(), 0..5).prop_map(Act::Query),
         1 => Just(Act::LargeQuery),
         8 => (statement(), any::<bool>(), end()).prop_map(|(s, d, e)| Act::Batch(s, d, e)),
-        2 => statement().prop_map(Act::Dialect),
+        2 => (statement(), any::<bool>()).prop_map(|(s, early)| Act::Dialect(s, early)),
         1 => (0..NAMED.len()).prop_map(Act::Prepare),
         2 => (0..NAMED.len(), end()).prop_map(|(index, end)| Act::Run(index, end)),
         3 => Just(Act::Sync),
@@ -115,9 +139,9 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op(statements: &'static [Statement]) -> impl Strategy<Value = Op> {
     prop_oneof![
-        12 => act().prop_map(Op::Client),
+        12 => act(statements).prop_map(Op::Client),
         8 => Just(Op::Exchange),
         4 => select(&[1_usize, 3, 7, 30, 1000, 35_000, 1_000_000][..]).prop_map(Op::Send),
         4 => (1_usize..6).prop_map(Op::Serve),
@@ -161,14 +185,14 @@ struct World {
 }
 
 impl World {
-    fn new(text: &'static str) -> Self {
+    fn new(text: &'static str, closes_idle: bool) -> Self {
         let (session, now) = opened(text);
         Self {
             session,
             limits: text,
             now,
             client: Client::default(),
-            server: Server::new(),
+            server: Server::new(closes_idle),
             client_input: Vec::new(),
             server_input: Vec::new(),
             held: false,
@@ -414,10 +438,10 @@ impl World {
             | Position::CopyIn
             | Position::ClientNotReading => ends(Kind::Stalled),
             Position::Idle => !self.limits.is_empty(),
+            Position::Released => !self.server.closes_idle,
             Position::HalfForwardedMessage
             | Position::Running
             | Position::Startup
-            | Position::Released
             | Position::Replication => false,
         };
         // Before the answer to BEGIN has come it is unknown that there is a block.
@@ -469,7 +493,8 @@ impl World {
         let agrees = state.pending.is_empty()
             && !state.pending.unsynced()
             && self.session.position() == Position::Idle
-            && self.session.ending.is_none();
+            && self.session.ending.is_none()
+            && self.session.released.is_none();
         if self.client.selects != selects + 1 || status != b'I' || !agrees {
             return Err(format!(
                 "does not answer any more: {:?} {:?}",
@@ -495,8 +520,8 @@ impl World {
     }
 }
 
-fn run(limits: &'static str, ops: &[Op], silent: bool) -> Result<(), String> {
-    let mut world = World::new(limits);
+fn run(limits: &'static str, closes_idle: bool, ops: &[Op], silent: bool) -> Result<(), String> {
+    let mut world = World::new(limits, closes_idle);
     for op in ops {
         world.apply(op)?;
     }
@@ -519,10 +544,21 @@ proptest! {
     #[test]
     fn nothing_acknowledged_is_lost_and_nothing_refused_is_kept(
         limits in select(LIMITS),
-        ops in prop::collection::vec(op(), 0..50),
+        ops in prop::collection::vec(op(STATEMENTS), 0..50),
         silent in any::<bool>(),
     ) {
-        let result: TestCaseResult = run(limits, &ops, silent).map_err(TestCaseError::fail);
+        let result: TestCaseResult = run(limits, false, &ops, silent).map_err(TestCaseError::fail);
+        result?;
+    }
+
+    #[test]
+    fn a_release_takes_nothing_away(
+        limits in select(RELEASES),
+        closes_idle in any::<bool>(),
+        ops in prop::collection::vec(op(READS), 0..50),
+        silent in any::<bool>(),
+    ) {
+        let result: TestCaseResult = run(limits, closes_idle, &ops, silent).map_err(TestCaseError::fail);
         result?;
     }
 }

@@ -215,6 +215,11 @@ impl Client {
         Some(message)
     }
 
+    /// Waits longer for answers than is usual.
+    pub(crate) fn be_patient(&self) {
+        self.stream.set_read_timeout(10 * PATIENCE);
+    }
+
     /// Reads past the next message, however large: its tag, and the length of its body.
     pub(crate) fn skip(&mut self) -> (u8, usize) {
         let mut header = [0; 5];
