@@ -29,7 +29,7 @@ class Run:
         self.numbers = itertools.count() if options.only is None else iter([options.only])
         self.end = time.monotonic() + options.seconds
         self.guard = threading.Lock()
-        self.cases, self.different, self.shown, self.failures = 0, 0, [], []
+        self.cases, self.different, self.smallest, self.failures = 0, 0, [], []
 
     def database(self, worker, way):
         """Makes a database for one side of one worker."""
@@ -60,22 +60,24 @@ class Run:
             return None if enough or (late and self.options.only is None) or self.failures else number
 
     def work(self, worker):
+        number = None
         try:
             direct = self.side(worker, "direct", self.options.direct)
             pair = Pair(direct, self.side(worker, "proxied", self.options.proxy, self.audit))
             while (number := self.next()) is not None:
                 case = make(self.options.seed, number, self.options.planted)
-                different = pair.difference(case) is not None
-                with self.guard:
-                    self.cases += 1
-                    self.different += different
-                    show = different and len(self.shown) < SHOWN
-                    self.shown += [None] * show
-                if show:
-                    self.shown[self.shown.index(None)] = pair.minimised(case)
+                if self.note(pair.difference(case)):
+                    self.smallest.append(pair.minimised(case))
         except Exception as error:
-            self.failures.append(f"{type(error).__name__}: {error}")
+            self.failures.append(f"case {number}: {type(error).__name__}: {error}")
             raise
+
+    def note(self, difference):
+        """Counts a case; whether its difference is one of those that are shown."""
+        with self.guard:
+            self.cases += 1
+            self.different += difference is not None
+            return difference is not None and self.different <= SHOWN
 
     def report(self):
         outcomes = self.audit.outcomes
@@ -87,7 +89,7 @@ class Run:
             "refused": outcomes.total(),
             "refused because of": dict(outcomes.most_common()),
             "differences": self.different,
-            "smallest": [case for case in self.shown if case],
+            "smallest": self.smallest,
             "failures": self.failures,
         }
 

@@ -84,7 +84,9 @@ class Described(Simple):
 
     def request(self, sql):
         describe, close = (message(tag, b"S" + text("d")) for tag in (b"D", b"C"))
-        return parse("d", sql) + describe + FLUSH + bound("d") + FLUSH + close + SYNC
+        # What takes data takes nothing else meanwhile.
+        closing = b"" if sql.endswith("STDIN") else FLUSH + close
+        return parse("d", sql) + describe + FLUSH + bound("d") + closing + SYNC
 
 
 class Psycopg:
