@@ -179,13 +179,10 @@ impl Session {
         sql::read_only(texts, !transaction.was_released())
     }
 
-    /// The process that the session must be with; poolers that give servers away make up what they tell.
+    /// The process that the session must be with: poolers that give servers away make up what they tell.
     fn process(&self) -> String {
-        match self.who.server_pid {
-            _ if self.keeps_server => "any".to_owned(),
-            Some(pid) => pid.to_string(),
-            None => "unknown".to_owned(),
-        }
+        let told = self.who.server_pid.filter(|_| !self.keeps_server);
+        told.map_or_else(|| "any".to_owned(), |pid| pid.to_string())
     }
 
     fn not_releasable(&mut self, why: &str) {

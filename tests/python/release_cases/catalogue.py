@@ -46,6 +46,8 @@ BEGIN = [
     "BEGIN READ ONLY",
     "BEGIN; SELECT 1",
     "SELECT 1; BEGIN; SELECT 2",
+    "SELECT set_config('my.effect', 'before', true); BEGIN",
+    "SET my.effect = 'before'; BEGIN; SELECT 4",
     "BEGIN DEFERRABLE",
     "BEGIN ISOLATION LEVEL READ UNCOMMITTED",
     "BEGIN ISOLATION LEVEL REPEATABLE READ",
@@ -461,6 +463,20 @@ SUBJECTS = {
             "SELECT query_to_xml('SELECT effect()', true, true, '') IS NULL",
             "SELECT count(*) FROM lower('SELECT effect()::tsvector') x, LATERAL (SELECT x.ts_stat) y",
         ],
+    ),
+    "foreign tables": Subject(
+        "CREATE EXTENSION file_fdw SCHEMA public; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+        "CREATE FOREIGN TABLE far (line text) SERVER files OPTIONS (program 'echo far');"
+        "CREATE TABLE near (line text); INSERT INTO near VALUES ('near'); ALTER FOREIGN TABLE far INHERIT near;",
+        safe=["TABLE near", "SELECT line FROM ONLY near"],
+        near=["TABLE far"],
+    ),
+    "polymorphic functions": Subject(
+        "CREATE FUNCTION other.upper(anyelement) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
+        "CREATE FUNCTION concat(VARIADIC text[]) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
+        "CREATE FUNCTION left(text, int, int DEFAULT 1) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';",
+        safe=["SELECT upper(w), concat(v, w) FROM t ORDER BY id", "SELECT left(v, 1) FROM t ORDER BY 1", "SELECT upper(id) FROM t"],
+        prelude=["SET search_path = other, public, pg_catalog"],
     ),
     "large objects": Subject(near=["SELECT lo_from_bytea(0, 'x') > 0", "SELECT lo_unlink(0)"]),
     "copies": Subject(near=["COPY t TO STDOUT", "COPY (SELECT effect()) TO STDOUT", "COPY log FROM STDIN"]),

@@ -44,6 +44,11 @@ class Simple:
     def request(self, sql):
         return query(sql)
 
+    @staticmethod
+    def parts(sql):
+        """What a simple Query may hold several of, and goes as one batch by the extended protocol."""
+        return [sql] if "$$" in sql else sql.split("; ")
+
     def close(self):
         self.wire.send(message(b"X"))
         self.wire.close()
@@ -55,8 +60,11 @@ class Unnamed(Simple):
     last = None
 
     def request(self, sql):
+        return b"".join(map(self.part, self.parts(sql))) + SYNC
+
+    def part(self, sql):
         again, self.last = sql == self.last, sql
-        return (b"" if again else parse("", sql)) + bound("") + SYNC
+        return (b"" if again else parse("", sql)) + bound("")
 
 
 class Named(Simple):
@@ -66,27 +74,27 @@ class Named(Simple):
         super().__init__(where)
         self.names = {}
 
-    def run(self, sql):
-        known = sql in self.names
-        answer = super().run(sql)
-        if not known and answer[0][0] != "1":
-            self.names.pop(sql)
-        return answer
-
     def request(self, sql):
+        return b"".join(map(self.part, self.parts(sql))) + SYNC
+
+    def part(self, sql):
+        # A name that was given to what did not parse stays without a statement, and is an error each time.
         known = sql in self.names
         name = self.names.setdefault(sql, f"s{len(self.names)}")
-        return (b"" if known else parse(name, sql)) + bound(name) + SYNC
+        return (b"" if known else parse(name, sql)) + bound(name)
 
 
 class Described(Simple):
     """A statement that is prepared, described, run and closed, with Flush between, as asyncpg does it."""
 
     def request(self, sql):
+        return b"".join(map(self.part, self.parts(sql))) + SYNC
+
+    def part(self, sql):
         describe, close = (message(tag, b"S" + text("d")) for tag in (b"D", b"C"))
         # What takes data takes nothing else meanwhile.
         closing = b"" if sql.endswith("STDIN") else FLUSH + close
-        return parse("d", sql) + describe + FLUSH + bound("d") + closing + SYNC
+        return parse("d", sql) + describe + FLUSH + bound("d") + closing
 
 
 class Psycopg:
