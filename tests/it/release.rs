@@ -154,90 +154,93 @@ fn what_may_do_more_than_read_is_not_released_and_the_rollback_acts() {
     }
 }
 
+/// What a user has made, a statement of a reader, and why the reader is not released.
+const IN_THE_WAY: &[(&str, &str, &str)] = &[
+    (
+        "CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', $1, true)$$",
+        "SELECT lower(v::varchar) FROM t",
+        "a user-made function",
+    ),
+    (
+        "CREATE FUNCTION eq(varchar, varchar) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR public.= (leftarg = varchar, rightarg = varchar, function = eq)",
+        "SELECT id FROM t WHERE v = 'one'",
+        "a user-made operator",
+    ),
+    (
+        "CREATE DOMAIN date AS text",
+        "SELECT '2000-01-01'::date",
+        "a user-made type",
+    ),
+    (
+        "CREATE FUNCTION f(t) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', 'c', true)$$",
+        "SELECT x.f FROM t x",
+        "a user-made function",
+    ),
+    (
+        "CREATE CAST (text AS point) WITH INOUT AS IMPLICIT",
+        "TABLE t",
+        "a user-made cast",
+    ),
+    (
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "TABLE t",
+        "row-level security",
+    ),
+    (
+        "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE INDEX ON t (g(id))",
+        "TABLE t",
+        "an index, constraint or statistics",
+    ),
+    (
+        "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE STATISTICS s ON (g(1) + id), v FROM t",
+        "TABLE t",
+        "an index, constraint or statistics",
+    ),
+    (
+        "CREATE DOMAIN d AS text; ALTER TABLE t ADD COLUMN d d",
+        "TABLE t",
+        "a column of a user-made type",
+    ),
+    (
+        "CREATE FUNCTION pg_catalog.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT $1'",
+        "SELECT pg_catalog.lower(v::varchar) FROM t",
+        "a user-made function",
+    ),
+    (
+        "CREATE FUNCTION outside(box, box) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR !@> (leftarg = box, rightarg = box, function = outside, negator = OPERATOR(pg_catalog.@>))",
+        "SELECT NOT ('1,1,0,0'::box @> '1,1,0,0'::box)",
+        "a user-made operator",
+    ),
+    (
+        "CREATE FUNCTION within(text, text, text, bool, bool) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         ALTER OPERATOR FAMILY text_ops USING btree ADD FUNCTION 3 (text, text) within(text, text, text, bool, bool)",
+        "SELECT count(*) OVER (ORDER BY v RANGE 'a' PRECEDING) FROM t",
+        "a user-made operator class",
+    ),
+    (
+        "CREATE TYPE mood AS ENUM ('sad'); CREATE FUNCTION cmp(mood, mood) RETURNS int LANGUAGE sql AS 'SELECT 0'; \
+         CREATE FUNCTION eq(mood, mood) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR =% (leftarg = mood, rightarg = mood, function = eq); \
+         CREATE OPERATOR CLASS c DEFAULT FOR TYPE mood USING btree AS OPERATOR 3 =%, FUNCTION 1 cmp(mood, mood); \
+         ALTER TABLE t ADD COLUMN m mood",
+        "SELECT m FROM t",
+        "a user-made operator class",
+    ),
+    (
+        "CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE t ADD COLUMN m mood; \
+         CREATE FUNCTION j(mood) RETURNS json LANGUAGE sql AS $$SELECT '1'::json$$; \
+         CREATE CAST (mood AS json) WITH FUNCTION j(mood)",
+        "SELECT to_json(m) FROM t",
+        "a user-made cast",
+    ),
+];
+
 #[test]
 fn what_others_have_made_under_the_names_that_it_uses_is_in_its_way() {
     on_every_server(|server| {
-        for (made, statement, why) in [
-            (
-                "CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', $1, true)$$",
-                "SELECT lower(v::varchar) FROM t",
-                "a user-made function",
-            ),
-            (
-                "CREATE FUNCTION eq(varchar, varchar) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
-                 CREATE OPERATOR public.= (leftarg = varchar, rightarg = varchar, function = eq)",
-                "SELECT id FROM t WHERE v = 'one'",
-                "a user-made operator",
-            ),
-            (
-                "CREATE DOMAIN date AS text",
-                "SELECT '2000-01-01'::date",
-                "a user-made type",
-            ),
-            (
-                "CREATE FUNCTION f(t) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', 'c', true)$$",
-                "SELECT x.f FROM t x",
-                "a user-made function",
-            ),
-            (
-                "CREATE CAST (text AS point) WITH INOUT AS IMPLICIT",
-                "TABLE t",
-                "a user-made cast",
-            ),
-            (
-                "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
-                "TABLE t",
-                "row-level security",
-            ),
-            (
-                "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE INDEX ON t (g(id))",
-                "TABLE t",
-                "an index, constraint or statistics",
-            ),
-            (
-                "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE STATISTICS s ON (g(1) + id), v FROM t",
-                "TABLE t",
-                "an index, constraint or statistics",
-            ),
-            (
-                "CREATE DOMAIN d AS text; ALTER TABLE t ADD COLUMN d d",
-                "TABLE t",
-                "a column of a user-made type",
-            ),
-            (
-                "CREATE FUNCTION pg_catalog.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT $1'",
-                "SELECT pg_catalog.lower(v::varchar) FROM t",
-                "a user-made function",
-            ),
-            (
-                "CREATE FUNCTION outside(box, box) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
-                 CREATE OPERATOR !@> (leftarg = box, rightarg = box, function = outside, negator = OPERATOR(pg_catalog.@>))",
-                "SELECT NOT ('1,1,0,0'::box @> '1,1,0,0'::box)",
-                "a user-made operator",
-            ),
-            (
-                "CREATE FUNCTION within(text, text, text, bool, bool) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
-                 ALTER OPERATOR FAMILY text_ops USING btree ADD FUNCTION 3 (text, text) within(text, text, text, bool, bool)",
-                "SELECT count(*) OVER (ORDER BY v RANGE 'a' PRECEDING) FROM t",
-                "a user-made operator class",
-            ),
-            (
-                "CREATE TYPE mood AS ENUM ('sad'); CREATE FUNCTION cmp(mood, mood) RETURNS int LANGUAGE sql AS 'SELECT 0'; \
-                 CREATE FUNCTION eq(mood, mood) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
-                 CREATE OPERATOR =% (leftarg = mood, rightarg = mood, function = eq); \
-                 CREATE OPERATOR CLASS c DEFAULT FOR TYPE mood USING btree AS OPERATOR 3 =%, FUNCTION 1 cmp(mood, mood); \
-                 ALTER TABLE t ADD COLUMN m mood",
-                "SELECT m FROM t",
-                "a user-made operator class",
-            ),
-            (
-                "CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE t ADD COLUMN m mood; \
-                 CREATE FUNCTION j(mood) RETURNS json LANGUAGE sql AS $$SELECT '1'::json$$; \
-                 CREATE CAST (mood AS json) WITH FUNCTION j(mood)",
-                "SELECT to_json(m) FROM t",
-                "a user-made cast",
-            ),
-        ] {
+        for &(made, statement, why) in IN_THE_WAY {
             let database = server.database();
             Dba::new(&database).run(made);
             let found = refused(&database, &["BEGIN", statement]);
