@@ -36,7 +36,7 @@ bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a n
 	BANK_SECONDS=$(SECONDS) BANK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it six_dialects -- --nocapture --test-threads=1
 
-release-cases: setup ## Run transactions with and without release for SECONDS=60 each, or CASES=number, with SEED=number or a new one, or CASE=number of one
+release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number; one of them: CASE=number
 	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it release_changes_nothing -- --nocapture
 

@@ -9,6 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly package=postgresql-15
+# Tests in which somebody waits for a reader to end its transaction: that is what release is for (docs/release.md).
+readonly documented='detach-partition-concurrently-[1-4]|timeouts|truncate-conflict'
 cache=$(dirname "$(readlink -f .cache/servers)")
 tree="$cache/$package-suites"
 pgidle=$PWD/target/debug/pgidle
@@ -147,7 +149,8 @@ SH
             || { cat "$work/direct.$suite.log"; fail "$suite: nearly nothing passes directly"; }
         for way in through released; do
             # Passes directly, and not through pgidle.
-            if comm -23 <(grep '^ok' "$work/direct.$suite") <(grep '^ok' "$work/$way.$suite") | grep .; then
+            if comm -23 <(grep '^ok' "$work/direct.$suite") <(grep '^ok' "$work/$way.$suite") \
+                | if [ $way = released ]; then grep -vxE "ok ($documented)"; else grep .; fi; then
                 cat "$work/$way/$suite/regression.diffs" 2>/dev/null || tail -n 20 "$work/$way.$suite.log"
                 lost=1
             fi

@@ -249,6 +249,47 @@ fn what_others_have_made_under_the_names_that_it_uses_is_in_its_way() {
     });
 }
 
+/// Everything that the question uses, made again in a schema that comes before PostgreSQL's own, and made to fail.
+const EVIL: &str = r#"
+CREATE SCHEMA evil;
+DO $$DECLARE made text; sign text; BEGIN
+    FOREACH made IN ARRAY '{oid,text,name,"\"char\"",int2,int4,oid[]}'::text[] LOOP
+        EXECUTE format('CREATE FUNCTION evil.fail(%1$s, %1$s) RETURNS bool LANGUAGE plpgsql AS %2$L',
+            made, 'BEGIN RAISE ''evil''; END');
+        FOREACH sign IN ARRAY '{=,<>,<,>,>=}'::text[] LOOP
+            EXECUTE format('CREATE OPERATOR evil.%s (leftarg = %2$s, rightarg = %2$s, function = evil.fail)', sign, made);
+        END LOOP;
+    END LOOP;
+    FOREACH made IN ARRAY '{pg_backend_pid(),current_setting(text),"current_setting(text, bool)",unnest(oid[]),
+        "generate_series(int, int)",cardinality(oid[])}'::text[] LOOP
+        EXECUTE format('CREATE FUNCTION evil.%s RETURNS text LANGUAGE plpgsql AS %L', made, 'BEGIN RAISE ''evil''; END');
+    END LOOP;
+    FOR made IN SELECT relname FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v') LOOP
+        EXECUTE format('CREATE TABLE evil.%I ()', made);
+    END LOOP;
+    FOREACH made IN ARRAY '{oid,text,regclass,int2,"\"char\""}'::text[] LOOP
+        EXECUTE format('CREATE DOMAIN evil.%s AS pg_catalog.int8', made);
+    END LOOP;
+END$$
+"#;
+
+#[test]
+fn the_question_means_postgresqls_own_whatever_comes_before_it() {
+    on_every_server(|server| {
+        let database = server.database();
+        Dba::new(&database).run(EVIL);
+        let proxy = Proxy::with_rules(&database, RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("SET search_path = evil, public, pg_catalog");
+        let evil =
+            client.query("SELECT FROM public.t WHERE 'a'::pg_catalog.name = 'a'::pg_catalog.name");
+        assert_eq!(evil, "T / E P0001 / Z I");
+        client.begin("TABLE t");
+        releases(&proxy, 1);
+        assert_eq!(client.query("TABLE t"), "T / D 1|one / C SELECT 1 / Z T");
+    });
+}
+
 /// Their casts and operators are to and from types that no expression here can be of.
 #[test]
 fn extensions_with_types_of_their_own_are_not_in_the_way_of_those_who_do_not_use_them() {

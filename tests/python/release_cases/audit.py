@@ -43,7 +43,7 @@ class Audit:
             return self.incidents[pid]
 
     def wait(self, pid, count):
-        """Waits for more than `count` incidents: each wait in a transaction makes one, whether it is released or not."""
+        """Waits for more than `count` incidents: each wait in a transaction makes one, released or not."""
         with self.news:
             if not self.news.wait_for(lambda: self.incidents[pid] > count, PATIENCE):
                 raise TimeoutError(f"no incident of process {pid} within {PATIENCE} s")

@@ -20,10 +20,14 @@ SESSION_STATE = [
     "SHOW standard_conforming_strings",
     "SHOW default_transaction_read_only",
 ]
+TABLES = """
+SELECT oid::regclass::text FROM pg_class
+WHERE relkind IN ('r', 'm') AND oid >= 16384 AND relpersistence = 'p' ORDER BY 1
+"""
 OBJECTS = """
 SELECT relname || relkind::text FROM pg_class WHERE relnamespace IN ('public'::regnamespace, 'other'::regnamespace)
-UNION ALL SELECT attrelid::regclass || '.' || attname FROM pg_attribute
-WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r') AND attnum > 0
+UNION ALL SELECT c.relname || '.' || attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND attnum > 0
 UNION ALL SELECT proname FROM pg_proc WHERE oid >= 16384
 UNION ALL SELECT 'large object' FROM pg_largeobject_metadata ORDER BY 1
 """
@@ -101,10 +105,9 @@ class Side:
         return answer
 
     def leftovers(self):
-        tables = self.ask("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm') AND oid >= 16384 AND relpersistence = 'p' ORDER BY 1")
-        rows = [(table, self.ask(f"SELECT x::text FROM {table} x ORDER BY 1")) for (table,) in tables]
-        sequences = self.ask("SELECT last_value, is_called FROM s")
-        return [rows, sequences, self.ask(OBJECTS)]
+        """What the database holds."""
+        rows = [(table, self.ask(f"SELECT x::text FROM {table} x ORDER BY 1")) for (table,) in self.ask(TABLES)]
+        return [rows, self.ask("SELECT last_value, is_called FROM s"), self.ask(OBJECTS)]
 
 
 class Pair:

@@ -53,7 +53,15 @@ BEGIN = [
     "BEGIN ISOLATION LEVEL REPEATABLE READ",
     "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE",
 ]
-END = ["COMMIT", "COMMIT", "END", "ROLLBACK", "ABORT", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT; BEGIN; SELECT 3"]
+END = [
+    *["COMMIT"] * 2,
+    "END",
+    "ROLLBACK",
+    "ABORT",
+    "COMMIT AND CHAIN",
+    "ROLLBACK AND CHAIN",
+    "COMMIT; BEGIN; SELECT 3",
+]
 # What a later statement can see of an effect.
 PROBES = [
     "SELECT current_setting('my.effect', true)",
@@ -65,11 +73,12 @@ PROBES = [
     "SHOW search_path",
     "INSERT INTO log VALUES ('late')",
     "SAVEPOINT late",
+    "BEGIN",
     "SET TRANSACTION READ ONLY",
     "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
     "SET TRANSACTION READ WRITE",
 ]
-# Differs, and is documented to: locks that were held are gone. It shows that the comparison finds what there is to find.
+# Differs, and is documented to: locks that were held are gone. It shows that the comparison finds a difference.
 PLANTED = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 't'::regclass"
 READS = [
     "SELECT id, v FROM t ORDER BY id",
@@ -103,7 +112,7 @@ READS = [
 
 @dataclass
 class Subject:
-    """Objects (SQL that runs before the case) and statements; `prelude` are statements of the session before any other."""
+    """Objects (SQL that runs before the case) and statements; those of `prelude` come before any other."""
 
     setup: str = ""
     safe: list = field(default_factory=list)
@@ -194,7 +203,11 @@ SUBJECTS = {
     ),
     "views": Subject(
         "CREATE VIEW restless AS SELECT id, effect() e FROM t; CREATE VIEW calm AS SELECT id FROM t;",
-        near=["SELECT id FROM calm ORDER BY id", "SELECT id, e FROM restless ORDER BY id", "SELECT count(*) FROM restless"],
+        near=[
+            "SELECT id FROM calm ORDER BY id",
+            "SELECT id, e FROM restless ORDER BY id",
+            "SELECT count(*) FROM restless",
+        ],
     ),
     "domains": Subject(
         "CREATE DOMAIN small AS int CHECK (checked(value)); CREATE TABLE boxed (d small); INSERT INTO boxed VALUES (1);"
@@ -256,7 +269,12 @@ SUBJECTS = {
         ],
     ),
     "holdable cursors": Subject(
-        near=["DECLARE h CURSOR WITH HOLD FOR SELECT id FROM t ORDER BY id", "FETCH 1 FROM h", "FETCH BACKWARD 1 FROM h", "CLOSE h"],
+        near=[
+            "DECLARE h CURSOR WITH HOLD FOR SELECT id FROM t ORDER BY id",
+            "FETCH 1 FROM h",
+            "FETCH BACKWARD 1 FROM h",
+            "CLOSE h",
+        ],
         prelude=["DECLARE h CURSOR WITH HOLD FOR SELECT id FROM t ORDER BY id"],
     ),
     "temporary tables": Subject(
@@ -296,11 +314,18 @@ SUBJECTS = {
             "DISCARD PLANS",
             "RESET ALL",
         ],
-        prelude=["SET my.effect = 'before'", "SET default_transaction_deferrable = on", "SET default_transaction_read_only = on"],
+        prelude=[
+            "SET my.effect = 'before'",
+            "SET default_transaction_deferrable = on",
+            "SET default_transaction_read_only = on",
+        ],
     ),
     "isolation": Subject(
         near=["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SET TRANSACTION READ ONLY, DEFERRABLE"],
-        prelude=["SET default_transaction_isolation = 'repeatable read'", "SET default_transaction_isolation = 'serializable'"],
+        prelude=[
+            "SET default_transaction_isolation = 'repeatable read'",
+            "SET default_transaction_isolation = 'serializable'",
+        ],
     ),
     "row locks": Subject(
         near=[
@@ -311,7 +336,9 @@ SUBJECTS = {
             "LOCK TABLE t IN SHARE MODE",
         ],
     ),
-    "savepoints": Subject(near=["SAVEPOINT a", "ROLLBACK TO a", "RELEASE a", "SAVEPOINT b; INSERT INTO log VALUES ('b')"]),
+    "savepoints": Subject(
+        near=["SAVEPOINT a", "ROLLBACK TO a", "RELEASE a", "SAVEPOINT b; INSERT INTO log VALUES ('b')"],
+    ),
     "statements by name": Subject(
         safe=["SELECT v FROM t WHERE id = 1"],
         near=[
@@ -327,15 +354,23 @@ SUBJECTS = {
         prelude=["PREPARE q AS SELECT effect()", "SET plan_cache_mode = force_generic_plan"],
     ),
     "partitions": Subject(
-        "CREATE TABLE p (a int, v text) PARTITION BY RANGE (a); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (5);"
+        "CREATE TABLE p (a int, v text) PARTITION BY RANGE (a);"
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (5);"
         "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (5) TO (9); INSERT INTO p VALUES (1, 'x'), (6, 'y');"
-        "CREATE TABLE h (v text) PARTITION BY HASH (v); CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 1, REMAINDER 0);",
-        safe=["SELECT v FROM p WHERE a = 6", "SELECT count(*) FROM p1", "SELECT * FROM h WHERE v = 'x'", "SELECT x.v FROM p x JOIN p USING (a) ORDER BY 1"],
+        "CREATE TABLE h (v text) PARTITION BY HASH (v);"
+        "CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 1, REMAINDER 0);",
+        safe=[
+            "SELECT v FROM p WHERE a = 6",
+            "SELECT count(*) FROM p1",
+            "SELECT * FROM h WHERE v = 'x'",
+            "SELECT x.v FROM p x JOIN p USING (a) ORDER BY 1",
+        ],
         near=["ALTER TABLE p DETACH PARTITION p2", "INSERT INTO p VALUES (2, 'z')"],
         prelude=["SET enable_partition_pruning = off", "SET constraint_exclusion = on"],
     ),
     "partition key with a function": Subject(
-        "CREATE TABLE k (a int) PARTITION BY RANGE ((keyed(1) + a)); CREATE TABLE k1 PARTITION OF k FOR VALUES FROM (0) TO (9);"
+        "CREATE TABLE k (a int) PARTITION BY RANGE ((keyed(1) + a));"
+        "CREATE TABLE k1 PARTITION OF k FOR VALUES FROM (0) TO (9);"
         "INSERT INTO k VALUES (1);",
         safe=["SELECT a FROM k WHERE a = 1", "SELECT a FROM k1 WHERE a = 1", "TABLE k"],
         prelude=["SET constraint_exclusion = on"],
@@ -346,7 +381,8 @@ SUBJECTS = {
         near=["REFRESH MATERIALIZED VIEW kept"],
     ),
     "row-level security": Subject(
-        "CREATE TABLE guarded (id int) PARTITION BY LIST (id); CREATE TABLE guarded1 PARTITION OF guarded FOR VALUES IN (1);"
+        "CREATE TABLE guarded (id int) PARTITION BY LIST (id);"
+        "CREATE TABLE guarded1 PARTITION OF guarded FOR VALUES IN (1);"
         "INSERT INTO guarded VALUES (1); CREATE POLICY p ON guarded USING (effect() IS NOT NULL);"
         "ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; GRANT ALL ON guarded TO PUBLIC;",
         safe=["SELECT id FROM guarded", "SELECT count(*) FROM guarded1"],
@@ -358,7 +394,8 @@ SUBJECTS = {
         + "".join(operator(name, "mood", "mood", "boolean") for name in ("<%", "<=%", "=%", ">=%", ">%"))
         + "CREATE FUNCTION mood_cmp(mood, mood) RETURNS int LANGUAGE sql AS 'SELECT length(effect()) * 0';"
         "CREATE OPERATOR CLASS moody DEFAULT FOR TYPE mood USING btree AS"
-        " OPERATOR 1 <%, OPERATOR 2 <=%, OPERATOR 3 =%, OPERATOR 4 >=%, OPERATOR 5 >%, FUNCTION 1 mood_cmp(mood, mood);",
+        " OPERATOR 1 <%, OPERATOR 2 <=%, OPERATOR 3 =%, OPERATOR 4 >=%, OPERATOR 5 >%,"
+        " FUNCTION 1 mood_cmp(mood, mood);",
         safe=ENUM_READS,
     ),
     "operator class of a row": Subject(
@@ -376,8 +413,10 @@ SUBJECTS = {
         safe=["SELECT id FROM t ORDER BY b USING <, 1", "SELECT id FROM t WHERE ROW(b) < ROW(b) ORDER BY 1"],
     ),
     "support function of a family": Subject(
-        "CREATE FUNCTION within(text, text, text, boolean, boolean) RETURNS boolean LANGUAGE sql AS 'SELECT effect() IS NULL';"
-        "ALTER OPERATOR FAMILY text_ops USING btree ADD FUNCTION 3 (text, text) within(text, text, text, boolean, boolean);",
+        "CREATE FUNCTION within(text, text, text, boolean, boolean) RETURNS boolean LANGUAGE sql AS"
+        " 'SELECT effect() IS NULL';"
+        "ALTER OPERATOR FAMILY text_ops USING btree ADD"
+        " FUNCTION 3 (text, text) within(text, text, text, boolean, boolean);",
         safe=["SELECT count(*) OVER (ORDER BY v RANGE BETWEEN 'a' PRECEDING AND CURRENT ROW) FROM t"],
     ),
     "negator of PostgreSQL's operator": Subject(
@@ -398,17 +437,26 @@ SUBJECTS = {
         near=["INSERT INTO i VALUES (2, 'y')"],
     ),
     "statistics on expressions": Subject(
-        "CREATE TABLE st (a int, b int); INSERT INTO st VALUES (1, 2); CREATE STATISTICS ss ON (keyed(1) + a), b FROM st;",
+        "CREATE TABLE st (a int, b int); INSERT INTO st VALUES (1, 2);"
+        "CREATE STATISTICS ss ON (keyed(1) + a), b FROM st;",
         safe=["SELECT b FROM st WHERE a = 1", "SELECT count(*) FROM st GROUP BY a"],
     ),
     "constraints": Subject(
-        "CREATE TABLE bound (a int CHECK (keyed(1) + a > 0)); INSERT INTO bound VALUES (1); CREATE TABLE inherits () INHERITS (bound);",
+        "CREATE TABLE bound (a int CHECK (keyed(1) + a > 0)); INSERT INTO bound VALUES (1);"
+        "CREATE TABLE inherits () INHERITS (bound);",
         safe=["SELECT a FROM bound WHERE a > 0", "SELECT count(*) FROM inherits WHERE a = 1"],
         prelude=["SET constraint_exclusion = on"],
     ),
     "functions that shadow": Subject(
-        shadow("lower", "varchar") + shadow("other.length", "text") + shadow("length", "varchar") + shadow("other.to_char", "date, text"),
-        safe=["SELECT lower(w) FROM t ORDER BY 1", "SELECT pg_catalog.lower(w) FROM t ORDER BY 1", "SELECT length(v), length(w) FROM t ORDER BY 1"],
+        shadow("lower", "varchar")
+        + shadow("length", "varchar")
+        + shadow("other.length", "text")
+        + shadow("other.to_char", "date, text"),
+        safe=[
+            "SELECT lower(w) FROM t ORDER BY 1",
+            "SELECT pg_catalog.lower(w) FROM t ORDER BY 1",
+            "SELECT length(v), length(w) FROM t ORDER BY 1",
+        ],
         prelude=["SET search_path = other, public, pg_catalog", "SET search_path = public, pg_catalog"],
     ),
     "functions in pg_catalog": Subject(
@@ -425,35 +473,62 @@ SUBJECTS = {
         operator("=", "varchar", "varchar", "boolean") + operator("-", "prefix", "varchar", "text")
         + operator("||", "varchar", "varchar", "text") + operator("~~", "varchar", "text", "boolean"),
         safe=[
-            "SELECT id FROM t WHERE w = 'eins'", "SELECT id FROM t WHERE w IN ('eins', 'zwei')", "SELECT w || w FROM t ORDER BY 1",
-            "SELECT id FROM t WHERE w LIKE 'e%'", "SELECT - w FROM t", "SELECT x.w FROM t x NATURAL JOIN t y ORDER BY 1",
-            "SELECT id FROM t WHERE w OPERATOR(pg_catalog.=) 'eins'", "SELECT NULLIF(w, 'eins') FROM t ORDER BY 1",
+            "SELECT id FROM t WHERE w = 'eins'",
+            "SELECT id FROM t WHERE w IN ('eins', 'zwei')",
+            "SELECT w || w FROM t ORDER BY 1",
+            "SELECT id FROM t WHERE w LIKE 'e%'",
+            "SELECT - w FROM t",
+            "SELECT x.w FROM t x NATURAL JOIN t y ORDER BY 1",
+            "SELECT id FROM t WHERE w OPERATOR(pg_catalog.=) 'eins'",
+            "SELECT NULLIF(w, 'eins') FROM t ORDER BY 1",
         ],
         prelude=["SET search_path = public, pg_catalog"],
     ),
     "attribute notation": Subject(
         shadow("f", "t") + shadow("g", "text"),
-        near=["SELECT x.f FROM t x ORDER BY 1", "SELECT (t).f FROM t ORDER BY 1", "SELECT x.g FROM lower('A') x", "SELECT x.nextval FROM lower('s') x"],
+        near=[
+            "SELECT x.f FROM t x ORDER BY 1",
+            "SELECT (t).f FROM t ORDER BY 1",
+            "SELECT x.g FROM lower('A') x",
+            "SELECT x.nextval FROM lower('s') x",
+        ],
     ),
     "search_path": Subject(
         "CREATE TABLE other.t (id int, v text); INSERT INTO other.t VALUES (9, 'other');",
         safe=["SELECT v FROM t ORDER BY 1", "SELECT v FROM other.t"],
-        near=["SET search_path = other", "SET LOCAL search_path = other", "SELECT current_schema", "SET search_path = public"],
+        near=[
+            "SET search_path = other",
+            "SET LOCAL search_path = other",
+            "SELECT current_schema",
+            "SET search_path = public",
+        ],
     ),
     "notifications": Subject(
-        near=["LISTEN n", "NOTIFY n, 'said'", "UNLISTEN *", "SELECT pg_notify('n', 'called')", "SELECT pg_listening_channels()"],
+        near=[
+            "LISTEN n",
+            "NOTIFY n, 'said'",
+            "UNLISTEN *",
+            "SELECT pg_notify('n', 'called')",
+            "SELECT pg_listening_channels()",
+        ],
         prelude=["LISTEN n"],
     ),
-    "errors": Subject(near=["SELECT 1/0", "SELECT * FROM missing", "SELECT (", "SELECT 'a'::int", "SELECT 'a\\b'", "SELECT E'a\\'b'"]),
+    "errors": Subject(
+        near=["SELECT 1/0", "SELECT * FROM missing", "SELECT (", "SELECT 'a'::int", "SELECT 'a\\b'", "SELECT E'a\\'b'"],
+    ),
     "catalogues": Subject(
         safe=[
             "SELECT relname, relkind FROM pg_class WHERE relname = 't'",
             "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1",
-            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 't' ORDER BY ordinal_position",
-            "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = 't'::regclass AND a.attnum > 0",
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 't' ORDER BY 1",
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = 't'::regclass",
             "SELECT name, setting FROM pg_settings WHERE name = 'work_mem'",
         ],
-        near=["SELECT last_value FROM pg_sequences", "SELECT txid_current() > 0", "SELECT pg_current_xact_id_if_assigned() IS NULL"],
+        near=[
+            "SELECT last_value FROM pg_sequences",
+            "SELECT txid_current() > 0",
+            "SELECT pg_current_xact_id_if_assigned() IS NULL",
+        ],
     ),
     "text search": Subject(
         near=[
@@ -475,24 +550,47 @@ SUBJECTS = {
         "CREATE FUNCTION other.upper(anyelement) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
         "CREATE FUNCTION concat(VARIADIC text[]) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
         "CREATE FUNCTION left(text, int, int DEFAULT 1) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';",
-        safe=["SELECT upper(w), concat(v, w) FROM t ORDER BY id", "SELECT left(v, 1) FROM t ORDER BY 1", "SELECT upper(id) FROM t"],
+        safe=[
+            "SELECT upper(w), concat(v, w) FROM t ORDER BY id",
+            "SELECT left(v, 1) FROM t ORDER BY 1",
+            "SELECT upper(id) FROM t",
+        ],
         prelude=["SET search_path = other, public, pg_catalog"],
     ),
     "large objects": Subject(near=["SELECT lo_from_bytea(0, 'x') > 0", "SELECT lo_unlink(0)"]),
     "copies": Subject(near=["COPY t TO STDOUT", "COPY (SELECT effect()) TO STDOUT", "COPY log FROM STDIN"]),
     "backslashes": Subject(
         near=["SELECT 'a\\'' , effect() --'", "SELECT 'a\\b'"],
-        prelude=["SET standard_conforming_strings = off", "SET client_encoding = 'SJIS'", "SET client_encoding = 'LATIN1'"],
+        prelude=[
+            "SET standard_conforming_strings = off",
+            "SET client_encoding = 'SJIS'",
+            "SET client_encoding = 'LATIN1'",
+        ],
     ),
-    "timeouts": Subject(prelude=["SET idle_session_timeout = '1h'", "SET idle_in_transaction_session_timeout = '1h'", "SET statement_timeout = '1h'"]),
+    "timeouts": Subject(
+        prelude=[
+            "SET idle_session_timeout = '1h'",
+            "SET idle_in_transaction_session_timeout = '1h'",
+            "SET statement_timeout = '1h'",
+        ],
+    ),
     "citext": Subject(
-        "CREATE EXTENSION citext SCHEMA public; CREATE TABLE words (w citext); INSERT INTO words VALUES ('A'); CREATE FUNCTION strpos(citext, text, int) RETURNS text LANGUAGE sql AS 'SELECT effect()';",
-        safe=["SELECT max(v), min(w) FROM t WHERE v ~ 'o'", "SELECT 'a' = 'A', 'x' LIKE 'X', strpos(v, 'o') FROM t ORDER BY 3", "SELECT replace(v, 'o', '0') FROM t ORDER BY 1"],
+        "CREATE EXTENSION citext SCHEMA public; CREATE TABLE words (w citext); INSERT INTO words VALUES ('A');"
+        "CREATE FUNCTION strpos(citext, text, int) RETURNS text LANGUAGE sql AS 'SELECT effect()';",
+        safe=[
+            "SELECT max(v), min(w) FROM t WHERE v ~ 'o'",
+            "SELECT 'a' = 'A', 'x' LIKE 'X', strpos(v, 'o') FROM t ORDER BY 3",
+            "SELECT replace(v, 'o', '0') FROM t ORDER BY 1",
+        ],
         near=["SELECT w FROM words WHERE w = 'a'", "SELECT 'A'::citext = 'a'", "SELECT max(w) FROM words"],
     ),
     "hstore": Subject(
         "CREATE EXTENSION hstore SCHEMA public;",
-        safe=["SELECT '{\"a\": 1}'::jsonb -> 'a', j - 'a', j ? 'a' FROM t ORDER BY id", "SELECT j || '{\"c\": 1}' FROM t ORDER BY id", "SELECT 'a' || 'b' WHERE 'a' <> 'b'"],
+        safe=[
+            "SELECT '{\"a\": 1}'::jsonb -> 'a', j - 'a', j ? 'a' FROM t ORDER BY id",
+            "SELECT j || '{\"c\": 1}' FROM t ORDER BY id",
+            "SELECT 'a' || 'b' WHERE 'a' <> 'b'",
+        ],
         near=["SELECT 'a=>1'::hstore -> 'a'", "SELECT v => w FROM t", "SELECT 'a=>1' -> 'a'"],
     ),
     "ltree": Subject(
