@@ -100,12 +100,12 @@ impl ServerKind {
     pub const PARAMETERS: [&str; 2] = ["in_hot_standby", "default_transaction_read_only"];
 
     /// Notes a parameter and its value.
-    pub fn told(&mut self, parameter: &str, value: &str) {
+    pub fn told(&mut self, parameter: &[u8], value: &[u8]) {
         let [standby, read_only] = Self::PARAMETERS;
-        if parameter == standby {
-            self.in_hot_standby = Some(value == "on");
-        } else if parameter == read_only {
-            self.default_read_only = Some(value == "on");
+        if parameter == standby.as_bytes() {
+            self.in_hot_standby = Some(value == b"on");
+        } else if parameter == read_only.as_bytes() {
+            self.default_read_only = Some(value == b"on");
         }
     }
 }
@@ -118,7 +118,7 @@ mod tests {
         let mut kind = ServerKind::default();
         let values = [in_hot_standby, default_transaction_read_only];
         for (parameter, value) in ServerKind::PARAMETERS.into_iter().zip(values) {
-            kind.told(parameter, value);
+            kind.told(parameter.as_bytes(), value.as_bytes());
         }
         kind
     }

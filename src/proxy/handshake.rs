@@ -28,24 +28,36 @@ use crate::{
 };
 
 /// Serves one connection from its first byte to its last.
-pub(super) async fn serve(stream: Stream, client: Option<SocketAddr>, worker: Arc<Worker>) {
+pub(super) fn serve(
+    stream: Stream,
+    client: Option<SocketAddr>,
+    worker: Arc<Worker>,
+) -> impl Future<Output = ()> {
     // The handshake's state is large and short-lived: it lives in a box of its own.
-    let config = worker.config();
-    let opening = Box::pin(open(stream, client, Arc::clone(&worker)));
-    let opened = match config.startup_timeout {
-        Some(limit) => tokio::time::timeout(limit, opening)
-            .await
-            .unwrap_or_else(|_| {
-                tracing::info!(?client, "no startup packet within {limit:?}");
-                None
-            }),
-        None => opening.await,
+    let opening = Box::pin(open_in_time(stream, client, Arc::clone(&worker)));
+    async move {
+        if let Some(relay) = opening.await {
+            relay::run(relay, worker).await;
+        }
+    }
+}
+
+async fn open_in_time(
+    stream: Stream,
+    client: Option<SocketAddr>,
+    worker: Arc<Worker>,
+) -> Option<Box<Relay>> {
+    let limit = worker.config().startup_timeout;
+    let opening = open(stream, client, worker);
+    let Some(limit) = limit else {
+        return opening.await;
     };
-    drop(config);
-    let Some(relay) = opened else {
-        return;
-    };
-    relay::run(relay, worker).await;
+    tokio::time::timeout(limit, opening)
+        .await
+        .unwrap_or_else(|_| {
+            tracing::info!(?client, "no startup packet within {limit:?}");
+            None
+        })
 }
 
 async fn open(

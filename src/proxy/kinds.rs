@@ -98,7 +98,7 @@ async fn probe(
                 let mut kind = ServerKind::default();
                 for name in ServerKind::PARAMETERS {
                     if let Some(value) = connection.parameter(name) {
-                        kind.told(name, value);
+                        kind.told(name.as_bytes(), value.as_bytes());
                     }
                 }
                 // A connection without its client takes leave of the server.

@@ -24,6 +24,9 @@ const BACKLOG: i32 = 1024;
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a timer rings in a thread that has nothing else to do.
+const TIMER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on {address}: {source}")]
@@ -189,10 +192,20 @@ pub fn run(
             });
         }
         drop(bound);
+        tokio::spawn(keep_timers_running());
         // The sender is dropped only when the process ends.
         drop(ended.wait_for(|&ended| ended).await);
     });
     Ok(())
+}
+
+/// Lets a timer ring all the time, so that there is nearly always one that rings before a new one: tokio wakes the thread
+/// by a system call when a timer is armed that comes before all others.
+async fn keep_timers_running() {
+    let mut interval = tokio::time::interval(TIMER_INTERVAL);
+    loop {
+        interval.tick().await;
+    }
 }
 
 enum Listener {

@@ -30,6 +30,10 @@ use crate::{
 /// How much of an answer is read ahead of a client that does not take it, while its statement is being cancelled.
 const READ_AHEAD: usize = 64 << 20;
 
+/// Whole buffers of this many bytes are what a server sends of a long answer (`PQ_SEND_BUFFER_SIZE` in
+/// `src/backend/libpq/pqcomm.c`) and libpq of a long request (`pqPutMsgEnd` in `src/interfaces/libpq/fe-misc.c`).
+const SENT_AT_ONCE: usize = 8192;
+
 /// How long a closed session waits for its client to take what was sent and to leave.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -115,6 +119,11 @@ impl Leg {
 /// Runs a session to its end, and says why it ended.
 pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
     let closed = poll_fn(|cx| relay.poll(cx, &worker)).await;
+    // What remains is large and short-lived: it lives in a box of its own.
+    Box::pin(end(relay, closed, worker)).await;
+}
+
+async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     relay.watch = None;
     relay.session.closed(Instant::now().into_std());
     relay.publish(&worker);
@@ -142,10 +151,10 @@ pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
         tracing::info!(session, unknown, "messages of unknown types were passed on");
     }
     let entry = Arc::clone(&relay.entry);
-    let client = Box::pin(relay.close()).await;
+    let client = relay.close().await;
     worker.shared.registry.leave(&entry);
     if let Some(client) = client {
-        Box::pin(linger(client)).await;
+        linger(client).await;
     }
 }
 
@@ -189,9 +198,13 @@ impl Relay {
             self.entry.set_waker(cx.waker());
             self.identified = true;
         }
+        let mut scratch = worker
+            .scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         loop {
             let now = Instant::now().into_std();
-            match self.turn(cx, worker, now) {
+            match self.turn(cx, worker, &mut scratch, now) {
                 Ok(true) => {}
                 Ok(false) => match self.sleep(cx, worker, now) {
                     Poll::Pending => return Poll::Pending,
@@ -206,13 +219,14 @@ impl Relay {
     fn turn(
         &mut self,
         cx: &mut Context<'_>,
-        worker: &Arc<Worker>,
+        worker: &Worker,
+        scratch: &mut [u8],
         now: StdInstant,
     ) -> Result<bool, Closed> {
         self.obey(worker, now);
-        self.pump(Side::Client, cx, worker, now)?;
+        self.pump(Side::Client, cx, scratch, now)?;
         let held = self.session.holds_client();
-        self.pump(Side::Server, cx, worker, now)?;
+        self.pump(Side::Server, cx, scratch, now)?;
         let acted = self.act(worker, now)?;
         self.publish(worker);
         // A client that was held was not read, and wakes nobody.
@@ -226,7 +240,7 @@ impl Relay {
         &mut self,
         from: Side,
         cx: &mut Context<'_>,
-        worker: &Worker,
+        scratch: &mut [u8],
         now: StdInstant,
     ) -> Result<(), Closed> {
         self.flush(from.other(), cx, now)?;
@@ -245,7 +259,7 @@ impl Relay {
                 leg.held = false;
                 let input = std::mem::take(&mut leg.input);
                 self.splice(from, &input, cx, now)?;
-            } else if self.read(from, cx, worker, now)?.is_pending() {
+            } else if self.read(from, cx, scratch, now)?.is_pending() {
                 return Ok(());
             }
         }
@@ -255,17 +269,13 @@ impl Relay {
         &mut self,
         from: Side,
         cx: &mut Context<'_>,
-        worker: &Worker,
+        scratch: &mut [u8],
         now: StdInstant,
     ) -> Result<Poll<()>, Closed> {
         let leg = self.leg(from);
         if leg.ended {
             return Ok(Poll::Pending);
         }
-        let mut scratch = worker
-            .scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         let kept = leg.input.len();
         let (front, back) = scratch.split_at_mut(kept);
         let mut buf = ReadBuf::new(back);
@@ -281,6 +291,10 @@ impl Relay {
         leg.input = Vec::new();
         let bytes = scratch.get(..kept + len).unwrap_or_default();
         self.splice(from, bytes, cx, now)?;
+        if len.is_multiple_of(SENT_AT_ONCE) {
+            // More is on its way: where the processors are busy, the sender gets the time to send it all.
+            std::thread::yield_now();
+        }
         Ok(Poll::Ready(()))
     }
 
@@ -363,6 +377,10 @@ impl Relay {
             };
             return Err(left.into());
         }
+        // TLS has a farewell of its own.
+        if self.session.is_answered() && !self.server.stream.is_tls() {
+            return Err(CloseReason::ClientLeft.into());
+        }
         // The server answers what it has been sent, then leaves too.
         self.server.leaving = true;
         self.server
@@ -387,7 +405,7 @@ impl Relay {
     }
 
     /// Carries out what the session asks for.
-    fn act(&mut self, worker: &Arc<Worker>, now: StdInstant) -> Result<bool, Closed> {
+    fn act(&mut self, worker: &Worker, now: StdInstant) -> Result<bool, Closed> {
         let mut acted = false;
         while let Some(action) = self.session.poll_action() {
             acted = true;

@@ -345,6 +345,14 @@ impl Session {
         self.state.replication
     }
 
+    /// Whether the server has said all that it has to say to the client's requests: a client that leaves misses nothing.
+    pub fn is_answered(&self) -> bool {
+        let pending = &self.state.pending;
+        let quiet = pending.is_empty() && !pending.unsynced() && self.ending.is_none();
+        let unsent = !self.to_server.is_empty() || !self.to_client.is_empty();
+        quiet && !unsent && self.state.phase == Phase::Ready
+    }
+
     /// How many messages have passed of types that are not known.
     pub fn unknown_messages(&self) -> u64 {
         self.state.unknown
@@ -352,8 +360,9 @@ impl Session {
 
     /// The session is over: what was open in it is reported.
     pub fn closed(&mut self, now: Instant) {
-        let finished = self.state.end(TransactionOutcome::Disconnect, now);
-        self.record(finished);
+        if let Some(finished) = self.state.end(TransactionOutcome::Disconnect, now) {
+            self.record(*finished);
+        }
     }
 
     fn splice(&mut self, side: Side, bytes: &[u8], now: Instant) -> Result<Step, InvalidLength> {
@@ -363,6 +372,14 @@ impl Session {
             if self.state.phase == Phase::Closing {
                 step.consumed = bytes.len();
                 break;
+            }
+            if side == Side::Server && !rewriting {
+                let rows = self.rows_at(rest);
+                if rows > 0 {
+                    step.consumed += rows;
+                    step.verbatim = step.consumed;
+                    continue;
+                }
             }
             let leg = self.leg(side);
             let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
@@ -410,6 +427,17 @@ impl Session {
             rewriting |= !self.output(side.other()).is_empty();
         }
         Ok(step)
+    }
+
+    /// How many bytes at the front of the server's are rows and COPY data that go on as they are and tell nothing.
+    fn rows_at(&self, bytes: &[u8]) -> usize {
+        let tag = bytes.first().copied().unwrap_or_default();
+        let flows = !Side::Server.holds(tag) && self.ending.is_none() && self.telling.is_none();
+        if flows {
+            self.server.scanner.run_of(tag, bytes)
+        } else {
+            0
+        }
     }
 
     /// The clock of `stalled` begins anew, and so does its ladder.
@@ -495,8 +523,9 @@ impl Session {
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let transaction = self.state.transaction.started;
-        let finished = self.state.received(frame, now);
-        self.record(finished);
+        if let Some(finished) = self.state.received(frame, now) {
+            self.record(*finished);
+        }
         let tag = BackendTag::from(frame.tag);
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
         if idle || self.state.transaction.started != transaction {
@@ -532,7 +561,8 @@ impl Session {
     }
 
     fn identify(&mut self, body: &[u8]) {
-        if let Some(("application_name", name)) = wire::parameter_status(body)
+        if let Some((b"application_name", name)) = wire::parameter_status(body)
+            && let Ok(name) = str::from_utf8(name)
             && *name != *self.who.application_name
         {
             self.who.application_name = name.into();
@@ -558,14 +588,11 @@ impl Session {
         }
     }
 
-    fn record(&mut self, finished: Option<Box<Finished>>) {
-        let Some(finished) = finished else {
-            return;
-        };
+    fn record(&mut self, finished: Finished) {
         let Finished {
             outcome,
             transaction,
-        } = *finished;
+        } = finished;
         self.events
             .push_back(Event::Transaction(Box::new(TransactionRecord {
                 who: self.who.clone(),

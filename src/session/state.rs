@@ -20,7 +20,7 @@
 //! ```
 //! Sources: "Message Flow" in the documentation; `PostgresMain` in `src/backend/tcop/postgres.c`.
 
-use std::{borrow::Cow, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     event::TransactionOutcome,
@@ -326,10 +326,11 @@ impl State {
 
     fn text(&self, frame: Frame<'_>, sql: &[u8]) -> Text {
         let kept = sql.get(..MAX_TEXT).unwrap_or(sql);
-        let text = String::from_utf8_lossy(kept);
-        let whole = frame.whole && kept.len() == sql.len() && matches!(text, Cow::Borrowed(_));
+        let text = str::from_utf8(kept);
+        let whole = frame.whole && kept.len() == sql.len() && text.is_ok();
+        let lossy = |_| String::from_utf8_lossy(kept).into();
         Text {
-            sql: Some(text.into()),
+            sql: Some(text.map_or_else(lossy, Arc::from)),
             control: self.classify(frame, sql),
             certain: whole && self.lexing.is_server_safe(),
         }
@@ -432,10 +433,10 @@ impl State {
     fn parameter(&mut self, body: &[u8]) {
         let before = self.lexing;
         match wire::parameter_status(body) {
-            Some(("standard_conforming_strings", value)) => {
-                self.lexing.standard_conforming_strings = value == "on";
+            Some((b"standard_conforming_strings", value)) => {
+                self.lexing.standard_conforming_strings = value == b"on";
             }
-            Some(("client_encoding", value)) => {
+            Some((b"client_encoding", value)) => {
                 self.lexing.client_only_encoding = sql::is_client_only_encoding(value);
             }
             _ => {}

@@ -4,7 +4,7 @@
 
 /// Splits a NUL-terminated string off the front of `bytes`.
 pub fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let end = memchr::memchr(0, bytes)?;
     let (text, rest) = bytes.split_at(end);
     Some((text, rest.get(1..)?))
 }
@@ -69,10 +69,10 @@ pub fn describe_target(body: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// Name and value in a ParameterStatus message.
-pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
+pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name, rest) = cstr(body)?;
     let (value, _) = cstr(rest)?;
-    Some((str::from_utf8(name).ok()?, str::from_utf8(value).ok()?))
+    Some((name, value))
 }
 
 /// The command tags that change what is known of a transaction.
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!((bind.portal, bind.statement), (&b"p"[..], &b"s"[..]));
         assert_eq!(describe_target(b"Sx\0"), Some((b'S', &b"x"[..])));
         assert_eq!(execute_portal(b"\0\0\0\0\0"), Some(&b""[..]));
-        assert_eq!(parameter_status(b"a\0b\0"), Some(("a", "b")));
+        assert_eq!(parameter_status(b"a\0b\0"), Some((&b"a"[..], &b"b"[..])));
         let fields = ErrorFields::read(b"SFEHLER\0VERROR\0C25P02\0Mno\0\0");
         assert_eq!(
             (fields.severity, fields.sqlstate),

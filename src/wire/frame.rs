@@ -109,6 +109,21 @@ impl FrameScanner {
         })
     }
 
+    /// How many bytes at the front of `bytes` are whole frames of one type, for whoever has nothing to learn from them.
+    pub fn run_of(&self, tag: u8, bytes: &[u8]) -> usize {
+        let mut len = 0;
+        while self.rest == 0
+            && let Some((&[next, a, b, c, d], body)) =
+                bytes.get(len..).and_then(<[u8]>::split_first_chunk)
+            && next == tag
+            && let Ok(length @ 4..) = usize::try_from(i32::from_be_bytes([a, b, c, d]))
+            && length - 4 <= body.len()
+        {
+            len += 1 + length;
+        }
+        len
+    }
+
     /// Takes back the frame reported last: it will be given again.
     pub fn rewind(&mut self) {
         self.rest = 0;
@@ -122,7 +137,10 @@ impl FrameScanner {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{
+        prelude::*,
+        sample::{Index, select},
+    };
 
     use super::*;
 
@@ -173,8 +191,31 @@ mod tests {
         }
 
         #[test]
+        fn a_run_is_what_scanning_one_by_one_finds(
+            lens in prop::collection::vec((select(b"DdC"), 0_u32..40), 0..12),
+            cut in any::<Index>(),
+        ) {
+            let mut stream = Vec::new();
+            for (tag, len) in lens {
+                stream.push(tag);
+                stream.extend_from_slice(&(len + 4).to_be_bytes());
+                stream.resize(stream.len() + usize::try_from(len).unwrap(), b'D');
+            }
+            let stream = &stream[..cut.index(stream.len() + 1)];
+            let mut scanner = FrameScanner::default();
+            let mut run = 0;
+            while let Ok(Scanned::Frame { frame, len }) = scanner.scan(&stream[run..], |_| true)
+                && frame.tag == b'D'
+            {
+                run += len;
+            }
+            prop_assert_eq!(FrameScanner::default().run_of(b'D', stream), run);
+        }
+
+        #[test]
         fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let (mut scanner, mut bytes) = (FrameScanner::default(), bytes.as_slice());
+            prop_assert!(scanner.run_of(b'D', bytes) <= bytes.len());
             while let Ok(Scanned::Rest { len } | Scanned::Frame { len, .. }) = scanner.scan(bytes, |_| false) {
                 bytes = &bytes[len..];
             }

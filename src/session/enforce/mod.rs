@@ -218,8 +218,10 @@ impl Session {
             return;
         };
         self.released = None;
-        let finished = self.state.enforced(ending.incident.kind, status, now);
-        self.record(finished);
+        let kind = ending.incident.kind;
+        if let Some(finished) = self.state.enforced(kind, status, now) {
+            self.record(*finished);
+        }
         if self.state.status == TransactionStatus::Idle {
             self.taken = [0; 5];
         }
