@@ -482,6 +482,25 @@ fn a_rollback_works_through_a_pooler_in_either_mode() {
     }
 }
 
+/// The text that was parsed under a name is not what the name stands for, and nothing on the wire says so.
+#[test]
+fn a_name_under_which_sql_has_prepared_another_statement_is_not_believed() {
+    on_every_server(|server| {
+        let proxy = Proxy::with_rules(&server.database(), RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        client.ask(&[parse("q", "SELECT v FROM t"), sync()]);
+        client.run(
+            "DO $$BEGIN EXECUTE 'DEALLOCATE q'; \
+             EXECUTE 'PREPARE q AS SELECT set_config(''my.effect'', ''done'', true)'; END$$",
+        );
+        client.query("BEGIN");
+        let ran = client.ask(&[bind("", "q", &[]), execute("", 0), sync()]);
+        assert_eq!(ran, "2 / D done / C SELECT 1 / Z T");
+        let why = incident(&proxy, "not_releasable");
+        assert!(why.contains("prepared by SQL"), "{why}");
+    });
+}
+
 /// A simple Query would have dropped it.
 #[test]
 fn the_unnamed_statement_survives() {

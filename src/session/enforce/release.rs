@@ -129,6 +129,7 @@ impl Answer {
             15 => Self::Not(
                 "the server's process id is not what the session was told: is there a pooler? See upstream.pooler",
             ),
+            16 => Self::Not("a statement was prepared by SQL, and a name may stand for it"),
             _ => Self::Nonsense,
         }
     }

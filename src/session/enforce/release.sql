@@ -60,6 +60,9 @@ WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>)
 WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors c
     WHERE c.name OPERATOR(pg_catalog.<>) ALL (ARRAY[''::pg_catalog.text, 'pgidle_release'::pg_catalog.text]))
     THEN 6
+-- A name that was parsed by the protocol stands for another text, where SQL has prepared it again.
+WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
+    THEN 16
 WHEN EXISTS (SELECT FROM held h WHERE (
     h.locktype OPERATOR(pg_catalog.=) 'virtualxid'::pg_catalog.text
     OR h.locktype OPERATOR(pg_catalog.=) 'relation'::pg_catalog.text
