@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly package=postgresql-15
-# Tests in which somebody waits for a reader to end its transaction: that is what release is for (docs/release.md).
-readonly documented='detach-partition-concurrently-[1-4]|timeouts|truncate-conflict'
+# Tests that may differ where transactions are released, for the reasons in docs/release.md.
+readonly documented='detach-partition-concurrently-[1-4]|reindex-concurrently|stats|timeouts|truncate-conflict'
 cache=$(dirname "$(readlink -f .cache/servers)")
 tree="$cache/$package-suites"
 pgidle=$PWD/target/debug/pgidle

@@ -503,7 +503,7 @@ fn a_name_under_which_sql_has_prepared_another_statement_is_not_believed() {
 
 /// A simple Query would have dropped it.
 #[test]
-fn the_unnamed_statement_survives() {
+fn the_unnamed_statement_survives_and_the_portal_does_not() {
     on_every_server(|server| {
         let database = server.database();
         let proxy = Proxy::with_rules(&database, RULES);
@@ -515,6 +515,14 @@ fn the_unnamed_statement_survives() {
         incident(&proxy, "released");
         assert_eq!(client.ask(&run), "2 / D one / C SELECT 1 / Z T");
         assert_eq!(client.query("COMMIT"), "C COMMIT / Z I");
+        client.query("BEGIN");
+        client.ask(&first);
+        releases(&proxy, 2);
+        let portal = client.ask(&[execute("", 0), sync()]);
+        assert_eq!(
+            portal, "E 34000 / Z E",
+            "portals end with their transaction"
+        );
     });
 }
 
