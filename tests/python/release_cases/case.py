@@ -94,7 +94,7 @@ class Side:
         self.step(session, "ROLLBACK")
         heard += [session.run(sql) for sql in SESSION_STATE]
         session.close()
-        return [*heard, *self.leftovers()]
+        return [*heard, session.notified, *self.leftovers()]
 
     def step(self, session, sql):
         """Runs a statement, and waits until pgidle has done with the wait that follows it."""
@@ -119,7 +119,7 @@ class Pair:
     def difference(self, case):
         """Where the two differ first: the statement and what was heard on either side; `None` where they do not."""
         ways = [side.play(case) for side in self.sides]
-        names = [*case.statements, *SESSION_STATE, "rows", "sequence", "objects"]
+        names = [*case.statements, *SESSION_STATE, "notifications", "rows", "sequence", "objects"]
         for name, direct, proxied in zip(names, *ways, strict=True):
             if direct != proxied:
                 return {"at": name, "direct": repr(direct)[:500], "through pgidle": repr(proxied)[:500]}

@@ -521,7 +521,7 @@ SUBJECTS = {
             "SELECT relname, relkind FROM pg_class WHERE relname = 't'",
             "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1",
             "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 't' ORDER BY 1",
-            "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = 't'::regclass",
+            "SELECT a.attname, format_type(a.atttypid, -1) FROM pg_attribute a WHERE a.attrelid = 't'::regclass",
             "SELECT name, setting FROM pg_settings WHERE name = 'work_mem'",
         ],
         near=[

@@ -1,4 +1,7 @@
-"""The dialects in which a case is spoken; each returns everything that the client receives."""
+"""The dialects in which a case is spoken; each returns everything that the client receives.
+
+Notifications are kept apart: a released transaction does not hold them back, as documented.
+"""
 
 import struct
 
@@ -13,6 +16,10 @@ DESCRIBE = message(b"D", b"P\0")
 class Recorder(Wire):
     """The protocol by hand: answers as a list of messages."""
 
+    def __init__(self, where):
+        super().__init__(where)
+        self.notified = []
+
     def ask(self, request):
         self.send(request)
         answer = []
@@ -22,8 +29,9 @@ class Recorder(Wire):
                 # In the extended protocol the Sync that followed Execute was ignored.
                 self.send(COPY_DATA + (SYNC if request.endswith(SYNC) else b""))
             if tag == b"A":
-                body = body[4:]  # Who notifies is another process in each run.
-            answer.append((tag.decode(), columns(body) if tag == b"T" else body))
+                self.notified.append(body[4:])  # Behind the process id of who notifies.
+            else:
+                answer.append((tag.decode(), columns(body) if tag == b"T" else body))
             if tag == b"Z":
                 return answer
 
@@ -34,6 +42,7 @@ class Simple:
     def __init__(self, where):
         self.wire = Recorder(where)
         self.pid = int.from_bytes(self.wire.key[:4])
+        self.notified = self.wire.notified
         self.in_transaction = False
 
     def run(self, sql):
@@ -105,9 +114,9 @@ class Psycopg:
         others = {key: value for key, value in where.items() if key != "database"}
         self.connection = psycopg.connect(**database, **others, prepare_threshold=0, autocommit=True)
         self.pid = self.connection.info.backend_pid
-        self.said = []
+        self.said, self.notified = [], []
         self.connection.add_notice_handler(lambda notice: self.said.append(str(diagnostics(notice))))
-        self.connection.add_notify_handler(lambda notify: self.said.append(f"{notify.channel} {notify.payload}"))
+        self.connection.add_notify_handler(lambda notify: self.notified.append((notify.channel, notify.payload)))
 
     @property
     def in_transaction(self):
