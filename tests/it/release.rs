@@ -207,6 +207,13 @@ const IN_THE_WAY: &[(&str, &str, &str)] = &[
         "SELECT pg_catalog.lower(v::varchar) FROM t",
         "a user-made function",
     ),
+    // PostgreSQL's own |/ has one side only, and is no choice here.
+    (
+        "CREATE EXTENSION ltree; CREATE FUNCTION root(ltree, ltree) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR |/ (leftarg = ltree, rightarg = ltree, function = root)",
+        "SELECT 'a' |/ 'b'",
+        "a user-made operator",
+    ),
     (
         "CREATE FUNCTION outside(box, box) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
          CREATE OPERATOR !@> (leftarg = box, rightarg = box, function = outside, negator = OPERATOR(pg_catalog.@>))",

@@ -22,12 +22,12 @@ WITH held AS (
     AND t.typtype OPERATOR(pg_catalog.=) 'b'::pg_catalog."char"
     AND t.typelem OPERATOR(pg_catalog.=) 0::pg_catalog.oid
 ), callables AS (
-    SELECT 'function'::pg_catalog.text AS kind, p.oid, p.proname AS name, p.proargtypes::pg_catalog.oid[] AS types,
+    SELECT 'f'::pg_catalog."char" AS kind, p.oid, p.proname AS name, p.proargtypes::pg_catalog.oid[] AS types,
         p.provariadic OPERATOR(pg_catalog.=) 0::pg_catalog.oid
             AND p.pronargdefaults OPERATOR(pg_catalog.=) 0::pg_catalog.int2 AND p.proargnames IS NULL AS is_plain
     FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.=) ANY ($1)
     UNION ALL
-    SELECT 'operator'::pg_catalog.text, o.oid, o.oprname, ARRAY[o.oprleft, o.oprright], true
+    SELECT o.oprkind, o.oid, o.oprname, ARRAY[o.oprleft, o.oprright], true
     FROM pg_catalog.pg_operator o WHERE o.oprname OPERATOR(pg_catalog.=) ANY ($2)
 ), meant AS (
     -- What a user has made and may be meant. It is never chosen where one of PostgreSQL's own is a candidate whenever
@@ -98,13 +98,13 @@ WHEN EXISTS (SELECT FROM (
         'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid,
         'pg_catalog.pg_opclass'::pg_catalog.regclass::pg_catalog.oid]))
     THEN 9
-WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.=) 'function'::pg_catalog.text)
+WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.=) 'f'::pg_catalog."char")
     OR EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.=) ANY ($4)
         AND (p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
             OR p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
             AND p.pronargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2))
     THEN 10
-WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.=) 'operator'::pg_catalog.text)
+WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char")
     -- NOT (a @> b) may become a call of the operator that says to be the negator of @>.
     OR EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
         AND (o.oprcom OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
