@@ -40,18 +40,20 @@ fn run(server: &Server, arguments: &[&str]) -> Value {
 #[test]
 fn release_changes_nothing_that_a_client_receives_or_a_database_holds() {
     let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let seed = set("RELEASE_SEED").unwrap_or_else(|| "1".to_owned());
-    let extent = [
-        ("--only", set("RELEASE_CASE")),
-        ("--cases", set("RELEASE_CASES")),
-        ("--seconds", set("RELEASE_SECONDS")),
-    ];
-    let extent = extent
-        .iter()
-        .find_map(|(name, value)| Some([*name, value.as_deref()?]));
+    let mut options = Vec::new();
+    for (option, variable, default) in [
+        ("--seed", "RELEASE_SEED", Some("1")),
+        ("--seconds", "RELEASE_SECONDS", Some("6")),
+        ("--cases", "RELEASE_CASES", None),
+        ("--only", "RELEASE_CASE", None),
+        ("--subject", "RELEASE_SUBJECT", None),
+    ] {
+        let value = set(variable).or_else(|| default.map(str::to_owned));
+        options.extend(value.map(|value| [option.to_owned(), value]));
+    }
+    let options: Vec<_> = options.iter().flatten().map(String::as_str).collect();
     for server in [oldest(), newest()] {
-        let extent = extent.unwrap_or(["--seconds", "6"]);
-        let report = run(server, &[&["--seed", &seed], &extent[..]].concat());
+        let report = run(server, &options);
         eprintln!("release cases: {report:#}");
         assert_eq!(report["differences"], 0, "{report:#}");
         if set("RELEASE_CASE").is_none() {

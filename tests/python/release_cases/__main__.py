@@ -15,6 +15,7 @@ import psycopg2
 
 from release_cases.audit import Audit
 from release_cases.case import Pair, Side, make
+from release_cases.catalogue import SUBJECTS
 
 WORKERS = 12
 SHOWN = 5
@@ -65,7 +66,7 @@ class Run:
             direct = self.side(worker, "direct", self.options.direct)
             pair = Pair(direct, self.side(worker, "proxied", self.options.proxy, self.audit))
             while (number := self.next()) is not None:
-                case = make(self.options.seed, number, self.options.planted)
+                case = make(self.options.seed, number, self.options.planted, self.options.subject)
                 if self.note(pair.difference(case)):
                     self.smallest.append(pair.minimised(case))
         except Exception as error:
@@ -104,6 +105,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--cases", type=int, default=0, help="so many cases, however long they take")
     parser.add_argument("--only", type=int, help="the case of this number")
+    parser.add_argument("--subject", choices=SUBJECTS, help="cases about this alone")
     parser.add_argument("--planted", action="store_true", help="with a statement that differs as documented")
     options = parser.parse_args()
     run = Run(options)

@@ -42,10 +42,10 @@ class Case:
     statements: tuple
 
 
-def make(seed, number, planted):
-    """The same case for the same seed and number."""
+def make(seed, number, planted, subject=None):
+    """The same case for the same seed and number; `subject` is the only one it is about, where there is one."""
     chance = random.Random(f"{seed}/{number}")
-    subjects = tuple(chance.sample(list(SUBJECTS), chance.choice([0, 1, 1, 2])))
+    subjects = (subject,) if subject else tuple(chance.sample(list(SUBJECTS), chance.choice([0, 1, 1, 2])))
     # Objects of the same name would meet.
     if sum("CREATE TYPE mood" in SUBJECTS[name].setup for name in subjects) > 1:
         subjects = subjects[:1]

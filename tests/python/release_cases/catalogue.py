@@ -149,7 +149,37 @@ def operator(name, left, right, result):
     CREATE OPERATOR {name} ({sides}, FUNCTION = {function});"""
 
 
+# Operators and functions of names that PostgreSQL has, on types of extensions that no statement has a value of: only a
+# literal without a type could be taken for one.
+NAMES = ["=", "<>", "<", "||", "+", "-", "%", "~", "~~", "->", "@>", "&&", "|/", "@", "!!", "?"]
+CALLS = ["lower", "length", "abs", "max", "upper", "concat", "to_json", "date", "count", "quote_literal"]
+OPERANDS = ["'1'", "'{}'", "NULL", "v", "w", "n", "d", "j", "b", "'2001-01-01'::date", "'{1}'::int[]"]
+LOOKALIKES = (
+    "SET search_path = other, public; CREATE EXTENSION citext SCHEMA public; CREATE EXTENSION ltree SCHEMA public;"
+)
+for own, others in ("citext", ["citext", "text"]), ("ltree", ["ltree", "text", "int4", "jsonb"]):
+    for left, right in sorted({*((own, other) for other in others), *((other, own) for other in others)}):
+        LOOKALIKES += f"""
+        CREATE FUNCTION look(l {left}, r {right}) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"""
+        for name in NAMES:
+            LOOKALIKES += f"CREATE OPERATOR {name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = look);"
+    LOOKALIKES += f"CREATE FUNCTION look({own}) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
+    for name in ("-", "|/", "@"):
+        LOOKALIKES += f"CREATE OPERATOR {name} (RIGHTARG = {own}, FUNCTION = look);"
+    for name in CALLS:
+        LOOKALIKES += f"CREATE FUNCTION {name}({own}) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
+LOOKALIKES += "RESET search_path;"
+
 SUBJECTS = {
+    "lookalikes": Subject(
+        LOOKALIKES,
+        safe=[
+            *(f"SELECT {l} {name} {r} FROM t ORDER BY id" for name in NAMES for l in OPERANDS for r in OPERANDS),
+            *(f"SELECT {name} {operand} FROM t ORDER BY id" for name in NAMES for operand in OPERANDS),
+            *(f"SELECT {name}({operand}) FROM t" for name in CALLS for operand in OPERANDS),
+        ],
+        prelude=[f"SET search_path = {path}" for path in ("other, public", "public, other", "other, pg_catalog")],
+    ),
     "ctes": Subject(
         safe=[
             "WITH c AS (SELECT id FROM t) SELECT max(id) FROM c",
