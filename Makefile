@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank drivers test-postgres
+.PHONY: help setup build demo lint doc test bank release-cases drivers test-postgres
 
 # Runs a command between a line that names it and one that says how long it took.
 step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
@@ -35,6 +35,10 @@ SECONDS ?= 60
 bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a new one
 	BANK_SECONDS=$(SECONDS) BANK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it six_dialects -- --nocapture --test-threads=1
+
+release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number, SUBJECT=name; one of them: CASE=number
+	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SUBJECT='$(SUBJECT)' RELEASE_SEED=$${SEED:-$$(date +%s)} \
+		cargo test --locked --test it release_changes_nothing -- --nocapture
 
 drivers: setup ## Write the table of docs/drivers.md anew
 	WRITE_DRIVERS=1 cargo test --locked --test it the_table_of_drivers

@@ -27,6 +27,7 @@ fn session() -> (Session, Instant) {
         who: Who::default(),
         replication: false,
         records: false,
+        keeps_server: false,
         binding: ChannelBinding::default(),
         target: Target::default(),
     };

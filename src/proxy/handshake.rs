@@ -17,7 +17,7 @@ use super::{
     tls, upstream,
 };
 use crate::{
-    config::Config,
+    config::{Config, Pooler},
     policy::Identity,
     session::{ChannelBinding, Opening, Session, event::Who},
     wire::{
@@ -212,6 +212,7 @@ async fn connect(
         who,
         replication,
         records: worker.shared.audit.wants_transactions(),
+        keeps_server: config.upstream.pooler == Pooler::Session,
         binding: binding(stream, &opened.stream, config),
         target: config.upstream.target,
     };

@@ -186,6 +186,8 @@ pub struct Session {
     cancelled: bool,
     /// Whether what such a cancel could have ended is over: an error that it still draws is about nothing.
     settled: bool,
+    /// See [`Opening::keeps_server`].
+    keeps_server: bool,
     binding: ChannelBinding,
     target: Target,
     server_kind: ServerKind,
@@ -205,6 +207,8 @@ pub struct Opening {
     pub replication: bool,
     /// Whether finished transactions are to be reported as events.
     pub records: bool,
+    /// Whether the session is known to have one server process for its life, whatever process id it is told.
+    pub keeps_server: bool,
     /// Whether client and server are the ends of one TLS connection, as far as they can tell.
     pub binding: ChannelBinding,
     /// What the server has to be.
@@ -235,6 +239,7 @@ impl Session {
             draining: false,
             cancelled: false,
             settled: false,
+            keeps_server: opening.keeps_server,
             binding: opening.binding,
             target: opening.target,
             server_kind: ServerKind::default(),

@@ -55,13 +55,14 @@ impl Prepared {
         self.unbound
     }
 
-    /// The client has sent what uses the unnamed statement, or replaces it.
-    pub(super) fn used(&mut self) {
+    /// The client has sent what replaces the unnamed statement.
+    pub(super) fn replaced(&mut self) {
         self.unbound = false;
     }
 
     /// The server has confirmed a Bind.
     pub(super) fn bound(&mut self, name: Box<[u8]>, text: Text) {
+        self.unbound = false;
         set(&mut self.unnamed_portal, &mut self.portals, name, text);
     }
 

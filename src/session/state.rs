@@ -139,8 +139,8 @@ impl State {
         let Some(request) = self.request(frame, now) else {
             return;
         };
-        if let Owed::Bind | Owed::Query | Owed::FunctionCall = request.owed {
-            self.prepared.used();
+        if let Owed::Query | Owed::FunctionCall = request.owed {
+            self.prepared.replaced();
         }
         let was_clients_turn = self.pending.is_empty();
         if !self.pending.sent(request) {

@@ -17,7 +17,8 @@ use pg_query::{
 
 use super::grammar;
 
-/// The names that statements use without a schema: none of them may stand for something that a user has made.
+/// The names that statements use, without a schema or as PostgreSQL's own: none of them may stand for something that a
+/// user has made, who may have made it in `pg_catalog`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// What is called like a function; a type of that name could be meant as well.
@@ -316,11 +317,9 @@ impl Proof {
     }
 
     fn call(&mut self, call: &FuncCall) -> Proven {
-        let (name, qualified) = system_name(&call.funcname)?;
+        let name = system_name(&call.funcname)?;
         harmless("function", name)?;
-        if !qualified {
-            self.names.functions.insert(name.to_owned());
-        }
+        self.names.functions.insert(name.to_owned());
         self.nodes(&call.args)?;
         self.nodes(&call.agg_order)?;
         self.optional(call.agg_filter.as_deref())?;
@@ -337,11 +336,9 @@ impl Proof {
     }
 
     fn operator(&mut self, name: &[Node]) -> Proven {
-        let (name, qualified) = system_name(name)?;
+        let name = system_name(name)?;
         harmless("operator", name)?;
-        if !qualified {
-            self.names.operators.insert(name.to_owned());
-        }
+        self.names.operators.insert(name.to_owned());
         Ok(())
     }
 
@@ -358,11 +355,9 @@ impl Proof {
         if name.setof || name.pct_type {
             return refuse(UNKNOWN);
         }
-        let (type_name, qualified) = system_name(&name.names)?;
+        let type_name = system_name(&name.names)?;
         harmless("type", type_name)?;
-        if !qualified {
-            self.names.types.insert(type_name.to_owned());
-        }
+        self.names.types.insert(type_name.to_owned());
         self.nodes(&name.typmods)
     }
 
@@ -437,8 +432,8 @@ fn isolation(option: &DefElem) -> Option<&str> {
     }
 }
 
-/// A name that is in no schema or in `pg_catalog`, and whether its schema is named.
-fn system_name(name: &[Node]) -> Result<(&str, bool), String> {
+/// A name that is in no schema or in `pg_catalog`.
+fn system_name(name: &[Node]) -> Result<&str, String> {
     let parts: Option<Vec<&str>> = name
         .iter()
         .map(|part| match &part.node {
@@ -447,8 +442,7 @@ fn system_name(name: &[Node]) -> Result<(&str, bool), String> {
         })
         .collect();
     match parts.as_deref() {
-        Some(&[name]) => Ok((name, false)),
-        Some(&["pg_catalog", name]) => Ok((name, true)),
+        Some(&[name] | &["pg_catalog", name]) => Ok(name),
         Some(parts) => Err(parts.join(".")),
         None => refuse(UNKNOWN),
     }
@@ -497,7 +491,10 @@ mod tests {
         )
         .unwrap();
         let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
-        assert_eq!(list(&names.functions), "count generate_series lower");
+        assert_eq!(
+            list(&names.functions),
+            "count extract generate_series lower"
+        );
         assert_eq!(list(&names.operators), "=");
         assert_eq!(list(&names.types), "date");
         assert_eq!(list(&names.fields), "date");
@@ -519,7 +516,7 @@ mod tests {
         assert_eq!(operators("SELECT a SIMILAR TO 'b'"), "~");
         assert_eq!(operators("SELECT 1 < ALL (SELECT 2)"), "<");
         assert_eq!(operators("SELECT a FROM t ORDER BY a USING >"), ">");
-        assert_eq!(operators("SELECT 1 OPERATOR(pg_catalog.+) 2"), "");
+        assert_eq!(operators("SELECT 1 OPERATOR(pg_catalog.+) 2"), "+");
     }
 
     const REFUSED: &[(&str, &str)] = &[

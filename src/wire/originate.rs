@@ -86,19 +86,17 @@ pub fn parse(name: &str, text: &str, out: &mut BytesMut) {
     );
 }
 
+/// A parameter: the oid of its type (`pg_type.oid`), and its value as text.
+pub type Parameter = (u32, String);
+
 /// Parse, Bind, Execute and both Closes of a statement that is run once, under a `name` of its own for the statement and
-/// the portal, with `parameters` as text and their `types`. No Sync.
-pub fn run_once(
-    name: &str,
-    text: &str,
-    types: Vec<u32>,
-    parameters: &[String],
-    out: &mut BytesMut,
-) {
+/// the portal. No Sync.
+pub fn run_once(name: &str, text: &str, parameters: &[Parameter], out: &mut BytesMut) {
     let own = || Some(name.to_owned());
+    let types = parameters.iter().map(|&(oid, _)| oid).collect();
     let values = parameters
         .iter()
-        .map(|value| Some(Bytes::copy_from_slice(value.as_bytes())))
+        .map(|(_, value)| Some(Bytes::copy_from_slice(value.as_bytes())))
         .collect();
     encode(&Parse::new(own(), text.to_owned(), types), out);
     encode(

@@ -163,7 +163,7 @@ fn a_cancel_request_with_a_key_that_pgidle_does_not_know_is_passed_on() {
 #[test]
 fn cancels_go_through_a_pooler() {
     let database = newest().database();
-    let pooler = Pooler::start(&database);
+    let pooler = Pooler::start(&database, "session");
     let rules = "[upstream]\npooler = 'session'\n\
                  [[rule]]\nname = 'all'\nage = { rollback = '400ms' }";
     let proxy = Proxy::with_rules(pooler.endpoint(), rules);

@@ -25,6 +25,7 @@ mod idle_in_transaction;
 mod positions;
 mod programs;
 mod release;
+mod release_cases;
 mod rollback;
 mod sizes;
 mod startup;

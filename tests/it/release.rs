@@ -5,9 +5,10 @@ use std::{fs, process::Command, time::Duration};
 use crate::support::{
     Endpoint,
     dba::Dba,
-    driver::Driver,
-    frontend::{bind, execute, parse, sync},
+    driver::{DRIVERS, Driver},
+    frontend::{bind, cancel_request, copy_data, copy_done, execute, parse, query, sync},
     in_repository,
+    pooler::Pooler,
     proxy::Proxy,
     server::{newest, on_every_server},
     wait_for,
@@ -21,6 +22,16 @@ const RULES: &str =
 fn incident(proxy: &Proxy, outcome: &str) -> String {
     let line = proxy.audit_line(&[("event", "incident"), ("outcome", outcome)]);
     line["why"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits until there were so many releases, and nothing else.
+fn releases(proxy: &Proxy, count: usize) {
+    wait_for(&format!("{count} releases"), || {
+        (proxy.incidents().len() >= count).then_some(())
+    });
+    for line in proxy.incidents() {
+        assert_eq!(line["outcome"], "released", "{line}");
+    }
 }
 
 /// Runs statements in a transaction that then falls idle; returns why it was not released, having seen the rollback.
@@ -38,7 +49,7 @@ fn refused(database: &Endpoint, statements: &[&str]) -> String {
 #[test]
 fn a_reader_that_never_commits_lets_an_alter_table_through_in_every_driver() {
     on_every_server(|server| {
-        for name in ["psycopg2", "psycopg", "asyncpg", "pg8000", "sqlalchemy"] {
+        for name in DRIVERS {
             let database = server.database();
             let proxy = Proxy::with_rules(&database, RULES);
             let dba = Dba::new(&database);
@@ -49,16 +60,12 @@ fn a_reader_that_never_commits_lets_an_alter_table_through_in_every_driver() {
             assert!(waited < Duration::from_millis(1500), "{name}: {waited:?}");
             assert_eq!(driver.execute("SELECT id, v FROM t"), "1|one", "{name}");
             assert_eq!(driver.server_pid(), pid, "{name}");
-            wait_for("a second release", || {
-                (proxy.incidents().len() == 2).then_some(())
-            });
+            releases(&proxy, 2);
             let insert = "INSERT INTO t (id, v) VALUES (2, 'two')";
             assert_eq!(driver.execute(insert), "ok", "{name}");
             assert_eq!(driver.commit(), "ok", "{name}");
             assert!(Dba::new(&database).sees_row(2), "{name}");
-            for line in proxy.incidents() {
-                assert_eq!(line["outcome"], "released", "{name}: {line}");
-            }
+            releases(&proxy, 2);
         }
     });
 }
@@ -118,6 +125,7 @@ fn what_may_do_more_than_read_is_not_released_and_the_rollback_acts() {
             ],
             "isolation level",
         ),
+        (&["BEGIN DEFERRABLE", "TABLE t"], "DEFERRABLE"),
         (
             &[begin, "DECLARE c CURSOR FOR TABLE t"],
             "a statement other than",
@@ -146,52 +154,100 @@ fn what_may_do_more_than_read_is_not_released_and_the_rollback_acts() {
     }
 }
 
+/// What a user has made, a statement of a reader, and why the reader is not released.
+const IN_THE_WAY: &[(&str, &str, &str)] = &[
+    (
+        "CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', $1, true)$$",
+        "SELECT lower(v::varchar) FROM t",
+        "a user-made function",
+    ),
+    (
+        "CREATE FUNCTION eq(varchar, varchar) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR public.= (leftarg = varchar, rightarg = varchar, function = eq)",
+        "SELECT id FROM t WHERE v = 'one'",
+        "a user-made operator",
+    ),
+    (
+        "CREATE DOMAIN date AS text",
+        "SELECT '2000-01-01'::date",
+        "a user-made type",
+    ),
+    (
+        "CREATE FUNCTION f(t) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', 'c', true)$$",
+        "SELECT x.f FROM t x",
+        "a user-made function",
+    ),
+    (
+        "CREATE CAST (text AS point) WITH INOUT AS IMPLICIT",
+        "TABLE t",
+        "a user-made cast",
+    ),
+    (
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "TABLE t",
+        "row-level security",
+    ),
+    (
+        "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE INDEX ON t (g(id))",
+        "TABLE t",
+        "an index, constraint or statistics",
+    ),
+    (
+        "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE STATISTICS s ON (g(1) + id), v FROM t",
+        "TABLE t",
+        "an index, constraint or statistics",
+    ),
+    (
+        "CREATE DOMAIN d AS text; ALTER TABLE t ADD COLUMN d d",
+        "TABLE t",
+        "a column of a user-made type",
+    ),
+    (
+        "CREATE FUNCTION pg_catalog.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT $1'",
+        "SELECT pg_catalog.lower(v::varchar) FROM t",
+        "a user-made function",
+    ),
+    // PostgreSQL's own |/ has one side only, and is no choice here.
+    (
+        "CREATE EXTENSION ltree; CREATE FUNCTION root(ltree, ltree) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR |/ (leftarg = ltree, rightarg = ltree, function = root)",
+        "SELECT 'a' |/ 'b'",
+        "a user-made operator",
+    ),
+    (
+        "CREATE FUNCTION outside(box, box) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR !@> (leftarg = box, rightarg = box, function = outside, negator = OPERATOR(pg_catalog.@>))",
+        "SELECT NOT ('1,1,0,0'::box @> '1,1,0,0'::box)",
+        "a user-made operator",
+    ),
+    (
+        "CREATE FUNCTION within(text, text, text, bool, bool) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         ALTER OPERATOR FAMILY text_ops USING btree ADD FUNCTION 3 (text, text) within(text, text, text, bool, bool)",
+        "SELECT count(*) OVER (ORDER BY v RANGE 'a' PRECEDING) FROM t",
+        "a user-made operator class",
+    ),
+    (
+        "CREATE TYPE mood AS ENUM ('sad'); CREATE FUNCTION cmp(mood, mood) RETURNS int LANGUAGE sql AS 'SELECT 0'; \
+         CREATE FUNCTION eq(mood, mood) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+         CREATE OPERATOR =% (leftarg = mood, rightarg = mood, function = eq); \
+         CREATE OPERATOR CLASS c DEFAULT FOR TYPE mood USING btree AS OPERATOR 3 =%, FUNCTION 1 cmp(mood, mood); \
+         ALTER TABLE t ADD COLUMN m mood",
+        "SELECT m FROM t",
+        "a user-made operator class",
+    ),
+    (
+        "CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE t ADD COLUMN m mood; \
+         CREATE FUNCTION j(mood) RETURNS json LANGUAGE sql AS $$SELECT '1'::json$$; \
+         CREATE CAST (mood AS json) WITH FUNCTION j(mood)",
+        "SELECT to_json(m) FROM t",
+        "a user-made cast",
+    ),
+];
+
 #[test]
 fn what_others_have_made_under_the_names_that_it_uses_is_in_its_way() {
     on_every_server(|server| {
-        for (made, statement, why) in [
-            (
-                "CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', $1, true)$$",
-                "SELECT lower(v::varchar) FROM t",
-                "a user-made function",
-            ),
-            (
-                "CREATE FUNCTION eq(varchar, varchar) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
-                 CREATE OPERATOR public.= (leftarg = varchar, rightarg = varchar, function = eq)",
-                "SELECT id FROM t WHERE v = 'one'",
-                "a user-made operator",
-            ),
-            (
-                "CREATE DOMAIN date AS text",
-                "SELECT '2000-01-01'::date",
-                "a user-made type",
-            ),
-            (
-                "CREATE FUNCTION f(t) RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', 'c', true)$$",
-                "SELECT x.f FROM t x",
-                "a user-made function",
-            ),
-            (
-                "CREATE CAST (text AS point) WITH INOUT AS IMPLICIT",
-                "TABLE t",
-                "a user-made cast",
-            ),
-            (
-                "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
-                "TABLE t",
-                "row-level security",
-            ),
-            (
-                "CREATE FUNCTION g(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'; CREATE INDEX ON t (g(id))",
-                "TABLE t",
-                "an index or constraint",
-            ),
-            (
-                "CREATE DOMAIN d AS text; ALTER TABLE t ADD COLUMN d d",
-                "TABLE t",
-                "a column of a user-made type",
-            ),
-        ] {
+        for &(made, statement, why) in IN_THE_WAY {
             let database = server.database();
             Dba::new(&database).run(made);
             let found = refused(&database, &["BEGIN", statement]);
@@ -200,9 +256,261 @@ fn what_others_have_made_under_the_names_that_it_uses_is_in_its_way() {
     });
 }
 
+/// Everything that the question uses, made again in a schema that comes before PostgreSQL's own, and made to fail.
+const EVIL: &str = r#"
+CREATE SCHEMA evil;
+DO $$DECLARE made text; sign text; BEGIN
+    FOREACH made IN ARRAY '{oid,text,name,"\"char\"",int2,int4,oid[]}'::text[] LOOP
+        EXECUTE format('CREATE FUNCTION evil.fail(%1$s, %1$s) RETURNS bool LANGUAGE plpgsql AS %2$L',
+            made, 'BEGIN RAISE ''evil''; END');
+        FOREACH sign IN ARRAY '{=,<>,<,>,>=}'::text[] LOOP
+            EXECUTE format('CREATE OPERATOR evil.%s (leftarg = %2$s, rightarg = %2$s, function = evil.fail)', sign, made);
+        END LOOP;
+    END LOOP;
+    FOREACH made IN ARRAY '{pg_backend_pid(),current_setting(text),"current_setting(text, bool)",unnest(oid[]),
+        "generate_series(int, int)",cardinality(oid[])}'::text[] LOOP
+        EXECUTE format('CREATE FUNCTION evil.%s RETURNS text LANGUAGE plpgsql AS %L', made, 'BEGIN RAISE ''evil''; END');
+    END LOOP;
+    FOR made IN SELECT relname FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v') LOOP
+        EXECUTE format('CREATE TABLE evil.%I ()', made);
+    END LOOP;
+    FOREACH made IN ARRAY '{oid,text,regclass,int2,"\"char\""}'::text[] LOOP
+        EXECUTE format('CREATE DOMAIN evil.%s AS pg_catalog.int8', made);
+    END LOOP;
+END$$
+"#;
+
+#[test]
+fn the_question_means_postgresqls_own_whatever_comes_before_it() {
+    on_every_server(|server| {
+        let database = server.database();
+        Dba::new(&database).run(EVIL);
+        let proxy = Proxy::with_rules(&database, RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("SET search_path = evil, public, pg_catalog");
+        let evil =
+            client.query("SELECT FROM public.t WHERE 'a'::pg_catalog.name = 'a'::pg_catalog.name");
+        assert_eq!(evil, "T / E P0001 / Z I");
+        client.begin("TABLE t");
+        releases(&proxy, 1);
+        assert_eq!(client.query("TABLE t"), "T / D 1|one / C SELECT 1 / Z T");
+    });
+}
+
+/// Their casts and operators are to and from types that no expression here can be of.
+#[test]
+fn extensions_with_types_of_their_own_are_not_in_the_way_of_those_who_do_not_use_them() {
+    on_every_server(|server| {
+        let database = server.database();
+        Dba::new(&database)
+            .run("CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE EXTENSION ltree");
+        let proxy = Proxy::with_rules(&database, RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        let reader = "SELECT max(replace(v, 'o', '0')) FROM t WHERE id = 1 AND v LIKE 'o%' AND v || '' <> 'x'";
+        client.begin(reader);
+        incident(&proxy, "released");
+        assert_eq!(client.query(reader), "T / D 0ne / C SELECT 1 / Z T");
+        for reader in [
+            "SELECT 'A'::citext = 'a'",
+            "SELECT 'a=>1'::hstore -> 'a'",
+            "SELECT nlevel('a.b')",
+        ] {
+            refused(&database, &["BEGIN", reader]);
+        }
+        Dba::new(&database).run("ALTER TABLE t ADD COLUMN c citext");
+        let why = refused(&database, &["BEGIN", "SELECT id FROM t"]);
+        assert!(why.contains("a column of a user-made type"), "{why}");
+    });
+}
+
+#[test]
+fn a_write_a_savepoint_and_a_copy_can_follow_a_release() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::with_rules(&database, RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("SELECT v FROM t");
+        releases(&proxy, 1);
+        assert_eq!(client.query("SAVEPOINT a"), "C SAVEPOINT / Z T");
+        client.run("INSERT INTO t VALUES (2, 'undone')");
+        assert_eq!(client.query("ROLLBACK TO a"), "C ROLLBACK / Z T");
+        client.run("INSERT INTO t VALUES (2, 'two'); RELEASE a");
+        assert_eq!(client.query("COMMIT"), "C COMMIT / Z I");
+
+        client.begin("SELECT v FROM t");
+        releases(&proxy, 2);
+        client.send(&query("COPY t FROM STDIN"));
+        assert_eq!(client.until(b'G'), "G");
+        let copied = client.ask(&[copy_data("3\tthree\n"), copy_done()]);
+        assert_eq!(copied, "C COPY 1 / Z T");
+        assert_eq!(
+            client.query("COPY (TABLE t ORDER BY id) TO STDOUT"),
+            "H / d 1\\tone / d 2\\ttwo / d 3\\tthree / c / C COPY 3 / Z T"
+        );
+        assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+        let mut dba = Dba::new(&database);
+        assert!(dba.sees_row(2) && !dba.sees_row(3));
+    });
+}
+
+#[test]
+fn a_cancel_hits_what_runs_after_a_release_and_nothing_while_it_is_released() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::with_rules(&database, RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        let cancel = |key: &[u8]| {
+            let mut canceller = Client::silent(proxy.endpoint());
+            canceller.send(&cancel_request(key));
+            assert_eq!(canceller.until_closed(), "closed");
+        };
+        client.begin("SELECT v FROM t");
+        releases(&proxy, 1);
+        cancel(&client.backend_key);
+        client.send(&query("SELECT pg_sleep(60)"));
+        let mut dba = Dba::new(&database);
+        wait_for("the statement to run", || {
+            (dba.state(client.server_pid()) == "active").then_some(())
+        });
+        cancel(&client.backend_key);
+        assert_eq!(client.until_ready(), "T / E 57014 / Z E");
+        assert_eq!(client.query("COMMIT"), "C ROLLBACK / Z I");
+    });
+}
+
+#[test]
+fn age_counts_from_the_clients_transaction() {
+    on_every_server(|server| {
+        let rules = format!("{RULES}\nage = {{ rollback = \"1500ms\" }}");
+        let proxy = Proxy::with_rules(&server.database(), &rules);
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("SELECT v FROM t");
+        for count in 1..=2 {
+            releases(&proxy, count);
+            client.run("SELECT v FROM t");
+        }
+        let ended = proxy.rolled_back(client.server_pid());
+        assert_eq!(ended["kind"], "age", "{ended}");
+        assert!(ended["age_ms"].as_f64() >= Some(1500.0), "{ended}");
+        assert_eq!(client.query("COMMIT"), "E 25P04 / Z I");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_while_it_is_released_leaves_nothing_behind() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = Proxy::with_rules(&database, RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("SELECT v FROM t");
+        releases(&proxy, 1);
+        let pid = client.server_pid();
+        drop(client);
+        let mut dba = Dba::new(&database);
+        wait_for("the end of the server's session", || {
+            (dba.state(pid) == "gone").then_some(())
+        });
+        let line = proxy.audit_line(&[("event", "transaction")]);
+        assert_eq!(line["outcome"], "disconnect", "{line}");
+    });
+}
+
+#[test]
+fn a_late_commit_of_a_reader_succeeds_in_every_driver() {
+    let server = newest();
+    for name in DRIVERS {
+        let proxy = Proxy::with_rules(&server.database(), RULES);
+        let mut driver = Driver::connect(name, proxy.endpoint());
+        assert_eq!(driver.execute("SELECT v FROM t"), "one", "{name}");
+        releases(&proxy, 1);
+        assert_eq!(driver.commit(), "ok", "{name}");
+        assert_eq!(driver.execute("SELECT v FROM t"), "one", "{name}");
+        assert_eq!(driver.rollback(), "ok", "{name}");
+    }
+}
+
+/// psycopg prepares by name what it has run five times.
+#[test]
+fn a_driver_that_prepares_its_statements_keeps_them() {
+    on_every_server(|server| {
+        let rules = "[[rule]]\nname = \"readers\"\nidle = { release = \"50ms\" }";
+        let proxy = Proxy::with_rules(&server.database(), rules);
+        let mut driver = Driver::connect("psycopg", proxy.endpoint());
+        for count in 1..=8 {
+            assert_eq!(driver.execute("SELECT v FROM t"), "one");
+            releases(&proxy, count);
+        }
+        let prepared = "SELECT statement FROM pg_prepared_statements";
+        assert_eq!(driver.execute(prepared), "SELECT v FROM t");
+    });
+}
+
+#[test]
+fn behind_a_pooler_that_gives_servers_away_nothing_is_released() {
+    let database = newest().database();
+    let pooler = Pooler::start(&database, "transaction");
+    let why = refused(pooler.endpoint(), &["BEGIN", "TABLE t"]);
+    assert!(why.contains("is there a pooler?"), "{why}");
+}
+
+#[test]
+fn behind_a_pooler_that_keeps_servers_it_has_to_be_said() {
+    let database = newest().database();
+    let pooler = Pooler::start(&database, "session");
+    let why = refused(pooler.endpoint(), &["BEGIN", "TABLE t"]);
+    assert!(why.contains("is there a pooler?"), "{why}");
+
+    let rules = format!("[upstream]\npooler = \"session\"\n{RULES}");
+    let proxy = Proxy::with_rules(pooler.endpoint(), &rules);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("SET my.setting = 'kept'");
+    client.begin("SELECT v FROM t");
+    releases(&proxy, 1);
+    Dba::new(&database).alters_table().join().unwrap();
+    assert_eq!(client.query("SHOW my.setting"), "T / D kept / C SHOW / Z T");
+    assert_eq!(client.query("COMMIT"), "C COMMIT / Z I");
+}
+
+#[test]
+fn a_rollback_works_through_a_pooler_in_either_mode() {
+    let database = newest().database();
+    for mode in ["session", "transaction"] {
+        let pooler = Pooler::start(&database, mode);
+        let rules = format!(
+            "[upstream]\npooler = \"{mode}\"\n[[rule]]\nname = \"all\"\nidle = {{ rollback = \"200ms\" }}"
+        );
+        let proxy = Proxy::with_rules(pooler.endpoint(), &rules);
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("INSERT INTO t VALUES (2, 'two')");
+        proxy.rolled_back(client.server_pid());
+        assert_eq!(client.query("COMMIT"), "E 25P03 / Z I", "{mode}");
+        client.run("SELECT v FROM t");
+        assert!(!Dba::new(&database).sees_row(2), "{mode}");
+    }
+}
+
+/// The text that was parsed under a name is not what the name stands for, and nothing on the wire says so.
+#[test]
+fn a_name_under_which_sql_has_prepared_another_statement_is_not_believed() {
+    on_every_server(|server| {
+        let proxy = Proxy::with_rules(&server.database(), RULES);
+        let mut client = Client::connect(proxy.endpoint());
+        client.ask(&[parse("q", "SELECT v FROM t"), sync()]);
+        client.run(
+            "DO $$BEGIN EXECUTE 'DEALLOCATE q'; \
+             EXECUTE 'PREPARE q AS SELECT set_config(''my.effect'', ''done'', true)'; END$$",
+        );
+        client.query("BEGIN");
+        let ran = client.ask(&[bind("", "q", &[]), execute("", 0), sync()]);
+        assert_eq!(ran, "2 / D done / C SELECT 1 / Z T");
+        let why = incident(&proxy, "not_releasable");
+        assert!(why.contains("prepared by SQL"), "{why}");
+    });
+}
+
 /// A simple Query would have dropped it.
 #[test]
-fn the_unnamed_statement_survives() {
+fn the_unnamed_statement_survives_and_the_portal_does_not() {
     on_every_server(|server| {
         let database = server.database();
         let proxy = Proxy::with_rules(&database, RULES);
@@ -214,6 +522,14 @@ fn the_unnamed_statement_survives() {
         incident(&proxy, "released");
         assert_eq!(client.ask(&run), "2 / D one / C SELECT 1 / Z T");
         assert_eq!(client.query("COMMIT"), "C COMMIT / Z I");
+        client.query("BEGIN");
+        client.ask(&first);
+        releases(&proxy, 2);
+        let portal = client.ask(&[execute("", 0), sync()]);
+        assert_eq!(
+            portal, "E 34000 / Z E",
+            "portals end with their transaction"
+        );
     });
 }
 
@@ -266,9 +582,7 @@ fn the_transaction_begins_again_as_it_was() {
         assert_eq!(client.query("INSERT INTO t VALUES (2)"), "E 25006 / Z E");
         client.query("ROLLBACK");
         client.begin("SELECT v FROM t");
-        wait_for("a second release", || {
-            (proxy.incidents().len() == 2).then_some(())
-        });
+        releases(&proxy, 2);
         let late = client.query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
         assert_eq!(late, "E 25001 / Z E");
     });

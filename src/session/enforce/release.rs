@@ -20,7 +20,7 @@ use super::{
 use crate::{
     session::event::{Incident, Position},
     sql::{self, Names},
-    wire::CommandTag,
+    wire::{CommandTag, originate::Parameter},
 };
 
 /// Name of the statements and portals.
@@ -40,6 +40,9 @@ const MAX_RETRIES: u32 = 50;
 
 /// `pg_type.oid` of `name[]`.
 const NAME_ARRAY: u32 = 1003;
+
+/// `pg_type.oid` of `text`.
+const TEXT: u32 = 25;
 
 /// A transaction that was ended and will be begun again.
 #[derive(Clone, Debug)]
@@ -108,7 +111,7 @@ impl Answer {
             2 => mode(true, false),
             3 => mode(false, true),
             4 => mode(true, true),
-            5 => Self::Not("the isolation level is not READ COMMITTED"),
+            5 => Self::Not("the isolation level is not READ COMMITTED, or it is DEFERRABLE"),
             6 => Self::Not("a cursor is open"),
             7 => Self::Not(
                 "it holds a transaction id, a lock other than AccessShareLock, or one on something else than \
@@ -116,13 +119,17 @@ impl Answer {
             ),
             8 => Self::Not("a table has a column of a user-made type"),
             9 => Self::Not(
-                "a table has an index or constraint with a user-made function or operator",
+                "a table has an index, constraint or statistics with a user-made function or operator",
             ),
             10 => Self::Not("a user-made function has a name that it uses"),
             11 => Self::Not("a user-made operator has a name that it uses"),
             12 => Self::Not("a user-made type has a name that it uses"),
             13 => Self::Not("there is a user-made cast"),
             14 => Self::Not("there is a user-made operator class for a type of PostgreSQL's"),
+            15 => Self::Not(
+                "the server's process id is not what the session was told: is there a pooler? See upstream.pooler",
+            ),
+            16 => Self::Not("a statement was prepared by SQL, and a name may stand for it"),
             _ => Self::Nonsense,
         }
     }
@@ -139,9 +146,14 @@ impl Session {
                     &names.types,
                     &names.fields,
                 ];
-                let parameters = arrays.map(|names| array(names.iter()));
-                let sql = [(QUESTION, &parameters[..])];
-                self.send(Purpose::Question, &sql, Some(now + DEADLINE));
+                let [functions, operators, types, fields] =
+                    arrays.map(|names| (NAME_ARRAY, array(names.iter())));
+                let parameters = [functions, operators, types, fields, (TEXT, self.process())];
+                self.send(
+                    Purpose::Question,
+                    &[(QUESTION, &parameters)],
+                    Some(now + DEADLINE),
+                );
             }
             Err(why) => self.not_releasable(&why),
         }
@@ -168,6 +180,12 @@ impl Session {
         sql::read_only(texts, !transaction.was_released())
     }
 
+    /// The process that the session must be with: poolers that give servers away make up what they tell.
+    fn process(&self) -> String {
+        let told = self.who.server_pid.filter(|_| !self.keeps_server);
+        told.map_or_else(|| "any".to_owned(), |pid| pid.to_string())
+    }
+
     fn not_releasable(&mut self, why: &str) {
         if let Some(ending) = &mut self.ending {
             ending.incident.why = Some(why.into());
@@ -178,12 +196,11 @@ impl Session {
     fn send(
         &mut self,
         purpose: Purpose,
-        statements: &[(&str, &[String])],
+        statements: &[(&str, &[Parameter])],
         deadline: Option<Instant>,
     ) {
         for (text, parameters) in statements {
-            let types = vec![NAME_ARRAY; parameters.len()];
-            originate::run_once(NAME, text, types, parameters, &mut self.to_server);
+            originate::run_once(NAME, text, parameters, &mut self.to_server);
         }
         originate::sync(&mut self.to_server);
         self.set_step(Step::Release(Exchange {
@@ -305,7 +322,7 @@ impl Session {
             "READ WRITE"
         };
         let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED, {access}, NOT DEFERRABLE");
-        let rollback: &[(&str, &[String])] = if after_rollback {
+        let rollback: &[(&str, &[Parameter])] = if after_rollback {
             &[("ROLLBACK", &[])]
         } else {
             &[]

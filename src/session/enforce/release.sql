@@ -1,16 +1,68 @@
 WITH held AS (
-    SELECT l.locktype, l.mode, l.granted, l.database, l.relation, r.relkind, r.relpersistence, r.relrowsecurity
+    -- What has an oid below 16384 is PostgreSQL's own (FirstNormalObjectId).
+    SELECT l.locktype, l.mode, l.granted, l.relation, r.relkind, r.relpersistence, r.relrowsecurity
     FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) l.relation
     WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
 ), relations AS (
     SELECT h.relation FROM held h WHERE h.relation OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+), own AS (
+    -- Base types that a user has made. No expression is of one: no column is, and no name that is used is that of a
+    -- function or a type that could give one. So nothing is ever cast to or from one.
+    SELECT t.oid, t.typcategory OPERATOR(pg_catalog.=) 'S'::pg_catalog."char" AS is_string,
+        -- Nor does a choice among candidates prefer it, or take a value of another type for it.
+        NOT t.typispreferred AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast c
+            JOIN pg_catalog.pg_type s ON s.oid OPERATOR(pg_catalog.=) c.castsource
+            WHERE c.casttarget OPERATOR(pg_catalog.=) t.oid
+            AND c.castcontext OPERATOR(pg_catalog.=) 'i'::pg_catalog."char"
+            AND (s.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+                OR s.typtype OPERATOR(pg_catalog.<>) 'b'::pg_catalog."char"
+                OR s.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid)) AS closed
+    FROM pg_catalog.pg_type t
+    WHERE t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+    AND t.typtype OPERATOR(pg_catalog.=) 'b'::pg_catalog."char"
+    AND t.typelem OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+), callables AS (
+    SELECT 'f'::pg_catalog."char" AS kind, p.oid, p.proname AS name, p.proargtypes::pg_catalog.oid[] AS types,
+        p.provariadic OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+            AND p.pronargdefaults OPERATOR(pg_catalog.=) 0::pg_catalog.int2 AND p.proargnames IS NULL AS is_plain
+    FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.=) ANY ($1)
+    UNION ALL
+    SELECT o.oprkind, o.oid, o.oprname, ARRAY[o.oprleft, o.oprright], true
+    FROM pg_catalog.pg_operator o WHERE o.oprname OPERATOR(pg_catalog.=) ANY ($2)
+), meant AS (
+    -- What a user has made and may be meant. It is never chosen where one of PostgreSQL's own is a candidate whenever
+    -- it is one, and is never dropped before it (func_select_candidate in src/backend/parser/parse_func.c): one with
+    -- the same types but where it has closed ones. What stands there can only be a literal without a type, which is
+    -- taken for a string if any candidate takes one, and then for text.
+    SELECT u.kind FROM callables u
+    WHERE u.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND NOT (u.is_plain AND EXISTS (
+        SELECT FROM callables s
+        WHERE s.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+        AND s.kind OPERATOR(pg_catalog.=) u.kind AND s.name OPERATOR(pg_catalog.=) u.name
+        AND s.types OPERATOR(pg_catalog.<>) u.types
+        AND pg_catalog.cardinality(s.types) OPERATOR(pg_catalog.=) pg_catalog.cardinality(u.types)
+        AND NOT EXISTS (SELECT FROM ROWS FROM (pg_catalog.unnest(u.types), pg_catalog.unnest(s.types)) a (mine, theirs)
+            LEFT JOIN own o ON o.oid OPERATOR(pg_catalog.=) a.mine
+            WHERE a.mine OPERATOR(pg_catalog.<>) a.theirs
+            AND (o.closed AND (a.theirs OPERATOR(pg_catalog.=) 25::pg_catalog.oid OR NOT o.is_string)) IS NOT TRUE)))
+), members AS (
+    SELECT m.oid, m.amopfamily AS family, m.amoplefttype AS l, m.amoprighttype AS r FROM pg_catalog.pg_amop m
+    UNION ALL
+    SELECT m.oid, m.amprocfamily, m.amproclefttype, m.amprocrighttype FROM pg_catalog.pg_amproc m
 )
 SELECT FROM pg_catalog.generate_series(1, (SELECT CASE
+WHEN $5 OPERATOR(pg_catalog.<>) 'any'::pg_catalog.text
+    AND pg_catalog.pg_backend_pid()::pg_catalog.text OPERATOR(pg_catalog.<>) $5
+    THEN 15
 WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed'::pg_catalog.text
+    OR pg_catalog.current_setting('transaction_deferrable') OPERATOR(pg_catalog.<>) 'off'::pg_catalog.text
     THEN 5
 WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors c
     WHERE c.name OPERATOR(pg_catalog.<>) ALL (ARRAY[''::pg_catalog.text, 'pgidle_release'::pg_catalog.text]))
     THEN 6
+-- A name that was parsed by the protocol stands for another text, where SQL has prepared it again.
+WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
+    THEN 16
 WHEN EXISTS (SELECT FROM held h WHERE (
     h.locktype OPERATOR(pg_catalog.=) 'virtualxid'::pg_catalog.text
     OR h.locktype OPERATOR(pg_catalog.=) 'relation'::pg_catalog.text
@@ -35,6 +87,9 @@ WHEN EXISTS (SELECT FROM (
         UNION ALL
         SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, c.oid
         FROM relations h JOIN pg_catalog.pg_constraint c ON c.conrelid OPERATOR(pg_catalog.=) h.relation
+        UNION ALL
+        SELECT 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass::pg_catalog.oid, s.oid
+        FROM relations h JOIN pg_catalog.pg_statistic_ext s ON s.stxrelid OPERATOR(pg_catalog.=) h.relation
     ) u JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) u.classid
         AND d.objid OPERATOR(pg_catalog.=) u.objid
     WHERE d.refobjid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
@@ -43,14 +98,17 @@ WHEN EXISTS (SELECT FROM (
         'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid,
         'pg_catalog.pg_opclass'::pg_catalog.regclass::pg_catalog.oid]))
     THEN 9
-WHEN EXISTS (SELECT FROM pg_catalog.pg_proc p
-    WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
-        AND (p.proname OPERATOR(pg_catalog.=) ANY ($1) OR p.proname OPERATOR(pg_catalog.=) ANY ($4))
-    OR p.proname OPERATOR(pg_catalog.=) ANY ($4) AND p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
-        AND p.pronargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2)
+WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.=) 'f'::pg_catalog."char")
+    OR EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.=) ANY ($4)
+        AND (p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+            OR p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
+            AND p.pronargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2))
     THEN 10
-WHEN EXISTS (SELECT FROM pg_catalog.pg_operator o
-    WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND o.oprname OPERATOR(pg_catalog.=) ANY ($2))
+WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char")
+    -- NOT (a @> b) may become a call of the operator that says to be the negator of @>.
+    OR EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+        AND (o.oprcom OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+            OR o.oprnegate OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid))
     THEN 11
 WHEN EXISTS (SELECT FROM pg_catalog.pg_type t
     WHERE t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
@@ -58,15 +116,16 @@ WHEN EXISTS (SELECT FROM pg_catalog.pg_type t
         OR t.typrelid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
         AND (t.typname OPERATOR(pg_catalog.=) ANY ($1) OR t.typname OPERATOR(pg_catalog.=) ANY ($4))))
     THEN 12
-WHEN EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid)
+WHEN EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+    AND NOT EXISTS (SELECT FROM own o
+        WHERE o.oid OPERATOR(pg_catalog.=) c.castsource OR o.oid OPERATOR(pg_catalog.=) c.casttarget))
     THEN 13
-WHEN EXISTS (SELECT FROM pg_catalog.pg_opclass c
-        WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND c.opcdefault
-        AND c.opcintype OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
-        AND c.opcmethod OPERATOR(pg_catalog.=) ANY ('{403,405}'::pg_catalog.oid[]))
-    OR EXISTS (SELECT FROM pg_catalog.pg_amop m
-        WHERE m.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
-        AND m.amopfamily OPERATOR(pg_catalog.<) 16384::pg_catalog.oid)
+-- Sorting, grouping and joining look for members of families of btree (403) and hash (405) by type and operator.
+WHEN EXISTS (SELECT FROM members m JOIN pg_catalog.pg_opfamily f ON f.oid OPERATOR(pg_catalog.=) m.family
+    WHERE m.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND (f.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+        OR f.opfmethod OPERATOR(pg_catalog.=) ANY ('{403,405}'::pg_catalog.oid[])
+        AND NOT (EXISTS (SELECT FROM own o WHERE o.oid OPERATOR(pg_catalog.=) m.l)
+            AND EXISTS (SELECT FROM own o WHERE o.oid OPERATOR(pg_catalog.=) m.r))))
     THEN 14
 WHEN COALESCE(pg_catalog.current_setting('idle_session_timeout', true), '0'::pg_catalog.text)
         OPERATOR(pg_catalog.=) '0'::pg_catalog.text

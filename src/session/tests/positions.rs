@@ -828,6 +828,24 @@ fn age_does_not_come_between_the_batches_of_one_statement() {
 }
 
 #[test]
+fn a_statement_in_one_batch_is_waited_for_no_longer() {
+    check(
+        "idle: rollback 100ms",
+        "C: P - BEGIN | B - - | E - | S
+         S: 1 | 2 | C BEGIN | Z T
+         +100ms",
+        &expect![[r#"
+            C: P - BEGIN | B - - | E - | S
+              > P - BEGIN | B | E | S
+            S: 1 | 2 | C BEGIN | Z T
+              < 1 | 2 | C BEGIN | Z T
+            +100ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 0 s'::pg_catalog.int4
+        "#]],
+    );
+}
+
+#[test]
 fn age_never_cancels_a_later_transaction() {
     check(
         "age: rollback 3s",

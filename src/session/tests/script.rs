@@ -59,6 +59,7 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
         },
         replication: false,
         records: true,
+        keeps_server: false,
         binding: ChannelBinding::Passes,
         target: Target::Any,
     };

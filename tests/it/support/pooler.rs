@@ -1,4 +1,4 @@
-//! PgBouncer between a proxy and its server, in session mode: it gives clients keys of its own for cancelling.
+//! PgBouncer between a proxy and its server: it gives clients keys of its own for cancelling.
 
 use std::{
     fs,
@@ -20,7 +20,8 @@ pub(crate) struct Pooler {
 }
 
 impl Pooler {
-    pub(crate) fn start(database: &Endpoint) -> Self {
+    /// Starts one before a database, in the mode `session` or `transaction`.
+    pub(crate) fn start(database: &Endpoint, mode: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = database.at("127.0.0.1", free.local_addr().unwrap().port());
         drop(free);
@@ -30,7 +31,7 @@ impl Pooler {
         fs::write(file("users"), "\"postgres\" \"\"\n").unwrap();
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = session\n",
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\n",
             database.port,
             endpoint.port,
             file("users")

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Child, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -139,9 +140,14 @@ impl Proxy {
         self.log.lock().unwrap().clone()
     }
 
+    /// Where the proxy writes its audit.
+    pub(crate) fn audit_file(&self) -> PathBuf {
+        self.folder.path().join("audit.jsonl")
+    }
+
     /// Every whole line of the audit file so far.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap_or_default();
+        let text = fs::read_to_string(self.audit_file()).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole
             .lines()
