@@ -153,3 +153,39 @@ fn a_commit_that_waits_for_a_standby_is_left_alone() {
     assert_eq!(client.until_ready(), "C COMMIT / Z I");
     assert_eq!(dba.value("SELECT count(*) FROM t"), "1");
 }
+
+/// The server looks for cancels again where it logs the statement that it has carried out, a COMMIT too.
+#[test]
+fn a_cancel_that_comes_behind_the_commit_does_not_make_it_look_refused() {
+    let server = cluster(18, &[("fsync", "on")], None);
+    let database = door(&server);
+    let mut dba = Client::connect(&database);
+    dba.run("CREATE TABLE t (id int)");
+    let proxy = aging(&database, "300ms");
+    let mut client = Client::connect(proxy.endpoint());
+    for setting in [
+        "log_min_duration_statement = 0",
+        "commit_siblings = 0",
+        // Microseconds.
+        "commit_delay = 100000",
+    ] {
+        client.run(&format!("SET {setting}"));
+    }
+    let mut outrun = 0;
+    for id in 0..10 {
+        client.run("BEGIN");
+        let insert = format!("INSERT INTO t VALUES ({id})");
+        let statements = [&insert, "SELECT pg_sleep(0.24)", "COMMIT"].map(unnamed);
+        client.send(&[statements.concat(), sync()].concat());
+        let answers = client.until_ready();
+        let kept = dba.value(&format!("SELECT count(*) FROM t WHERE id = {id}")) == "1";
+        assert_eq!(kept, answers.ends_with("C COMMIT / Z I"), "{answers}");
+        if kept {
+            outrun += 1;
+        } else {
+            assert!(answers.ends_with("E 25P04 / Z E"), "{answers}");
+            client.run("ROLLBACK");
+        }
+    }
+    assert!(outrun > 0, "every cancel came in time");
+}
