@@ -155,7 +155,7 @@ NAMES = ["=", "<>", "<", "||", "+", "-", "%", "~", "~~", "->", "@>", "&&", "|/",
 CALLS = ["lower", "length", "abs", "max", "upper", "concat", "to_json", "date", "count", "quote_literal"]
 OPERANDS = ["'1'", "'{}'", "NULL", "v", "w", "n", "d", "j", "b", "'2001-01-01'::date", "'{1}'::int[]"]
 LOOKALIKES = (
-    "SET search_path = other, public; CREATE EXTENSION citext SCHEMA public; CREATE EXTENSION ltree SCHEMA public;"
+    "SET search_path = other, public; CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; CREATE EXTENSION IF NOT EXISTS ltree SCHEMA public;"
 )
 for own, others in ("citext", ["citext", "text"]), ("ltree", ["ltree", "text", "int4", "jsonb"]):
     for left, right in sorted({*((own, other) for other in others), *((other, own) for other in others)}):
@@ -529,7 +529,7 @@ SUBJECTS = {
         near=[
             "SET search_path = other",
             "SET LOCAL search_path = other",
-            "SELECT current_schema",
+            "SELECT replace(current_schema, substring(current_schema, '[0-9]+$'), '')",
             "SET search_path = public",
         ],
     ),
@@ -570,7 +570,7 @@ SUBJECTS = {
         ],
     ),
     "foreign tables": Subject(
-        "CREATE EXTENSION file_fdw SCHEMA public; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+        "CREATE EXTENSION IF NOT EXISTS file_fdw SCHEMA public; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
         "CREATE FOREIGN TABLE far (line text) SERVER files OPTIONS (program 'echo far');"
         "CREATE TABLE near (line text); INSERT INTO near VALUES ('near'); ALTER FOREIGN TABLE far INHERIT near;",
         safe=["TABLE near", "SELECT line FROM ONLY near"],
@@ -605,7 +605,7 @@ SUBJECTS = {
         ],
     ),
     "citext": Subject(
-        "CREATE EXTENSION citext SCHEMA public; CREATE TABLE words (w citext); INSERT INTO words VALUES ('A');"
+        "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; CREATE TABLE words (w citext); INSERT INTO words VALUES ('A');"
         "CREATE FUNCTION strpos(citext, text, int) RETURNS text LANGUAGE sql AS 'SELECT effect()';",
         safe=[
             "SELECT max(v), min(w) FROM t WHERE v ~ 'o'",
@@ -615,7 +615,7 @@ SUBJECTS = {
         near=["SELECT w FROM words WHERE w = 'a'", "SELECT 'A'::citext = 'a'", "SELECT max(w) FROM words"],
     ),
     "hstore": Subject(
-        "CREATE EXTENSION hstore SCHEMA public;",
+        "CREATE EXTENSION IF NOT EXISTS hstore SCHEMA public;",
         safe=[
             "SELECT '{\"a\": 1}'::jsonb -> 'a', j - 'a', j ? 'a' FROM t ORDER BY id",
             "SELECT j || '{\"c\": 1}' FROM t ORDER BY id",
@@ -624,7 +624,7 @@ SUBJECTS = {
         near=["SELECT 'a=>1'::hstore -> 'a'", "SELECT v => w FROM t", "SELECT 'a=>1' -> 'a'"],
     ),
     "ltree": Subject(
-        "CREATE EXTENSION ltree SCHEMA public;",
+        "CREATE EXTENSION IF NOT EXISTS ltree SCHEMA public;",
         safe=["SELECT v || 'x' FROM t WHERE v ~ 'o' ORDER BY 1", "SELECT id FROM t WHERE v > 'a' ORDER BY 1"],
         near=["SELECT 'a.b'::ltree <@ 'a'", "SELECT nlevel('a.b')", "SELECT 'a.b' @ 'a'"],
     ),
