@@ -123,10 +123,6 @@ fn longest_scan(text: &str) -> Option<(&str, Vec<Piece>)> {
 }
 
 fn scan(text: &str) -> Option<Vec<Piece>> {
-    // `scan_tokens` makes a slice from a null pointer when there are no tokens.
-    if text.chars().all(|c| matches!(c, ' ' | '\t'..='\r')) {
-        return Some(Vec::new());
-    }
     let tokens = grammar::scan_tokens(text);
     let pieces = tokens.ok()?.into_iter().map(|token| {
         let range = usize::try_from(token.start).ok()?..usize::try_from(token.end).ok()?;
