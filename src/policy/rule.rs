@@ -9,9 +9,9 @@ use super::{Action, Kind, Ladder, Limits};
 /// What a rule can match on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Identity<'a> {
-    /// The role asked for at startup.
+    /// The role asked for at startup, as the server calls it.
     pub user: &'a str,
-    /// The database asked for at startup.
+    /// The database asked for at startup, as the server calls it.
     pub database: &'a str,
     /// The application name as the server last reported it.
     pub application_name: &'a str,

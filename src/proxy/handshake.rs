@@ -176,8 +176,7 @@ async fn connect(
     worker: &Worker,
     config: &Arc<Config>,
 ) -> Result<Connected, Report> {
-    let user = packet.get("user").unwrap_or_default();
-    if let Some(report) = tls::refuses_session(stream, &config.tls, user) {
+    if let Some(report) = tls::refuses_session(stream, &config.tls, &packet.user) {
         return Err(report);
     }
     let registry = &worker.shared.registry;
@@ -200,8 +199,8 @@ async fn connect(
         session: entry.id(),
         client_addr: address,
         client_pid: stream.peer_pid(),
-        user: user.into(),
-        database: packet.get("database").unwrap_or(user).into(),
+        user: packet.user.as_str().into(),
+        database: packet.database.as_str().into(),
         application_name: packet.get("application_name").unwrap_or_default().into(),
         server_pid: None,
         tls: stream.is_tls(),

@@ -23,9 +23,9 @@ pub struct Who {
     pub client_addr: Option<SocketAddr>,
     /// The client's process id; known of a client on the same host that came over a Unix socket.
     pub client_pid: Option<i32>,
-    /// The role asked for at startup.
+    /// The role asked for at startup, as the server calls it.
     pub user: Arc<str>,
-    /// The database asked for at startup (the role's name when none was given).
+    /// The database asked for at startup, as the server calls it.
     pub database: Arc<str>,
     /// The application name as the server last reported it.
     pub application_name: Arc<str>,

@@ -10,6 +10,9 @@ const CANCEL_REQUEST: u32 = 1234 << 16 | 5678;
 const SSL_REQUEST: u32 = 1234 << 16 | 5679;
 const GSSENC_REQUEST: u32 = 1234 << 16 | 5680;
 
+/// How many bytes a name has at most, and one more (`NAMEDATALEN` in `src/include/pg_config_manual.h`).
+const NAMEDATALEN: usize = 64;
+
 /// First byte of a TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -73,6 +76,10 @@ pub struct StartupPacket {
     pub version: (u16, u16),
     /// Names and values, in order; bytes that are not UTF-8 are replaced.
     pub parameters: Vec<(String, String)>,
+    /// The role, as the server will call it.
+    pub user: String,
+    /// The database, as the server will call it.
+    pub database: String,
 }
 
 impl StartupPacket {
@@ -96,20 +103,34 @@ impl StartupPacket {
         !off.contains(&value.as_str())
     }
 
+    /// The database is the role's name where none is given, and of both only so many bytes count, even where that cuts
+    /// a character in two.
+    ///
+    /// Source: `ProcessStartupPacket` in `src/backend/tcop/backend_startup.c` (`postmaster.c` before 17).
     fn read(version: u32, mut body: &[u8]) -> Self {
         let [a, b, c, d] = version.to_be_bytes();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut parameters = Vec::new();
+        let (mut user, mut database): (&[u8], &[u8]) = (b"", b"");
         while let Some((name, rest)) = super::cstr(body).filter(|(name, _)| !name.is_empty()) {
             let Some((value, rest)) = super::cstr(rest) else {
                 break;
             };
-            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            match name {
+                b"user" => user = value,
+                b"database" => database = value,
+                _ => {}
+            }
             parameters.push((text(name), text(value)));
             body = rest;
         }
+        let database = if database.is_empty() { user } else { database };
+        let name = |bytes: &[u8]| text(bytes.get(..NAMEDATALEN - 1).unwrap_or(bytes));
         Self {
             version: (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
             parameters,
+            user: name(user),
+            database: name(database),
         }
     }
 }
@@ -191,12 +212,8 @@ mod tests {
             panic!("not a StartupMessage");
         };
         assert_eq!(
-            (
-                session.version,
-                session.get("user"),
-                session.get("database")
-            ),
-            ((3, 0), Some("bob"), Some("shop"))
+            (session.version, &*session.user, &*session.database),
+            ((3, 0), "bob", "shop")
         );
         for cut in 0..bytes.len() {
             assert_eq!(parse_startup(&bytes[..cut]), Ok(None));
@@ -204,11 +221,34 @@ mod tests {
     }
 
     #[test]
+    fn names_are_what_the_server_makes_of_them() {
+        let names = |body: &str| {
+            let packet = StartupPacket::read(3 << 16, body.as_bytes());
+            (packet.user, packet.database)
+        };
+        let both = |user: &str, database: &str| (user.to_owned(), database.to_owned());
+        assert_eq!(names("user\0bob\0\0"), both("bob", "bob"));
+        assert_eq!(names("user\0bob\0database\0\0\0"), both("bob", "bob"));
+        assert_eq!(
+            names("user\0bob\0database\0a\0user\0eve\0database\0b\0\0"),
+            both("eve", "b")
+        );
+        let (user, cut) = ("u".repeat(70), "u".repeat(63));
+        assert_eq!(names(&format!("user\0{user}\0\0")), both(&cut, &cut));
+        let (database, cut) = ("é".repeat(40), format!("{}\u{fffd}", "é".repeat(31)));
+        assert_eq!(
+            names(&format!("user\0bob\0database\0{database}\0\0")),
+            both("bob", &cut)
+        );
+        assert_eq!(names("\0"), both("", ""));
+    }
+
+    #[test]
     fn replication_is_read_as_a_boolean_or_database() {
         let asks = |value: &str| {
             StartupPacket {
-                version: (3, 0),
                 parameters: vec![("replication".into(), value.into())],
+                ..StartupPacket::default()
             }
             .replication()
         };

@@ -10,7 +10,7 @@ use crate::support::{
     Endpoint,
     dba::Dba,
     driver::Driver,
-    frontend::query,
+    frontend::{query, startup},
     let_pass,
     proxy::Proxy,
     server::{Server, newest, on_every_server},
@@ -493,4 +493,49 @@ fn a_client_on_a_unix_socket_is_known_by_its_process() {
     let incident = incident_of(&proxy, client.server_pid());
     assert_eq!(incident["client_pid"], std::process::id());
     assert_eq!(incident["client_addr"], Value::Null);
+}
+
+/// Opens a session with these names as a client may spell them.
+fn named(endpoint: &Endpoint, names: &[(&str, &str)]) -> Client {
+    let mut client = Client::silent(endpoint);
+    client.send(&startup(names));
+    let greeting = client.until_ready();
+    assert!(greeting.ends_with("Z I"), "{greeting}");
+    client
+}
+
+#[test]
+fn names_are_the_servers_however_the_client_spells_them() {
+    on_every_server(|server| {
+        let admin = server.database();
+        // The server keeps 63 bytes of a name.
+        let (name, spelt) = (
+            format!("{:x<63}", admin.database),
+            format!("{:x<70}", admin.database),
+        );
+        Dba::new(&admin).run(&format!("CREATE USER {name} SUPERUSER"));
+        Dba::new(&admin).run(&format!("CREATE DATABASE {name}"));
+        let database = Endpoint {
+            database: name.clone(),
+            ..admin
+        };
+        Dba::new(&database).run("CREATE TABLE t (id int)");
+        let limits = format!(
+            "match = {{ user = \"{name}\", database = \"{name}\" }}\nblocking = {{ rollback = \"300ms\" }}"
+        );
+        let proxy = observed(&database, &limits);
+        for names in [
+            &[("user", &*spelt), ("database", &*spelt)] as &[_],
+            &[("user", &*spelt), ("database", "")],
+            &[("user", &*spelt)],
+        ] {
+            let mut holder = named(proxy.endpoint(), names);
+            holder.run("BEGIN; LOCK TABLE t");
+            let mut waiting = waits(&database, "SELECT * FROM t");
+            let incident = proxy.rolled_back(holder.server_pid());
+            assert_eq!(incident["user"], name, "{names:?}");
+            assert_eq!(incident["database"], name, "{names:?}");
+            assert_eq!(waiting.until_ready(), "T / C SELECT 0 / Z I");
+        }
+    });
 }
