@@ -11,10 +11,10 @@
 //! # The floors (imports go down only)
 //! | floor | modules |
 //! |---|---|
-//! | 4 | `app`, `cli` (and `main`) |
+//! | 4 | `app`, `cli`, `log` (and `main`) |
 //! | 3 | `proxy`, `demo` |
 //! | 2 | `registry`, `audit`, `observer` |
-//! | 1 | `session`, `config` |
+//! | 1 | `session`, `config`, `line_writer` |
 //! | 0 | `wire`, `sql`, `policy` |
 
 pub mod app;
@@ -22,6 +22,8 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod line_writer;
+pub mod log;
 pub mod observer;
 pub mod policy;
 pub mod proxy;

@@ -2,22 +2,17 @@
 
 use std::{
     fmt::Display,
-    fs::File,
-    io::{self, IsTerminal, Write},
-    os::fd::AsFd,
+    io::{self, Write},
     process::ExitCode,
-    sync::Mutex,
 };
 
-use anyhow::Context;
 use clap::Parser;
 use pgidle::{
     app,
     cli::{CheckArgs, Cli, Command, DemoArgs, ServeArgs},
-    config::LogFormat,
     demo::{self, DemoOptions},
+    log::Log,
 };
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Usage or configuration: clap's own status for the former.
 const EXIT_CONFIGURATION: u8 = 2;
@@ -42,9 +37,11 @@ fn serve(args: ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(EXIT_CONFIGURATION.into(), error),
     };
-    if let Err(error) = start_log(config.log.format) {
-        return fail(EXIT_CONFIGURATION.into(), format_args!("{error:#}"));
-    }
+    // Dropped last: it then waits for a moment until its lines are written.
+    let _log = match Log::start(config.log.format) {
+        Ok(log) => log,
+        Err(error) => return fail(EXIT_CONFIGURATION.into(), format_args!("{error:#}")),
+    };
     match app::serve(config, &source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,33 +65,6 @@ fn check(args: CheckArgs) -> ExitCode {
         }
         Err(error) => fail(EXIT_CONFIGURATION.into(), error),
     }
-}
-
-/// Sends log lines to stderr, by a descriptor of its own: PostgreSQL's parser, as `pg_query` runs it, points the
-/// well-known one elsewhere for moments.
-fn start_log(format: LogFormat) -> anyhow::Result<()> {
-    let stderr = io::stderr();
-    let colours =
-        stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let descriptor = stderr
-        .as_fd()
-        .try_clone_to_owned()
-        .context("stderr cannot be used")?;
-    let filter = EnvFilter::builder()
-        .with_env_var("PGIDLE_LOG")
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env()
-        .map_err(|_| anyhow::anyhow!("PGIDLE_LOG: expected a level (error, warn, info, debug, trace) or directives such as pgidle=debug"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(colours)
-        .with_writer(Mutex::new(File::from(descriptor)));
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
 }
 
 /// Says on stderr why the program ends.

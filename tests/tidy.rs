@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("policy", 0),
     ("session", 1),
     ("config", 1),
+    ("line_writer", 1),
     ("registry", 2),
     ("audit", 2),
     ("observer", 2),
@@ -26,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("demo", 3),
     ("app", 4),
     ("cli", 4),
+    ("log", 4),
     ("main", 5),
     ("lib", 5),
 ];

@@ -1,13 +1,15 @@
-//! The audit writer's thread: takes events from the queue, turns them into lines, writes them in batches.
+//! The audit's thread: takes events from the queue and turns them into lines, in batches.
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
     path::Path,
     process,
-    sync::{Arc, atomic::Ordering, mpsc::Receiver},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, SyncSender},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::{
     config::AuditSettings,
+    line_writer::{LineWriter, Target},
     session::{
         damage::{Damage, Waiter},
         event::{Event, Statement},
@@ -33,19 +36,12 @@ pub(super) struct Writer {
     settings: AuditSettings,
     queue: Receiver<Message>,
     shared: Arc<Shared>,
-    file: Option<File>,
-    /// Lines that are not yet written, and how many events they stand for.
+    /// Lines that are not yet on their way to the file.
     lines: Vec<u8>,
-    events: u64,
-    /// Whether the last write failed, perhaps in the middle of a line.
-    failing: bool,
-    /// How many of the dropped events have been said, and how many more the unwritten lines say.
+    /// How many of the events that found the queue full have been said.
     said: u64,
-    saying: u64,
     ids: Ids,
     texts: Texts,
-    /// The time of the last event, for lines that belong to none.
-    time: SystemTime,
 }
 
 impl Writer {
@@ -54,37 +50,35 @@ impl Writer {
         queue: Receiver<Message>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let file = settings.file.as_deref().map(open).transpose()?;
-        Ok(Self {
+        let writer = Self {
             settings,
             queue,
             shared,
-            file,
             lines: Vec::new(),
-            events: 0,
-            failing: false,
             said: 0,
-            saying: 0,
             ids: Ids::default(),
             texts: Texts::default(),
-            time: SystemTime::UNIX_EPOCH,
-        })
+        };
+        writer.write_to(writer.settings.file.as_deref())?;
+        Ok(writer)
     }
 
-    /// Writes until the audit is closed or its last handle is gone.
-    pub(super) fn run(mut self) {
+    /// Works until the audit is closed or its last handle is gone. `_ended` tells who waits for that.
+    pub(super) fn run(mut self, _ended: SyncSender<()>) {
         while let Ok(message) = self.queue.recv() {
+            // What was recorded before the closing is in the queue when the flag is seen.
+            let closing = self.shared.closing.load(Ordering::Acquire);
             self.reopen();
-            let mut open = self.take(message);
+            self.take(message);
             for _ in 0..QUEUE_LENGTH {
                 let Ok(message) = self.queue.try_recv() else {
                     break;
                 };
-                open &= self.take(message);
+                self.take(message);
             }
-            self.say_dropped();
             self.write();
-            if !open {
+            self.say_dropped();
+            if closing {
                 break;
             }
             // While the writer sleeps here, a session that records an event need not wake it.
@@ -92,24 +86,20 @@ impl Writer {
         }
     }
 
-    /// Handles one message; `false` when it is the last.
-    fn take(&mut self, message: Message) -> bool {
+    fn take(&mut self, message: Message) {
         match message {
             Message::Event(time, event) => self.event(time, &event),
             Message::Wake => {}
-            Message::Close => return false,
         }
-        true
     }
 
     fn event(&mut self, at: SystemTime, event: &Event) {
-        self.time = at;
         let time = rfc3339(at);
         let id = self.ids.next(at);
         if let Event::Incident(incident) = event {
             sentence::log(&id, incident);
         }
-        if self.file.is_none() {
+        if self.settings.file.is_none() {
             return;
         }
         match event {
@@ -127,7 +117,6 @@ impl Writer {
                 self.line(&TransactionLine::new(&time, &id, transaction, &statements));
             }
         }
-        self.events += 1;
     }
 
     fn statements(&mut self, statements: &[Statement]) -> Vec<StatementLine> {
@@ -173,61 +162,27 @@ impl Writer {
         }
     }
 
-    /// Says how many events were dropped since this was last said.
+    /// Says how many events found the queue full since this was last said.
     fn say_dropped(&mut self) {
-        let count = self
-            .shared
-            .dropped
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.said);
+        let dropped = self.shared.dropped.load(Ordering::Relaxed);
+        let count = dropped.saturating_sub(self.said);
         if count == 0 {
             return;
         }
-        self.saying = count;
-        if !self.failing {
-            tracing::warn!(count, "audit events were dropped");
-        }
-        if self.file.is_some() {
-            let time = rfc3339(self.time);
-            self.line(&DroppedLine {
-                time: &time,
-                event: "dropped",
-                count,
-            });
-        } else {
-            self.said += count;
+        self.said = dropped;
+        tracing::warn!(count, "audit events were dropped");
+        if let Some(lines) = &*lock(&self.shared.lines) {
+            lines.lost(count);
         }
     }
 
     fn write(&mut self) {
-        let Some(file) = &mut self.file else {
-            return;
-        };
-        if self.lines.is_empty() {
-            return;
-        }
-        if self.failing {
-            // Ends the line in which the failed write may have stopped.
-            self.lines.insert(0, b'\n');
-        }
-        match file.write_all(&self.lines) {
-            Ok(()) => {
-                self.failing = false;
-                self.said += self.saying;
-            }
-            Err(error) => {
-                self.shared
-                    .dropped
-                    .fetch_add(self.events, Ordering::Relaxed);
-                if !self.failing {
-                    tracing::error!(%error, "cannot write the audit file; what cannot be written is dropped and counted");
-                }
-                self.failing = true;
-            }
+        if !self.lines.is_empty()
+            && let Some(lines) = &*lock(&self.shared.lines)
+        {
+            lines.write(&self.lines);
         }
         self.lines.clear();
-        self.events = 0;
-        self.saying = 0;
     }
 
     /// Changes the file if a reopening was asked for.
@@ -235,17 +190,44 @@ impl Writer {
         let Some(settings) = lock(&self.shared.reopen).take() else {
             return;
         };
-        match settings.file.as_deref().map(open).transpose() {
-            Ok(file) => {
-                self.file = file;
-                self.failing = false;
-                self.settings = settings;
-            }
+        match self.write_to(settings.file.as_deref()) {
+            Ok(()) => self.settings = settings,
             Err(error) => {
                 tracing::error!(%error, "cannot reopen the audit file; the one that was open stays in use");
             }
         }
     }
+
+    /// Has lines written there from here on, what could not yet be written included.
+    fn write_to(&self, path: Option<&Path>) -> io::Result<()> {
+        let target = path.map(Target::append).transpose()?;
+        let mut lines = lock(&self.shared.lines);
+        match (&*lines, target) {
+            (Some(lines), Some(target)) => lines.replace(target),
+            (None, Some(target)) => {
+                *lines = Some(LineWriter::start("audit file", target, BOUND, missing)?);
+            }
+            (_, None) => {
+                if let Some(lines) = lines.take() {
+                    // It writes what it has by itself.
+                    lines.close(Duration::ZERO);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The line that stands for so many missing ones.
+fn missing(count: u64) -> Vec<u8> {
+    let line = DroppedLine {
+        time: &format!("{:.6}", Timestamp::now()),
+        event: "dropped",
+        count,
+    };
+    let mut line = serde_json::to_vec(&line).expect("names are strings");
+    line.push(b'\n');
+    line
 }
 
 /// Numbers for lines that no other process and no other run gives out.
@@ -294,12 +276,6 @@ impl Texts {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let opened = options.append(true).create(true).mode(0o640).open(path);
-    opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-}
-
 fn rfc3339(time: SystemTime) -> String {
     // A clock outside of the years that RFC 3339 can write is no clock at all.
     let time = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -311,6 +287,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// At how many bytes a batch is written before its time.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// How many bytes may wait while the file cannot be written.
+const BOUND: usize = 16 << 20;
 
 /// How many normalised texts are remembered, and how long each may be.
 const MAX_KNOWN: usize = 1024;

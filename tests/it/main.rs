@@ -33,3 +33,4 @@ mod target_session_attrs;
 mod terminate;
 mod tls;
 mod transparency;
+mod unwritable;

@@ -24,8 +24,17 @@ pub(crate) struct Proxy {
     child: Child,
     endpoint: Endpoint,
     log: Arc<Mutex<String>>,
+    reading: Arc<Mutex<Reading>>,
     folder: TempDir,
     sockets: Option<TempDir>,
+}
+
+/// What the reader of the log does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    Goes,
+    StandsStill,
+    IsOver,
 }
 
 impl Proxy {
@@ -93,9 +102,26 @@ impl Proxy {
 
     fn start_with(database: &Endpoint, addresses: &[&str], arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = leashed(env!("CARGO_BIN_EXE_pgidle"))
+        Self::launch(database, folder, &[], &[addresses, arguments].concat())
+    }
+
+    /// Starts a proxy whose audit file lies in this folder, by a program that runs another one.
+    pub(crate) fn in_folder(
+        database: &Endpoint,
+        folder: TempDir,
+        by: &[&str],
+        arguments: &[&str],
+    ) -> Self {
+        let upstream = address(database);
+        let addresses = ["--listen", "127.0.0.1:0", "--upstream", &upstream];
+        Self::launch(database, folder, by, &[&addresses, arguments].concat())
+    }
+
+    fn launch(database: &Endpoint, folder: TempDir, by: &[&str], arguments: &[&str]) -> Self {
+        let program = [by, &[env!("CARGO_BIN_EXE_pgidle")]].concat();
+        let mut child = leashed(program[0])
+            .args(&program[1..])
             .args(["serve", "--log-format", "json"])
-            .args(addresses)
             .args(arguments)
             .arg("--audit")
             .arg(folder.path().join("audit.jsonl"))
@@ -107,6 +133,8 @@ impl Proxy {
         let (bound, is_bound) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let written = Arc::clone(&log);
+        let reading = Arc::new(Mutex::new(Reading::Goes));
+        let mode = Arc::clone(&reading);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some(port) = listening_port(&line) {
@@ -115,6 +143,13 @@ impl Proxy {
                 let mut log = written.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
+                drop(log);
+                while *mode.lock().unwrap() == Reading::StandsStill {
+                    let_pass(Duration::from_millis(5));
+                }
+                if *mode.lock().unwrap() == Reading::IsOver {
+                    return;
+                }
             }
         });
         let Ok(port) = is_bound.recv_timeout(PATIENCE) else {
@@ -125,9 +160,15 @@ impl Proxy {
             child,
             endpoint: database.at("127.0.0.1", port),
             log,
+            reading,
             folder,
             sockets: None,
         }
+    }
+
+    /// Has the reader of the log stop, go on or leave after the next line.
+    pub(crate) fn set_reading(&self, reading: Reading) {
+        *self.reading.lock().unwrap() = reading;
     }
 
     /// The database that the proxy was started for, through the proxy.
@@ -229,6 +270,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        self.set_reading(Reading::IsOver);
         end(&mut self.child);
         if thread::panicking() {
             eprintln!("log of the proxy:\n{}", self.log());
