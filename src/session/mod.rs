@@ -469,7 +469,7 @@ impl Session {
             return Verdict::Drop;
         }
         if self.telling.is_some() {
-            return self.untold_sent(frame, now);
+            return self.sent_after_end(frame, now);
         }
         if self.state.phase == Phase::Authenticating && self.cannot_bind(frame) {
             return Verdict::Drop;
@@ -510,7 +510,7 @@ impl Session {
     /// Looks at an answer to the client's own request.
     fn answer_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         if self.telling.is_some() {
-            return self.untold_received(frame, now);
+            return self.received_after_end(frame, now);
         }
         self.pass_server(frame, now)
     }

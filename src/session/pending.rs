@@ -58,7 +58,7 @@ impl Text {
     /// A statement of which nothing is known.
     pub(super) const UNKNOWN: Self = Self {
         sql: None,
-        control: Control::Other,
+        control: Control::Doubtful,
         certain: false,
     };
 }

@@ -213,7 +213,7 @@ impl State {
         if frame.whole {
             sql::classify(text, self.lexing)
         } else {
-            Control::Other
+            Control::Doubtful
         }
     }
 

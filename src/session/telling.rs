@@ -1,32 +1,55 @@
-//! *Untold*: pgidle has ended the client's transaction, and the client does not know it yet.
+//! What a client meets whose transaction pgidle has ended, until it has left the transaction block.
 //!
-//! It is a state and not a moment: it ends when the client has been sent an ErrorResponse, or when the server has
-//! answered a ROLLBACK that the client asked for. While it lasts one request at a time goes to the server, because the
-//! answer to each decides what may happen to the next. The server itself is in a failed transaction and refuses
-//! everything but the end of it; the one answer of its that would be a lie is the tag `ROLLBACK`, without an error, for
-//! a COMMIT.
+//! Two facts count. The client is *told* when it has been sent an ErrorResponse; libraries send requests of their own and
+//! throw the answer away, so that being told is not the end of it. The block is *over* when the server has answered a
+//! ROLLBACK that the client asked for, or when COMMIT has drawn our error. Until then one request at a time goes to the
+//! server, because the answer to each decides what may happen to the next. The server itself is in a failed transaction
+//! and refuses everything but the end of it; the one answer of its that would be a lie is the tag `ROLLBACK`, without an
+//! error, for a COMMIT.
 
 use std::time::Instant;
+
+use bytes::BytesMut;
 
 use super::{Discarding, Session, Verdict, pending::Owed, state::TransactionStatus};
 use crate::{
     sql::Control,
-    wire::{self, BackendTag, CommandTag, ErrorFields, Frame, FrontendTag, originate},
+    wire::{
+        self, BackendTag, CommandTag, ErrorFields, Frame, FrontendTag,
+        originate::{self, ReadyStatus},
+    },
 };
 
 /// What the client still has to be told.
 #[derive(Clone, Debug)]
 pub(super) struct Telling {
     report: originate::Report,
-    /// The client is in the middle of a batch: the next message of it meets the error.
-    in_batch: bool,
+    /// Whether the client has been sent an error.
+    told: bool,
+    due: Due,
+}
+
+/// What the error answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// The first request that cannot be carried out, and every COMMIT.
+    Request,
+    /// The next message of the batch that the client is in the middle of.
+    Batch,
+    /// An Execute of COMMIT, which has ended the block. A server would send the error at once; it waits here for the next
+    /// message, since a proxy in front of us may take an error before its Sync for the end of the connection.
+    Commit,
 }
 
 /// The errors that a failed transaction and its lost portals and unnamed statement earn: `in_failed_sql_transaction`,
 /// `invalid_sql_statement_name`, `invalid_cursor_name`. They say less than ours.
 const CAUSED: [&[u8]; 3] = [b"25P02", b"26000", b"34000"];
 
-/// What a client's message that arrives while it is untold comes to.
+/// `S_E_INVALID_SPECIFICATION`: a savepoint was lost with the transaction. Said to a client that was told already, it
+/// would hide what happened: libraries answer our error by ROLLBACK TO, and show the error of that.
+const LOST_SAVEPOINT: &[u8] = b"3B001";
+
+/// What a client's message that arrives before the block is over comes to.
 enum Reaction {
     /// Goes to the server as it is.
     Forward,
@@ -39,8 +62,23 @@ enum Reaction {
 }
 
 impl Telling {
-    pub(super) fn new(report: originate::Report, in_batch: bool) -> Self {
-        Self { report, in_batch }
+    /// `told`: whether the client has been sent an error about the transaction. `in_batch`: whether it is in the middle of
+    /// a batch that has to fail.
+    pub(super) fn new(report: originate::Report, told: bool, in_batch: bool) -> Self {
+        let due = if in_batch { Due::Batch } else { Due::Request };
+        Self { report, told, due }
+    }
+
+    /// Whether the client has a request outstanding that nothing but our error answers.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.due == Due::Commit
+    }
+
+    /// Sends the error.
+    pub(super) fn send(&mut self, to_client: &mut BytesMut) {
+        originate::error_response(&self.report, to_client);
+        self.told = true;
+        self.due = Due::Request;
     }
 }
 
@@ -50,8 +88,19 @@ impl Session {
         self.telling.is_some() && !self.state.pending.is_empty()
     }
 
-    /// Looks at a frame from a client that is untold.
-    pub(super) fn untold_sent(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+    /// Looks at a frame from a client whose transaction was ended.
+    pub(super) fn sent_after_end(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let due = self.telling.as_ref().map(|telling| telling.due);
+        let tag = FrontendTag::from(frame.tag);
+        if due == Some(Due::Commit) && tag != FrontendTag::Terminate {
+            self.tell();
+            self.discarding = Discarding::Batch;
+            return if self.discards(tag) {
+                Verdict::Drop
+            } else {
+                self.pass_client(frame, now)
+            };
+        }
         match self.reaction(frame) {
             Reaction::Forward => self.pass_client(frame, now),
             Reaction::ForwardAndFlush => {
@@ -63,38 +112,98 @@ impl Session {
         }
     }
 
-    /// Looks at a frame for a client that is untold.
-    pub(super) fn untold_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+    /// Looks at a frame for a client whose transaction was ended.
+    pub(super) fn received_after_end(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let asked = self
             .state
             .pending
             .front()
             .map(|request| (request.owed, request.text.control));
-        let mut verdict = self.pass_server(frame, now);
+        let verdict = self.pass_server(frame, now);
         let tag = BackendTag::from(frame.tag);
-        let rolled_back = tag == BackendTag::CommandComplete
-            && CommandTag::read(frame.body) == CommandTag::Rollback;
-        if let (true, Some((owed, Control::Commit | Control::PrepareTransaction))) =
-            (rolled_back, asked)
+        if tag == BackendTag::CommandComplete
+            && CommandTag::read(frame.body) == CommandTag::Rollback
         {
-            verdict = Verdict::Drop;
-            self.tell();
-            if owed == Owed::Execute {
+            return match asked {
+                Some((owed, control)) if self.rolled_back(owed, control) => Verdict::Drop,
+                Some(_) | None => verdict,
+            };
+        }
+        let Some(telling) = &mut self.telling else {
+            return verdict;
+        };
+        if tag == BackendTag::ErrorResponse {
+            let sqlstate = ErrorFields::read(frame.body).sqlstate;
+            let caused = if telling.told {
+                sqlstate == LOST_SAVEPOINT
+            } else {
+                CAUSED.contains(&sqlstate) || sqlstate == LOST_SAVEPOINT
+            };
+            telling.told = true;
+            if self.state.pending.skipping() {
+                // One request at a time goes to the server: what it would ignore does not.
                 self.discarding = Discarding::Batch;
             }
-        } else if tag == BackendTag::ErrorResponse
-            && CAUSED.contains(&ErrorFields::read(frame.body).sqlstate)
-        {
-            verdict = Verdict::Drop;
-            self.tell();
-        } else if rolled_back || tag == BackendTag::ErrorResponse {
-            self.telling = None;
+            if caused {
+                self.tell();
+                return Verdict::Drop;
+            }
+        } else if tag == BackendTag::ReadyForQuery {
+            if self.state.status == TransactionStatus::Idle && telling.told {
+                self.telling = None;
+            } else if self.state.status == TransactionStatus::Failed && !telling.told {
+                // Drivers look at the byte: some answer a failed one by ROLLBACK, and never show why.
+                originate::ready_for_query(ReadyStatus::Transaction, &mut self.to_client);
+                return Verdict::Drop;
+            }
         }
         verdict
     }
 
+    /// The server has answered this with the tag `ROLLBACK`; true when the client gets our error in its place.
+    fn rolled_back(&mut self, owed: Owed, control: Control) -> bool {
+        match control {
+            Control::Rollback | Control::RollbackThen | Control::RollbackAndChain => {
+                self.telling = None;
+                return false;
+            }
+            Control::Commit | Control::PrepareTransaction | Control::CommitAndChain => {}
+            // A list that was under way when its transaction was cancelled: what it goes on to do cannot be refused.
+            Control::Begin
+            | Control::BeginThen
+            | Control::RollbackTo
+            | Control::Savepoint
+            | Control::Release
+            | Control::Doubtful
+            | Control::Other => return false,
+        }
+        let next = self.state.pending.front().map(|request| request.owed);
+        match (owed, next) {
+            (Owed::Execute, None) => {
+                if let Some(telling) = &mut self.telling {
+                    telling.due = Due::Commit;
+                }
+                return true;
+            }
+            // The rest of the batch is under way, and is carried out: an error would say that it is not.
+            (Owed::Execute, Some(next)) if next != Owed::Sync => return false,
+            (_, _) => self.tell(),
+        }
+        match &mut self.ending {
+            // What AND CHAIN has begun is no transaction that the client knows of.
+            Some(ending) if control == Control::CommitAndChain => {
+                ending.transaction = self.state.transaction.started;
+            }
+            Some(_) | None => self.telling = None,
+        }
+        true
+    }
+
     fn reaction(&self, frame: Frame<'_>) -> Reaction {
         let tag = FrontendTag::from(frame.tag);
+        let Some(telling) = &self.telling else {
+            return Reaction::Forward;
+        };
         if let FrontendTag::Terminate
         | FrontendTag::Flush
         | FrontendTag::Password
@@ -102,22 +211,19 @@ impl Session {
         {
             return Reaction::Forward;
         }
-        if !frame.whole
-            || self
-                .telling
-                .as_ref()
-                .is_some_and(|telling| telling.in_batch)
-        {
+        if telling.due == Due::Batch {
             return Reaction::Refuse;
         }
+        let told = telling.told;
         match tag {
-            FrontendTag::Sync => Reaction::Forward,
             FrontendTag::CopyData | FrontendTag::CopyDone | FrontendTag::CopyFail => {
                 Reaction::Ignore
             }
+            _ if !frame.whole => Reaction::Refuse,
+            FrontendTag::Sync => Reaction::Forward,
             FrontendTag::Query => {
                 let control = self.query_control(frame);
-                if control == Control::RollbackThen || ends_transaction(control) {
+                if control == Control::RollbackThen || may_pass(control, told) {
                     Reaction::Forward
                 } else {
                     Reaction::Refuse
@@ -125,25 +231,26 @@ impl Session {
             }
             FrontendTag::Parse | FrontendTag::Close => Reaction::ForwardAndFlush,
             FrontendTag::Describe => match wire::describe_target(frame.body) {
-                Some((b'P', portal)) if !ends_transaction(self.state.portal(portal).control) => {
+                Some((b'P', portal)) if !may_pass(self.state.portal(portal).control, told) => {
                     Reaction::Refuse
                 }
                 _ => Reaction::ForwardAndFlush,
             },
             FrontendTag::Bind => match wire::Bind::read(frame.body) {
-                Some(bind) if ends_transaction(self.state.statement(bind.statement).control) => {
+                Some(bind) if may_pass(self.state.statement(bind.statement).control, told) => {
                     Reaction::ForwardAndFlush
                 }
                 _ => Reaction::Refuse,
             },
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body).unwrap_or_default();
-                if ends_transaction(self.state.portal(portal).control) {
+                if may_pass(self.state.portal(portal).control, told) {
                     Reaction::ForwardAndFlush
                 } else {
                     Reaction::Refuse
                 }
             }
+            FrontendTag::FunctionCall if told => Reaction::Forward,
             FrontendTag::FunctionCall
             | FrontendTag::Terminate
             | FrontendTag::Flush
@@ -166,25 +273,46 @@ impl Session {
         }
         if matches!(tag, FrontendTag::Query | FrontendTag::FunctionCall) {
             // It ends the batch that it may be in: the error is its own.
-            let in_block = self.state.status != TransactionStatus::Idle;
-            originate::ready_after_error(in_block, &mut self.to_client);
+            let status = match self.state.status {
+                TransactionStatus::Idle => ReadyStatus::Idle,
+                TransactionStatus::InBlock | TransactionStatus::Failed => ReadyStatus::Error,
+            };
+            originate::ready_for_query(status, &mut self.to_client);
         } else {
             self.discarding = Discarding::Batch;
         }
         Verdict::Drop
     }
 
+    /// Sends the error; where no block is open, that is the end of it.
     fn tell(&mut self) {
-        if let Some(telling) = self.telling.take() {
-            originate::error_response(&telling.report, &mut self.to_client);
+        let Some(telling) = &mut self.telling else {
+            return;
+        };
+        let over = telling.due == Due::Commit || self.state.status == TransactionStatus::Idle;
+        telling.send(&mut self.to_client);
+        if over {
+            self.telling = None;
         }
     }
 }
 
-/// The statements that a failed transaction lets through to their end (`IsTransactionExitStmt`).
-fn ends_transaction(control: Control) -> bool {
-    matches!(
-        control,
-        Control::Rollback | Control::Commit | Control::PrepareTransaction
-    )
+/// Whether a statement may go to the server: those that end a failed transaction may (`IsTransactionExitStmt` in
+/// `src/backend/tcop/postgres.c`), and what the server refuses by itself where the client has been told.
+///
+/// AND CHAIN would begin a transaction with the modes of our own BEGIN.
+fn may_pass(control: Control, told: bool) -> bool {
+    match control {
+        Control::Rollback | Control::Commit | Control::PrepareTransaction => true,
+        Control::Begin
+        | Control::BeginThen
+        | Control::RollbackTo
+        | Control::Savepoint
+        | Control::Release
+        | Control::Other => told,
+        Control::CommitAndChain
+        | Control::RollbackThen
+        | Control::RollbackAndChain
+        | Control::Doubtful => false,
+    }
 }

@@ -151,7 +151,9 @@ impl Transaction {
             (CommandTag::Prepare, _) => TransactionOutcome::Prepared,
             // ROLLBACK TO has the same tag and ends nothing.
             (CommandTag::Rollback, Control::RollbackTo) => return None,
-            (CommandTag::Rollback, Control::Other) if self.savepoints > 0 => return None,
+            (CommandTag::Rollback, Control::Other | Control::Doubtful) if self.savepoints > 0 => {
+                return None;
+            }
             (CommandTag::Rollback, _) => TransactionOutcome::Rollback,
             (CommandTag::Begin, _) => {
                 self.explicit = true;

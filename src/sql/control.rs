@@ -30,7 +30,10 @@ pub enum Control {
     Savepoint,
     /// `RELEASE SAVEPOINT` and nothing else.
     Release,
-    /// Anything else, an empty text and every other list included, and whatever is in doubt.
+    /// A text whose first statement may be one of those that a failed transaction lets through: it begins with their
+    /// first word, and is a list, or not whole, or has more to it than is read here.
+    Doubtful,
+    /// Anything else, an empty text and every other list included.
     Other,
 }
 
@@ -49,6 +52,7 @@ impl Control {
             | Self::RollbackTo
             | Self::Savepoint
             | Self::Release
+            | Self::Doubtful
             | Self::Other => false,
         }
     }
@@ -88,9 +92,12 @@ pub fn classify(text: &[u8], lexing: Lexing) -> Control {
     if !may_be_control {
         return Control::Other;
     }
-    let control = Parser::new(text).list();
-    if control == Control::Other || lexing.is_certain_of(text) {
+    let (control, decisive) = Parser::new(text).list();
+    let certain = control != Control::Other && lexing.is_certain_of(decisive);
+    if certain {
         control
+    } else if Parser::new(text).may_end_block() {
+        Control::Doubtful
     } else {
         Control::Other
     }
@@ -138,6 +145,7 @@ enum Token<'a> {
 
 /// Reads statements with one token of lookahead.
 struct Parser<'a> {
+    text: &'a [u8],
     rest: &'a [u8],
     next: Token<'a>,
 }
@@ -145,6 +153,7 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn new(text: &'a [u8]) -> Self {
         let mut parser = Self {
+            text,
             rest: text,
             next: Token::End,
         };
@@ -152,32 +161,44 @@ impl<'a> Parser<'a> {
         parser
     }
 
-    /// The whole text: statements between semicolons, where empty ones do not count.
-    fn list(mut self) -> Control {
-        let text = self.rest;
-        while self.next == Token::Semicolon {
-            self.advance();
-        }
+    /// The whole text: statements between semicolons, where empty ones do not count; and the front of the text that
+    /// decides it, however the rest is divided into tokens.
+    fn list(mut self) -> (Control, &'a [u8]) {
+        let text = self.text;
+        self.skip_semicolons();
         let first = self.statement();
-        let mut ended = false;
-        while self.next == Token::Semicolon {
-            ended = true;
-            self.advance();
-        }
+        let until_semicolon = text.len() - self.rest.len();
+        let ended = self.skip_semicolons();
         match (self.next, first) {
-            (Token::End, control) => control,
-            (_, Control::Rollback) if ended => Control::RollbackThen,
+            (Token::End, control) => (control, text),
+            (_, Control::Rollback) if ended => (
+                Control::RollbackThen,
+                text.get(..until_semicolon).unwrap_or(text),
+            ),
             // In unusual quotes what looks like the end of a statement may be none.
             (_, Control::Begin) if ended && !text.iter().any(|b| matches!(b, b'\\' | b'$')) => {
-                self.rest_of_block()
+                (self.rest_of_block(), text)
             }
-            (_, _) => Control::Other,
+            (_, _) => (Control::Other, text),
         }
+    }
+
+    /// Whether the first statement begins as those do that a failed transaction lets through.
+    fn may_end_block(mut self) -> bool {
+        self.skip_semicolons();
+        ENDS.into_iter().any(|word| self.take(word))
+    }
+
+    fn skip_semicolons(&mut self) -> bool {
+        let found = self.next == Token::Semicolon;
+        while self.next == Token::Semicolon {
+            self.advance();
+        }
+        found
     }
 
     /// The statements behind BEGIN, told by their first words alone.
     fn rest_of_block(mut self) -> Control {
-        const ENDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
         let mut starts = true;
         while self.next != Token::End {
             if starts && ENDS.into_iter().any(|word| self.take(word)) {
@@ -421,6 +442,10 @@ fn skip_block_comment(mut text: &[u8]) -> Option<&[u8]> {
     Some(text)
 }
 
+/// The first words of the statements that end a transaction block or go back in it (`IsTransactionExitStmt` in
+/// `src/backend/tcop/postgres.c`).
+const ENDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
+
 /// `src/common/encnames.c`: names and aliases of the encodings from `PG_SJIS` on, as PostgreSQL compares them.
 const CLIENT_ONLY_ENCODINGS: [&str; 17] = [
     "sjis",
@@ -486,9 +511,9 @@ mod tests {
         ("END WORK", Control::Commit),
         ("END TRANSACTION AND NO CHAIN", Control::Commit),
         ("COMMIT AND CHAIN", Control::CommitAndChain),
-        ("COMMIT AND", Control::Other),
-        ("COMMIT AND NO", Control::Other),
-        ("COMMIT WORK TRANSACTION", Control::Other),
+        ("COMMIT AND", Control::Doubtful),
+        ("COMMIT AND NO", Control::Doubtful),
+        ("COMMIT WORK TRANSACTION", Control::Doubtful),
         ("COMMITX", Control::Other),
         ("COMMIT1", Control::Other),
         ("COMMIT$", Control::Other),
@@ -497,10 +522,10 @@ mod tests {
         ("COMMIT /* \u{e9} */", Control::Commit),
         ("\"COMMIT\"", Control::Other),
         ("'COMMIT'", Control::Other),
-        ("COMMIT +", Control::Other),
-        ("COMMIT /* open", Control::Other),
-        ("COMMIT; SELECT 1", Control::Other),
-        ("COMMIT PREPARED 'x'", Control::Other),
+        ("COMMIT +", Control::Doubtful),
+        ("COMMIT /* open", Control::Doubtful),
+        ("COMMIT; SELECT 1", Control::Doubtful),
+        ("COMMIT PREPARED 'x'", Control::Doubtful),
         ("PREPARE TRANSACTION 'x'", Control::PrepareTransaction),
         ("prepare transaction'it''s';", Control::PrepareTransaction),
         ("PREPARE TRANSACTION 'a\\'", Control::PrepareTransaction),
@@ -508,11 +533,11 @@ mod tests {
             "PREPARE TRANSACTION 'a' -- b\n 'c'\r'd'",
             Control::PrepareTransaction,
         ),
-        ("PREPARE TRANSACTION 'a' 'b'", Control::Other),
-        ("PREPARE TRANSACTION 'a' /*\n*/ 'b'", Control::Other),
-        ("PREPARE TRANSACTION 'x", Control::Other),
-        ("PREPARE TRANSACTION x", Control::Other),
-        ("PREPARE x AS SELECT 1", Control::Other),
+        ("PREPARE TRANSACTION 'a' 'b'", Control::Doubtful),
+        ("PREPARE TRANSACTION 'a' /*\n*/ 'b'", Control::Doubtful),
+        ("PREPARE TRANSACTION 'x", Control::Doubtful),
+        ("PREPARE TRANSACTION x", Control::Doubtful),
+        ("PREPARE x AS SELECT 1", Control::Doubtful),
         ("ROLLBACK", Control::Rollback),
         (" ;; Rollback ; ", Control::Rollback),
         ("; ROLLBACK", Control::Rollback),
@@ -520,17 +545,17 @@ mod tests {
         ("ROLLBACK WORK AND CHAIN", Control::RollbackAndChain),
         ("ROLLBACK; SELECT 1", Control::RollbackThen),
         ("ROLLBACK;;/* */;COMMIT;", Control::RollbackThen),
-        ("ROLLBACK SELECT 1", Control::Other),
-        ("ROLLBACK AND CHAIN; SELECT 1", Control::Other),
-        ("ROLLBACK PREPARED 'x'", Control::Other),
+        ("ROLLBACK SELECT 1", Control::Doubtful),
+        ("ROLLBACK AND CHAIN; SELECT 1", Control::Doubtful),
+        ("ROLLBACK PREPARED 'x'", Control::Doubtful),
         ("ROLLBACK TO a", Control::RollbackTo),
         ("ROLLBACK TO\"a\"\"b\"", Control::RollbackTo),
         ("ROLLBACK WORK TO SAVEPOINT a", Control::RollbackTo),
         ("ROLLBACK TO SAVEPOINT", Control::RollbackTo),
-        ("ROLLBACK TO", Control::Other),
-        ("ROLLBACK TO \"\"", Control::Other),
-        ("ROLLBACK TO a; SELECT 1", Control::Other),
-        ("ABORT TO a", Control::Other),
+        ("ROLLBACK TO", Control::Doubtful),
+        ("ROLLBACK TO \"\"", Control::Doubtful),
+        ("ROLLBACK TO a; SELECT 1", Control::Doubtful),
+        ("ABORT TO a", Control::Doubtful),
         ("SAVEPOINT a", Control::Savepoint),
         ("SAVEPOINT \u{e9}", Control::Savepoint),
         ("SAVEPOINT savepoint", Control::Savepoint),
@@ -591,9 +616,36 @@ mod tests {
         }
     }
 
+    /// Whether a failed transaction lets the first statement through.
+    fn ends_first(text: &str) -> bool {
+        let tree = pg_query::parse(text, 0).ok();
+        tree.and_then(|tree| tree.protobuf.stmts.first()?.stmt.clone())
+            .is_some_and(|node| {
+                let Some(NodeEnum::TransactionStmt(statement)) = &node.node else {
+                    return false;
+                };
+                use TransactionStmtKind as Kind;
+                matches!(
+                    statement.kind(),
+                    Kind::TransStmtCommit
+                        | Kind::TransStmtPrepare
+                        | Kind::TransStmtRollback
+                        | Kind::TransStmtRollbackTo
+                )
+            })
+    }
+
     /// Agrees with the grammar, up to what the file's documentation leaves open.
     fn agrees(text: &str) -> Result<(), String> {
         let ours = classify(text.as_bytes(), Lexing::default());
+        if ours == Control::Other && ends_first(text) {
+            return Err(format!("{text:?} may end a transaction, and is {ours:?}"));
+        }
+        let ours = if ours == Control::Doubtful {
+            Control::Other
+        } else {
+            ours
+        };
         let theirs = by_grammar(text);
         let fine = match theirs {
             Some(Control::PrepareTransaction) if text.contains("e'x'") || text.contains("$$") => {
@@ -644,13 +696,15 @@ mod tests {
         };
         for (text, lexing, expected) in [
             (&b"COMMIT /* x */;"[..], off, Control::Commit),
-            (b"COMMIT -- it's", off, Control::Other),
-            (b"PREPARE TRANSACTION 'x'", off, Control::Other),
-            (b"ROLLBACK; SELECT $1", off, Control::Other),
-            (b"ROLLBACK; SELECT E'\\n'", off, Control::Other),
+            (b"COMMIT -- it's", off, Control::Doubtful),
+            (b"PREPARE TRANSACTION 'x'", off, Control::Doubtful),
+            (b"ROLLBACK; SELECT $1", off, Control::RollbackThen),
+            (b"ROLLBACK; SELECT E'\\n'", off, Control::RollbackThen),
+            (b"ROLLBACK /* it's */; SELECT 1", off, Control::Doubtful),
+            (b"SELECT 'it''s'; COMMIT", off, Control::Other),
             (b"ROLLBACK TO \"a\"", off, Control::RollbackTo),
             (b"COMMIT -- it's", sjis, Control::Commit),
-            (b"COMMIT -- \x83\x5c", sjis, Control::Other),
+            (b"COMMIT -- \x83\x5c", sjis, Control::Doubtful),
             (b"COMMIT -- \xff\xfe", Lexing::default(), Control::Commit),
         ] {
             assert_eq!(classify(text, lexing), expected, "{}", text.escape_ascii());

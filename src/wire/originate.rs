@@ -7,11 +7,13 @@ use pgwire::messages::{
     Message,
     copy::CopyFail,
     extendedquery::{Bind, Close, Execute, Flush, Parse, Sync},
-    response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus},
+    response::{ErrorResponse, NoticeResponse, ReadyForQuery},
     simplequery::Query,
     startup::Authentication,
     terminate::Terminate,
 };
+
+pub use pgwire::messages::response::TransactionStatus as ReadyStatus;
 
 /// What an ErrorResponse or NoticeResponse of ours says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +60,8 @@ pub fn notice_response(report: &Report, out: &mut BytesMut) {
     encode(&NoticeResponse::new(report.fields("WARNING")), out);
 }
 
-/// A ReadyForQuery that says "in a failed transaction block", or "idle".
-pub fn ready_after_error(in_block: bool, out: &mut BytesMut) {
-    let status = if in_block {
-        TransactionStatus::Error
-    } else {
-        TransactionStatus::Idle
-    };
+/// A ReadyForQuery.
+pub fn ready_for_query(status: ReadyStatus, out: &mut BytesMut) {
     encode(&ReadyForQuery::new(status), out);
 }
 

@@ -3,7 +3,8 @@
 //! The answer is the end of the client's own request, so it goes to the client, in our words.
 
 use super::{
-    BackendTag, Discarding, ErrorFields, Frame, Instant, Session, Step, Verdict, originate, report,
+    BackendTag, Discarding, ErrorFields, Frame, Instant, Session, Step, Telling, Verdict,
+    originate, report,
 };
 use crate::wire::originate::padding;
 
@@ -37,7 +38,10 @@ impl Session {
             && cancelled
             && !settled
         {
-            originate::error_response(&report::ended(&ending.incident), &mut self.to_client);
+            // A COMMIT may be under way already, sent before the client could know.
+            let mut telling = Telling::new(report::ended(&ending.incident), true, false);
+            telling.send(&mut self.to_client);
+            self.telling = Some(Box::new(telling));
             verdict = Verdict::Drop;
         }
         self.request_ended(now);

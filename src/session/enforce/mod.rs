@@ -45,7 +45,7 @@ pub(super) struct Ending {
     incident: Incident,
     step: Step,
     /// When the transaction began: a later one must not be hit.
-    transaction: Option<Instant>,
+    pub(super) transaction: Option<Instant>,
     /// Whether the client has been sent an ErrorResponse for this transaction, and has not recovered from it.
     told: bool,
     /// Whether the client is in the middle of a batch that has to fail with our error.
@@ -265,13 +265,20 @@ impl Session {
             return;
         };
         self.actions.push_back(Action::OpenGate);
-        if outcome == Outcome::RolledBack && (!ending.told || ending.in_batch) {
-            {
-                self.telling = Some(Box::new(Telling::new(
-                    report::ended(&ending.incident),
-                    ending.in_batch,
-                )));
-            }
+        let in_block = self.state.transaction.enforced.is_some();
+        let answered = self
+            .telling
+            .as_ref()
+            .is_none_or(|telling| !telling.owes_answer());
+        if outcome == Outcome::RolledBack
+            && answered
+            && (in_block || !ending.told || ending.in_batch)
+        {
+            self.telling = Some(Box::new(Telling::new(
+                report::ended(&ending.incident),
+                ending.told,
+                ending.in_batch,
+            )));
         }
         ending.incident.outcome = outcome;
         self.report(ending.incident);

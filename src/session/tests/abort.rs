@@ -400,7 +400,7 @@ fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
             C: Q ROLLBACK TO a
               > Q ROLLBACK TO a
             S: E 3B001 | Z E
-              < E 3B001 | Z E
+              < E 25P03 (ours) | Z E
         "#]],
     );
 }

@@ -610,6 +610,11 @@ pub(super) struct Client {
     savepoints: Vec<usize>,
     in_block: bool,
     error_seen: bool,
+    /// Where in the stream that it receives the machine had ended a block of its.
+    pub(super) ended_at: VecDeque<usize>,
+    /// Whether that is the block that it is in.
+    ended: bool,
+    received: usize,
     pub(super) closed: bool,
     pub(super) acknowledged: BTreeSet<u32>,
     pub(super) refused: BTreeSet<u32>,
@@ -834,6 +839,11 @@ impl Client {
         }
         self.inbox.extend_from_slice(bytes);
         while let Some((tag, body)) = take_frame(&mut self.inbox) {
+            self.ended |= self
+                .ended_at
+                .pop_front_if(|at| *at <= self.received)
+                .is_some();
+            self.received += 5 + body.len();
             let letter = char::from(tag);
             self.message(tag, &body)
                 .map_err(|why| format!("{letter} {}: {why}", String::from_utf8_lossy(&body)))?;
@@ -979,6 +989,7 @@ impl Client {
                 self.acknowledged.extend(tokens);
             }
             self.savepoints.clear();
+            self.ended = false;
         }
         self.in_block = status != b'I';
         if status != b'E' {
@@ -1036,9 +1047,10 @@ impl Client {
         } else {
             self.refused.extend(tokens);
         }
-        if text.starts_with("COMMIT") && !committed && !self.error_seen {
+        if text.starts_with("COMMIT") && !committed && (self.ended || !self.error_seen) {
             return Err("a lie: rolled back, and no error told".to_owned());
         }
+        self.ended = false;
         if committed && !text.starts_with("COMMIT") {
             return Err(format!("not the answer to {text}"));
         }

@@ -54,7 +54,7 @@ fn a_batch_without_sync_in_a_block_is_poisoned() {
             C: Q COMMIT
               > Q COMMIT
             S: C ROLLBACK | Z I
-              < C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
         "#]],
     );
 }
@@ -243,7 +243,7 @@ fn a_batch_that_failed_is_synced_and_aborted() {
             C: Q ROLLBACK TO a
               > Q ROLLBACK TO a
             S: E 3B001 | Z E
-              < E 3B001 | Z E
+              < E 25P03 (ours) | Z E
         "#]],
     );
 }
@@ -289,7 +289,7 @@ fn a_copy_without_data_fails_and_the_client_is_told_as_its_answer() {
             C: Q COMMIT
               > Q COMMIT
             S: C ROLLBACK | Z I
-              < C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
         "#]],
     );
 }
@@ -506,7 +506,7 @@ fn a_result_that_is_not_read_is_cancelled_and_drained() {
             C: Q COMMIT
               > Q COMMIT
             S: C ROLLBACK | Z I
-              < C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
         "#]],
     );
 }
@@ -613,7 +613,7 @@ fn a_statement_past_the_age_of_its_transaction_is_cancelled() {
               * transaction enforced of 2 statement(s)
               * age rollback rolled_back at 3s in "active" after 0ns
             S: C ROLLBACK | Z I
-              < C ROLLBACK | Z I
+              < E 25P04 (ours) | Z I
         "#]],
     );
 }

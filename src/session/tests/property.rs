@@ -10,7 +10,11 @@ use super::{
 };
 use crate::{
     policy::{Action as PolicyAction, Kind},
-    session::{Action, Session, Side, event::Position},
+    session::{
+        Action, Session, Side,
+        event::{Event, Outcome, Position},
+        state::TransactionStatus,
+    },
 };
 
 /// Ladders of every kind; all of them are over before [`SILENCE`] is.
@@ -374,7 +378,15 @@ impl World {
                 self.close()?;
             }
         }
-        while self.session.poll_event().is_some() {}
+        while let Some(event) = self.session.poll_event() {
+            if let Event::Incident(incident) = event
+                && incident.outcome == Outcome::RolledBack
+            {
+                let in_block = self.session.state.status == TransactionStatus::Failed;
+                let at = in_block.then_some(self.streams[3].len());
+                self.client.ended_at.extend(at);
+            }
+        }
         Ok(())
     }
 

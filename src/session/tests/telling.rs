@@ -1,4 +1,4 @@
-//! *Untold*: everything a client can say before it knows that its transaction is gone.
+//! Everything that a client can say after its transaction was ended, until it has left the transaction block.
 
 use expect_test::expect;
 
@@ -62,8 +62,8 @@ fn commit_as_a_batch_is_an_error() {
               < n
               > E | H
             S: C ROLLBACK
-              < E 25P03 (ours)
               > S
+              < E 25P03 (ours)
             S: Z I
               < Z I
         "#]],
@@ -85,8 +85,8 @@ fn commit_of_a_named_statement_prepared_before_is_an_error() {
               < 2
               > E | H
             S: C ROLLBACK
-              < E 25P03 (ours)
               > S
+              < E 25P03 (ours)
             S: Z I
               < Z I
         "#]],
@@ -113,22 +113,22 @@ fn pg8000_commits_in_three_batches() {
               < 1
               > S
             S: Z E
-              < Z E
+              < Z T
             C: DS s | S
               > D | H
             S: t | n
               < t | n
               > S
             S: Z E
-              < Z E
+              < Z T
             C: B - s | E - | S
               > B | H
             S: 2
               < 2
               > E | H
             S: C ROLLBACK
-              < E 25P03 (ours)
               > S
+              < E 25P03 (ours)
             S: Z I
               < Z I
         "#]],
@@ -153,8 +153,8 @@ fn an_insert_behind_the_commit_in_one_packet_is_discarded_with_the_batch() {
               < 2
               > E | H
             S: C ROLLBACK
-              < E 25P03 (ours)
               > S
+              < E 25P03 (ours)
             S: Z I
               < Z I
         "#]],
@@ -295,13 +295,13 @@ fn a_parse_that_draws_25p02_is_told_by_it() {
               > P - SELECT 1 | H
             S: E 25P02
               < E 25P03 (ours)
-              > B | E | S
+              > S
             S: Z E
               < Z E
             C: Q COMMIT
               > Q COMMIT
             S: C ROLLBACK | Z I
-              < C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
         "#]],
     );
 }
@@ -338,17 +338,17 @@ fn lone_syncs_and_flushes_tell_nothing() {
     check(
         "C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I",
         &expect![[r#"
-        C: S
-          > S
-        S: Z E
-          < Z E
-        C: H
-          > H
-        C: Q COMMIT
-          > Q COMMIT
-        S: C ROLLBACK | Z I
-          < E 25P03 (ours) | Z I
-    "#]],
+            C: S
+              > S
+            S: Z E
+              < Z T
+            C: H
+              > H
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
+        "#]],
     );
 }
 
@@ -417,8 +417,8 @@ fn a_parse_that_fails_leaves_the_old_statement_behind_its_name() {
           < 2
           > E | H
         S: C ROLLBACK
-          < E 25P03 (ours)
           > S
+          < E 25P03 (ours)
         S: Z I
           < Z I
     "#]]
@@ -546,4 +546,164 @@ fn what_a_client_that_does_not_read_runs_behind_its_rollback_is_ended_too() {
           > Q SELECT 1
     "#]]
     .assert_eq(&player.transcript);
+}
+
+#[test]
+fn a_commit_is_an_error_however_many_errors_came_before_it() {
+    for (prepared, hidden) in [
+        ("", "C: Q DEALLOCATE ALL"),
+        ("", "C: Q SELECT 1"),
+        ("", "C: F"),
+        ("", "C: Q DEALLOCATE ALL\nC: Q SELECT 1\nS: E 25P02 | Z E"),
+        ("", "C: P - SELECT 1 | B - - | E - | S\nS: E 25P02\nS: Z E"),
+        (
+            "C: P s SELECT 1 | S\nS: 1 | Z I",
+            "C: B - s | E - | S\nS: Z E",
+        ),
+        ("", "C: Q SELEC\nC: P - SELEC | S\nS: E 42601\nS: Z E"),
+    ] {
+        for commit in [
+            "C: Q COMMIT\nS: C ROLLBACK | Z I",
+            "C: Q END WORK\nS: C ROLLBACK | Z I",
+            "C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I",
+            "C: Q COMMIT AND CHAIN",
+            "C: Q COMMIT; SELECT 1",
+            "C: Q ROLLBACK AND CHAIN",
+            "C: P - COMMIT | B - - | E - | S\nS: 1\nS: 2\nS: C ROLLBACK\nS: Z I",
+            "C: P - COMMIT AND CHAIN | B - - | E - | S\nS: 1\nS: Z E",
+        ] {
+            let mut player = untold(prepared);
+            player.play(hidden);
+            player.transcript.clear();
+            player.play(commit);
+            assert!(
+                player.transcript.contains("E 25P03 (ours)")
+                    && !player.transcript.contains("< C ROLLBACK"),
+                "{hidden}\n{}",
+                player.transcript
+            );
+        }
+        let mut player = untold(prepared);
+        player.play(hidden);
+        player.transcript.clear();
+        player.play(
+            "C: Q ROLLBACK\nS: C ROLLBACK | Z I\nC: Q BEGIN; COMMIT\nS: C BEGIN | C COMMIT | Z I",
+        );
+        assert!(!player.transcript.contains("ours"), "{}", player.transcript);
+    }
+}
+
+#[test]
+fn a_commit_that_was_under_way_when_its_transaction_was_cancelled_is_an_error() {
+    for (commit, answer, error) in [
+        ("Q COMMIT", "C ROLLBACK | Z I", "E 25P04 (ours) | Z I"),
+        (
+            "Q PREPARE TRANSACTION 'x'",
+            "C ROLLBACK | Z I",
+            "E 25P04 (ours) | Z I",
+        ),
+        (
+            "P - COMMIT | B - - | E - | S",
+            "1 | 2 | C ROLLBACK | Z I",
+            "1 | 2 | E 25P04 (ours) | Z I",
+        ),
+        ("Q ROLLBACK", "C ROLLBACK | Z I", "C ROLLBACK | Z I"),
+        (
+            "Q ROLLBACK AND CHAIN",
+            "C ROLLBACK | Z T",
+            "C ROLLBACK | Z T",
+        ),
+    ] {
+        let mut player = Player::new("age: rollback 1s");
+        player.play("C: Q BEGIN\nS: C BEGIN | Z T\nC: Q SELECT pg_sleep(60)");
+        player.play(&format!("C: {commit}\n+1s\ncancelled\nS: E 57014 | Z E"));
+        player.transcript.clear();
+        player.play(&format!("S: {answer}"));
+        assert!(
+            player.transcript.contains(&format!("< {error}\n")),
+            "{}",
+            player.transcript
+        );
+    }
+}
+
+#[test]
+fn what_commit_and_chain_has_begun_is_ended_too() {
+    let mut player = Player::new("age: rollback 1s");
+    player.play(
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SELECT pg_sleep(60)
+         C: Q COMMIT AND CHAIN
+         +1s
+         cancelled",
+    );
+    player.transcript.clear();
+    player.play(
+        "S: E 57014 | Z E | C ROLLBACK | Z T
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+    );
+    expect![[r#"
+        S: E 57014 | Z E | C ROLLBACK | Z T
+          < E 25P04 (ours) | Z E | E 25P04 (ours) | Z T
+          > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
+          * transaction rollback of 2 statement(s)
+        S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+          * transaction enforced of 1 statement(s)
+          * age rollback rolled_back at 1s in "active" after 0ns
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P04 (ours) | Z I
+    "#]].assert_eq(&player.transcript);
+}
+
+#[test]
+fn the_error_of_a_commit_comes_with_the_next_message_of_its_batch() {
+    check(
+        "C: P - COMMIT | B - - | E - | H
+         S: 1
+         S: 2
+         S: C ROLLBACK
+         C: S
+         S: Z I",
+        &expect![[r#"
+            C: P - COMMIT | B - - | E - | H
+              > P - COMMIT | H
+            S: 1
+              < 1
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+              < E 25P03 (ours)
+            C: S
+              > S
+            S: Z I
+              < Z I
+        "#]],
+    );
+    check(
+        "C: P - COMMIT | B - - | E -\nS: 1\nS: 2\nS: C ROLLBACK\nC: Q SELECT 1\nC: S\nS: Z I",
+        &expect![[r#"
+            C: P - COMMIT | B - - | E -
+              > P - COMMIT | H
+            S: 1
+              < 1
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+            C: Q SELECT 1
+              < E 25P03 (ours)
+            C: S
+              > S
+            S: Z I
+              < Z I
+        "#]],
+    );
 }
