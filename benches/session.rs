@@ -28,6 +28,7 @@ fn session() -> (Session, Instant) {
         replication: false,
         records: false,
         keeps_server: false,
+        nonce: 0,
         binding: ChannelBinding::default(),
         target: Target::default(),
     };

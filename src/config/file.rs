@@ -28,6 +28,7 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
     let mut config = Config::default();
     root.set("startup_timeout", &mut config.startup_timeout, duration)?;
     root.set("drain_timeout", &mut config.drain_timeout, duration)?;
+    root.set("release_timeout", &mut config.release_timeout, positive)?;
     settings(&root, &mut config)?;
     let upstream = &config.upstream;
     let several = upstream.addresses.len() > 1 && flags.upstream.is_none();
@@ -46,7 +47,7 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
     let mut names: HashSet<Arc<str>> = builtin_rules().into_iter().map(|rule| rule.name).collect();
     names.extend([DEFAULT_RULE.into(), FLAGS_RULE.into()]);
     for section in root.sections("rule", "rule")? {
-        let rule = rule(&section)?;
+        let rule = rule(&section, config.release_timeout)?;
         if !rule.limits.ladder(Kind::Blocking).is_empty() {
             require_observer(&config, flags)
                 .map_err(|problem| section.fault_at("blocking", problem))?;
@@ -123,9 +124,7 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
         section.set("dsn", &mut config.observer.dsn, |value| {
             parse_dsn(name(value)?).map(Some)
         })?;
-        section.set("interval", &mut config.observer.interval, |value| {
-            duration(value)?.ok_or_else(|| "expected a duration longer than 0".to_owned())
-        })?;
+        section.set("interval", &mut config.observer.interval, positive)?;
     }
     if let Some(section) = root.section("log", "log")? {
         section.set("format", &mut config.log.format, parsed)?;
@@ -152,6 +151,10 @@ fn require_observer(config: &Config, flags: &Flags) -> Result<(), String> {
     Ok(())
 }
 
+fn positive(value: &DeValue<'_>) -> Result<Duration, String> {
+    duration(value)?.ok_or_else(|| "expected a duration longer than 0".to_owned())
+}
+
 fn path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
     Ok(Some(PathBuf::from(name(value)?)))
 }
@@ -163,7 +166,7 @@ fn addresses<T: std::str::FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result
     items.iter().map(|item| parsed(item.get_ref())).collect()
 }
 
-fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
+fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault> {
     let own_name = section.get("name", |value| name(value).map(Arc::<str>::from))?;
     let name = own_name.ok_or_else(|| {
         section.fault_at(
@@ -173,6 +176,7 @@ fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
     })?;
     let mut limits = Limits {
         rule: Arc::clone(&name),
+        release_timeout,
         ..Limits::default()
     };
     for (kind, table) in [
@@ -191,6 +195,7 @@ fn rule(section: &Section<'_>) -> Result<Rule, Fault> {
         }
     }
     limits.blocking_mode = section.get("blocking_mode", parsed)?;
+    section.set("release_timeout", &mut limits.release_timeout, positive)?;
     let matching = section.section("match", "rule.match")?;
     Ok(Rule {
         name,
@@ -376,7 +381,7 @@ mod tests {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
-                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, builtin_exemptions, listen, upstream, tls, audit, observer, log, rule"
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, release_timeout, builtin_exemptions, listen, upstream, tls, audit, observer, log, rule"
             ],
         );
         refused(

@@ -20,7 +20,9 @@ pub use tls::{
     ALPN, Acceptor, Connector, Encryption, Negotiation, SslMode, TlsSettings, UpstreamTls,
 };
 
-use crate::policy::{Action, Kind, Ladder, Limits, Match, Rule, Rules, Target, builtin_rules};
+use crate::policy::{
+    Action, Kind, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, Target, builtin_rules,
+};
 
 /// Every setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Config {
     pub startup_timeout: Option<Duration>,
     /// How long a drain waits for transactions to finish; `None` is for ever.
     pub drain_timeout: Option<Duration>,
+    /// How long the server may take for the question that `release` asks, by rules that do not say.
+    pub release_timeout: Duration,
     /// The rules in force: built-in exemptions, those of the file, the one of the flags.
     pub rules: Rules,
 }
@@ -199,6 +203,7 @@ impl Default for Config {
             log: LogSettings::default(),
             startup_timeout: Some(Duration::from_secs(60)),
             drain_timeout: Some(Duration::from_secs(30)),
+            release_timeout: RELEASE_TIMEOUT,
             rules: Rules::new(builtin_rules()),
         }
     }
@@ -276,7 +281,7 @@ impl Source {
                     RELEASE_BEHIND_A_POOLER.to_owned(),
                 ));
             }
-            rules.push(limit.rule()?);
+            rules.push(limit.rule(config.release_timeout)?);
         }
         config.rules = Rules::new(rules);
         let refused = |section: &str, (key, problem): (&str, String)| ConfigError {
@@ -301,10 +306,11 @@ impl Source {
 }
 
 impl IdleLimit {
-    fn rule(self) -> Result<Rule, ConfigError> {
+    fn rule(self, release_timeout: Duration) -> Result<Rule, ConfigError> {
         let name: Arc<str> = FLAGS_RULE.into();
         let mut limits = Limits {
             rule: Arc::clone(&name),
+            release_timeout,
             ..Limits::default()
         };
         limits.ladders[Kind::Idle.index()] = Ladder::new([(self.action, self.limit)])

@@ -223,6 +223,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
         &[
             "startup_timeout",
             "drain_timeout",
+            "release_timeout",
             "builtin_exemptions",
             "listen",
             "upstream",
@@ -264,6 +265,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "age",
             "blocking",
             "blocking_mode",
+            "release_timeout",
         ],
     ),
     (

@@ -168,7 +168,7 @@ pub enum LadderError {
 }
 
 /// What one rule allows its sessions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Name of the rule that these limits come from.
     pub rule: Arc<str>,
@@ -178,6 +178,23 @@ pub struct Limits {
     pub age_implicit: bool,
     /// The only lock mode whose waiters count for `blocking`; `None` counts all.
     pub blocking_mode: Option<LockMode>,
+    /// How long the server may take for the question that `release` asks.
+    pub release_timeout: Duration,
+}
+
+/// [`Limits::release_timeout`] where none is set: a client that speaks again waits for the end of the question.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_millis(250);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            rule: Arc::default(),
+            ladders: Default::default(),
+            age_implicit: false,
+            blocking_mode: None,
+            release_timeout: RELEASE_TIMEOUT,
+        }
+    }
 }
 
 impl Limits {

@@ -2,7 +2,12 @@
 //!
 //! The startup packet goes on verbatim, and authentication is the relay's: bytes like any others.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use bytes::BytesMut;
 use tokio::{
@@ -212,6 +217,7 @@ async fn connect(
         replication,
         records: worker.shared.audit.wants_transactions(),
         keeps_server: config.upstream.pooler == Pooler::Session,
+        nonce: RandomState::new().hash_one(entry.id()),
         binding: binding(stream, &opened.stream, config),
         target: config.upstream.target,
     };

@@ -88,7 +88,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ending.is_some() {
-            return self.cancel_timeout().or_else(|| self.release_timeout());
+            return self.cancel_timeout();
         }
         if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
             return None;
@@ -100,7 +100,6 @@ impl Session {
     /// Takes every rung that is due, the earliest first.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.ending.is_some() {
-            self.release_late(now);
             return self.cancel_again(now);
         }
         if self.flush_at().is_some_and(|at| at <= now) {

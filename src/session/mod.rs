@@ -188,6 +188,8 @@ pub struct Session {
     settled: bool,
     /// See [`Opening::keeps_server`].
     keeps_server: bool,
+    /// See [`Opening::nonce`].
+    nonce: u64,
     binding: ChannelBinding,
     target: Target,
     server_kind: ServerKind,
@@ -209,6 +211,8 @@ pub struct Opening {
     pub records: bool,
     /// Whether the session is known to have one server process for its life, whatever process id it is told.
     pub keeps_server: bool,
+    /// A number that the client cannot guess: it is in the names of our prepared statements.
+    pub nonce: u64,
     /// Whether client and server are the ends of one TLS connection, as far as they can tell.
     pub binding: ChannelBinding,
     /// What the server has to be.
@@ -240,6 +244,7 @@ impl Session {
             cancelled: false,
             settled: false,
             keeps_server: opening.keeps_server,
+            nonce: opening.nonce,
             binding: opening.binding,
             target: opening.target,
             server_kind: ServerKind::default(),

@@ -25,6 +25,32 @@ struct Ran {
     duration: Duration,
 }
 
+/// Why a transaction is not released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) why: Arc<str>,
+    /// Whether it holds until the transaction ends: what stands in the way can only grow.
+    pub(super) lasting: bool,
+}
+
+impl Refusal {
+    /// What may be gone the next time that the client is idle.
+    pub(super) fn for_now(why: impl Into<Arc<str>>) -> Self {
+        Self {
+            why: why.into(),
+            lasting: false,
+        }
+    }
+
+    /// What stays until the transaction ends.
+    pub(super) fn lasting(why: impl Into<Arc<str>>) -> Self {
+        Self {
+            why: why.into(),
+            lasting: true,
+        }
+    }
+}
+
 /// How a command ended a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
@@ -59,6 +85,8 @@ pub(super) struct Transaction {
     pub(super) traces: Traces,
     /// How many statements had run when the transaction was last released; its BEGIN at least, 0 when it never was.
     released: u64,
+    /// Why it cannot be released before it ends, once that is known: neither parser nor server is asked again.
+    pub(super) unreleasable: Option<Arc<str>>,
     statements: Vec<Ran>,
 }
 
@@ -187,30 +215,32 @@ impl Transaction {
     /// The texts of everything that ran since it began, or began again.
     ///
     /// # Errors
-    /// Why they are not all known.
-    pub(super) fn texts(&self) -> Result<Vec<&str>, &'static str> {
+    /// Why they are not all known, or not all of them have run.
+    pub(super) fn texts(&self) -> Result<Vec<&str>, Refusal> {
         if self.traces.obscure {
-            return Err(
+            return Err(Refusal::lasting(
                 "a statement was prepared and not run, or is not wholly known, or a portal has a name",
-            );
+            ));
         }
         if self.traces.waiting.is_some() {
-            return Err("a statement was prepared and not run");
+            return Err(Refusal::for_now("a statement was prepared and not run"));
         }
         if self.traces.portal != Portal::Done {
-            return Err("a portal is open");
+            return Err(Refusal::for_now("a portal is open"));
         }
         let ran = usize::try_from(self.statement_count - self.released).unwrap_or(usize::MAX);
         // All are kept, or those that ran since are among the last ones.
         let all = usize::try_from(self.statement_count) == Ok(self.statements.len());
         if !all && ran > LAST {
-            return Err("it ran more statements than are remembered");
+            return Err(Refusal::lasting(
+                "it ran more statements than are remembered",
+            ));
         }
         let since = self.statements.iter().rev().take(ran).rev();
         let texts: Option<_> = since
             .map(|ran| ran.text.sql.as_deref().filter(|_| ran.text.certain))
             .collect();
-        texts.ok_or("a statement is not wholly known")
+        texts.ok_or_else(|| Refusal::lasting("a statement is not wholly known"))
     }
 
     /// Adds to the totals a time in which the client had the turn.

@@ -14,5 +14,5 @@ mod tags;
 pub use control::{Control, Lexing, classify, is_client_only_encoding};
 pub use fingerprint::{fingerprint, normalise};
 pub use grammar::statements;
-pub use read_only::{Names, read_only};
+pub use read_only::{Names, Unproven, read_only};
 pub use tags::tags;

@@ -29,19 +29,28 @@ pub struct Names {
     pub types: BTreeSet<String>,
     /// Last fields of column references: `x.f` may stand for `f(x)`.
     pub fields: BTreeSet<String>,
+    /// Whether `pg_attribute` is read, which has a column of values of any type (`attmissingval`).
+    pub missing_values: bool,
+}
+
+/// Why statements are not proven to only read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// One of them may do more, or is not known to do less: why, in a few words, or the name of the function.
+    MayDoMore(String),
+    /// None of them has read yet: SET TRANSACTION is allowed until a transaction's first query, and no longer after a
+    /// query that asks about it.
+    NothingRead,
 }
 
 /// Proves that the statements of a transaction only read; `begins` tells that they include its BEGIN.
 ///
-/// A transaction that has not read yet is refused: SET TRANSACTION is allowed until its first query, and no longer after
-/// a query that asks about it.
-///
 /// # Errors
-/// Why they may do more, in a few words; the name of the function where one is the reason.
+/// Why they are not proven to.
 pub fn read_only<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     begins: bool,
-) -> Result<Names, String> {
+) -> Result<Names, Unproven> {
     let mut proof = Proof {
         names: Names::default(),
         begins,
@@ -50,14 +59,14 @@ pub fn read_only<'a>(
     let mut seen = BTreeSet::new();
     for text in texts {
         if seen.insert(text) || proof.begins {
-            proof.text(text)?;
+            proof.text(text).map_err(Unproven::MayDoMore)?;
         }
     }
     if proof.begins {
-        return refuse("its BEGIN was not seen");
+        return refuse("its BEGIN was not seen").map_err(Unproven::MayDoMore);
     }
     if !proof.reads {
-        return refuse("it has read nothing yet");
+        return Err(Unproven::NothingRead);
     }
     Ok(proof.names)
 }
@@ -177,12 +186,11 @@ impl Proof {
     /// Everything that may stand inside of a SELECT.
     fn node(&mut self, node: &Node) -> Proven {
         match &node.node {
-            Some(
-                NodeEnum::AConst(_)
-                | NodeEnum::ParamRef(_)
-                | NodeEnum::RangeVar(_)
-                | NodeEnum::AStar(_),
-            ) => Ok(()),
+            Some(NodeEnum::AConst(_) | NodeEnum::ParamRef(_) | NodeEnum::AStar(_)) => Ok(()),
+            Some(NodeEnum::RangeVar(relation)) => {
+                self.names.missing_values |= relation.relname == "pg_attribute";
+                Ok(())
+            }
             Some(NodeEnum::SelectStmt(select)) => self.select(select),
             Some(NodeEnum::ResTarget(target)) if target.indirection.is_empty() => {
                 self.optional(target.val.as_deref())
@@ -362,11 +370,15 @@ impl Proof {
     }
 
     fn column(&mut self, column: &ColumnRef) -> Proven {
-        let [_, .., last] = column.fields.as_slice() else {
-            return Ok(());
+        let Some(last) = column.fields.last() else {
+            return refuse(UNKNOWN);
         };
         match &last.node {
             Some(NodeEnum::AStar(_)) => Ok(()),
+            Some(NodeEnum::String(field)) if PLACES_AND_VERSIONS.contains(&field.sval.as_str()) => {
+                refuse(&field.sval)
+            }
+            Some(_) if column.fields.len() == 1 => Ok(()),
             Some(NodeEnum::String(field)) if is_plain(&field.sval) => {
                 self.names.fields.insert(field.sval.clone());
                 Ok(())
@@ -460,6 +472,11 @@ fn is_plain(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// The columns that every table has and that name a place in its file or a version of a row: a table that is rewritten
+/// between two transactions has other rows there (<https://www.postgresql.org/docs/current/ddl-system-columns.html>).
+/// The last one there, `tableoid`, names a table and stays.
+const PLACES_AND_VERSIONS: [&str; 5] = ["ctid", "xmin", "xmax", "cmin", "cmax"];
+
 /// The reason where there is no better one.
 const UNKNOWN: &str = "an expression that is not known to be harmless";
 
@@ -473,7 +490,15 @@ mod tests {
     use super::*;
 
     fn why(text: &str) -> String {
-        read_only([text], false).err().unwrap_or_default()
+        reason(read_only([text], false))
+    }
+
+    fn reason(proven: Result<Names, Unproven>) -> String {
+        match proven {
+            Ok(_) => String::new(),
+            Err(Unproven::MayDoMore(why)) => why,
+            Err(Unproven::NothingRead) => "nothing read".to_owned(),
+        }
     }
 
     #[test]
@@ -609,11 +634,7 @@ mod tests {
 
     #[test]
     fn the_begin_is_read_too() {
-        let begin = |text: &str| {
-            read_only([text, "SELECT 1"], true)
-                .err()
-                .unwrap_or_default()
-        };
+        let begin = |text: &str| reason(read_only([text, "SELECT 1"], true));
         for text in [
             "BEGIN",
             "START TRANSACTION READ WRITE",
@@ -640,8 +661,44 @@ mod tests {
     /// Found by running generated transactions with and without release.
     #[test]
     fn a_transaction_that_has_not_read_can_still_be_set() {
-        let why = read_only(["BEGIN", "SHOW transaction_isolation"], true).err();
-        assert_eq!(why.as_deref(), Some("it has read nothing yet"));
+        let proven = read_only(["BEGIN", "SHOW transaction_isolation"], true);
+        assert_eq!(proven, Err(Unproven::NothingRead));
+    }
+
+    #[test]
+    fn columns_that_name_a_place_or_a_version_are_refused_in_every_form() {
+        for column in PLACES_AND_VERSIONS {
+            for text in [
+                format!("SELECT {column} FROM t"),
+                format!("SELECT t.{column} FROM t"),
+                format!("SELECT s.t.{column} FROM s.t"),
+                format!("SELECT db.s.t.{column} FROM s.t"),
+                format!("SELECT \"{column}\" FROM t"),
+                format!("SELECT 1 FROM t WHERE {column}::text = $1"),
+                format!("SELECT 1 FROM t ORDER BY {column}"),
+                format!("SELECT 1 FROM t JOIN u ON t.{column} = u.{column}"),
+                format!("SELECT x.a FROM (SELECT {column} AS a FROM t) x"),
+                format!("WITH x AS (SELECT t.{column} FROM t) TABLE x"),
+                format!("SELECT row_to_json(ROW({column})) FROM t"),
+                // `f(x)` may stand for `x.f`.
+                format!("SELECT {column}(t) FROM t"),
+            ] {
+                assert_eq!(why(&text), column, "{text}");
+            }
+            let of_row = format!("SELECT (t).{column} FROM t");
+            assert_eq!(why(&of_row), "a field of an expression");
+        }
+        assert_eq!(why("SELECT tableoid, t.tableoid, t FROM t"), "");
+    }
+
+    #[test]
+    fn a_table_with_values_of_any_type_is_told() {
+        let told = |text| read_only([text], false).unwrap().missing_values;
+        assert!(told("SELECT attname FROM pg_attribute"));
+        assert!(told(
+            "SELECT 1 WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a, t)"
+        ));
+        assert!(!told("SELECT relname FROM pg_class"));
     }
 
     #[test]

@@ -86,23 +86,28 @@ pub fn parse(name: &str, text: &str, out: &mut BytesMut) {
 /// A parameter: the oid of its type (`pg_type.oid`), and its value as text.
 pub type Parameter = (u32, String);
 
-/// Parse, Bind, Execute and both Closes of a statement that is run once, under a `name` of its own for the statement and
-/// the portal. No Sync.
-pub fn run_once(name: &str, text: &str, parameters: &[Parameter], out: &mut BytesMut) {
+/// Parse, Bind and Execute of a statement under a `name` of its own for the statement and the portal, after whatever had
+/// that name is closed. No Sync.
+pub fn run_as(name: &str, text: &str, parameters: &[Parameter], out: &mut BytesMut) {
     let own = || Some(name.to_owned());
     let types = parameters.iter().map(|&(oid, _)| oid).collect();
     let values = parameters
         .iter()
         .map(|(_, value)| Some(Bytes::copy_from_slice(value.as_bytes())))
         .collect();
+    close(name, out);
     encode(&Parse::new(own(), text.to_owned(), types), out);
     encode(
         &Bind::new(own(), own(), Vec::new(), values, Vec::new()),
         out,
     );
     encode(&Execute::new(own(), 0), out);
-    encode(&Close::new(b'P', own()), out);
-    encode(&Close::new(b'S', own()), out);
+}
+
+/// A Close of the portal and one of the statement of this name; closing what is not there is no error.
+pub fn close(name: &str, out: &mut BytesMut) {
+    encode(&Close::new(b'P', Some(name.to_owned())), out);
+    encode(&Close::new(b'S', Some(name.to_owned())), out);
 }
 
 /// A Flush.

@@ -26,6 +26,7 @@ mod positions;
 mod programs;
 mod release;
 mod release_cases;
+mod release_question;
 mod rollback;
 mod sizes;
 mod startup;

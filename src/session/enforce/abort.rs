@@ -131,11 +131,3 @@ impl Replies {
         })
     }
 }
-
-/// An implicit transaction block answers ROLLBACK with a warning that is ours; other notices are the client's.
-pub(super) fn notice(frame: Frame<'_>) -> Verdict {
-    match ErrorFields::read(frame.body).sqlstate {
-        b"25P01" => Verdict::Drop,
-        _ => Verdict::Pass,
-    }
-}

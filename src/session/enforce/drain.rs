@@ -15,7 +15,7 @@ const MAX_CANCELS: u32 = 10;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a session cannot be cancelled whose server, or a pooler before it, sent no BackendKeyData.
-pub(super) const NO_KEY: &str = "the server gave no key to cancel with";
+const NO_KEY: &str = "the server gave no key to cancel with";
 
 /// A CancelRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,6 @@ impl Session {
 
     /// Tells that the server has closed the connection of the CancelRequest.
     pub fn cancel_closed(&mut self, now: Instant) {
-        self.release_cancel_closed();
         if let Some(Step::Cancel(cancel)) = self.ending_step() {
             self.set_step(Step::Cancel(Cancel {
                 in_flight: false,

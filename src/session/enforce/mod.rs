@@ -20,7 +20,9 @@
 mod abort;
 mod copy_fail;
 mod drain;
+mod exchange;
 mod poison;
+mod question;
 mod release;
 mod terminate;
 
@@ -72,7 +74,7 @@ pub(super) enum Step {
     /// The answers to our Query.
     Abort(abort::Replies),
     /// The answers to a batch of ours.
-    Release(release::Exchange),
+    Release(release::Purpose, exchange::Exchange),
 }
 
 pub(super) use release::Released;
@@ -148,8 +150,12 @@ impl Session {
         match step {
             Step::Gate => self.answer_received(frame, now),
             Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
-            Step::Abort(_) if tag == NoticeResponse => abort::notice(frame),
-            Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(_)
+            Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(..)
+                if tag == NoticeResponse && is_about_ours(step, frame) =>
+            {
+                Verdict::Drop
+            }
+            Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(..)
                 if matches!(tag, NoticeResponse | NotificationResponse | ParameterStatus) =>
             {
                 self.pass_server(frame, now)
@@ -157,7 +163,7 @@ impl Session {
             Step::Poison => self.poison_answered(tag),
             Step::Synced => self.sync_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
-            Step::Release(exchange) => self.release_answered(exchange, frame),
+            Step::Release(purpose, exchange) => self.release_answered(purpose, exchange, frame),
         }
     }
 
@@ -189,7 +195,7 @@ impl Session {
         let over = ending.transaction != transaction.started || quiet && !transaction.open;
         let terminate = ending.incident.action == policy::Action::Terminate;
         if ending.incident.action == policy::Action::Release && !over {
-            self.ask(now);
+            self.ask();
         } else if over && !ending.told {
             self.finish(Outcome::Moot);
         } else if terminate && (pending.copy_in() || self.nothing_can_run()) {
@@ -293,4 +299,13 @@ impl Session {
         }
         self.finish(Outcome::Unexpected);
     }
+}
+
+/// Whether a notice is about a statement of ours: with `client_min_messages` at `log` or `debug1` and below the server
+/// has something to say about each. A WARNING may be about the session, but for the one that an implicit transaction
+/// block answers to our ROLLBACK.
+fn is_about_ours(step: Step, frame: Frame<'_>) -> bool {
+    let fields = ErrorFields::read(frame.body);
+    let warns = fields.severity == b"WARNING";
+    !warns || matches!(step, Step::Abort(_)) && fields.sqlstate == b"25P01"
 }

@@ -1,3 +1,11 @@
+-- The question of a release: whether the transaction of the session that asks may be ended and begun again. The number
+-- of rows is the answer (`Answer` in question.rs). Comments are not sent.
+--
+-- $1, $2, $3: names of functions, operators and types that the statements use. $4: last fields of column references.
+-- $5: the server process that the session was told of, or `any`. $6: the name of the portal that this runs in.
+-- $7: whether pg_attribute was read.
+--
+-- Everything is named with its schema, operators and types too: search_path is the client's, and may lead anywhere.
 WITH held AS (
     -- What has an oid below 16384 is PostgreSQL's own (FirstNormalObjectId).
     SELECT l.locktype, l.mode, l.granted, l.relation, r.relkind, r.relpersistence, r.relrowsecurity
@@ -5,6 +13,24 @@ WITH held AS (
     WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
 ), relations AS (
     SELECT h.relation FROM held h WHERE h.relation OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+), types AS (
+    SELECT t.oid, t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+        AND t.typtype OPERATOR(pg_catalog.<>) 'e'::pg_catalog."char"
+        AND (e.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char") IS NOT TRUE AS is_user_made,
+        -- tid, xid, cid and xid8 name places and versions of rows.
+        t.oid OPERATOR(pg_catalog.=) ANY ('{27,28,29,5069}'::pg_catalog.oid[]) AS is_place,
+        -- What is anyarray, alone or in a row, may be of any type of a user's: casts and output functions run for it.
+        t.oid OPERATOR(pg_catalog.=) 2277::pg_catalog.oid
+            OR 'c'::pg_catalog."char" OPERATOR(pg_catalog.=) ANY (ARRAY[t.typtype, e.typtype]) AS is_any
+    FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem
+), columns AS (
+    SELECT t.is_user_made, t.is_any, t.is_place AND h.relation OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AS is_place
+    FROM held h JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) h.relation
+    JOIN types t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
+    -- The question itself reads pg_attribute, but not the one column there that matters.
+    AND h.relation OPERATOR(pg_catalog.<>) 'pg_catalog.pg_attribute'::pg_catalog.regclass::pg_catalog.oid
+    AND (t.is_user_made OR t.is_place OR t.is_any)
 ), own AS (
     -- Base types that a user has made. No expression is of one: no column is, and no name that is used is that of a
     -- function or a type that could give one. So nothing is ever cast to or from one.
@@ -58,7 +84,7 @@ WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>)
     OR pg_catalog.current_setting('transaction_deferrable') OPERATOR(pg_catalog.<>) 'off'::pg_catalog.text
     THEN 5
 WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors c
-    WHERE c.name OPERATOR(pg_catalog.<>) ALL (ARRAY[''::pg_catalog.text, 'pgidle_release'::pg_catalog.text]))
+    WHERE c.name OPERATOR(pg_catalog.<>) ALL (ARRAY[''::pg_catalog.text, $6]))
     THEN 6
 -- A name that was parsed by the protocol stands for another text, where SQL has prepared it again.
 WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
@@ -72,15 +98,14 @@ WHEN EXISTS (SELECT FROM held h WHERE (
             AND h.relpersistence OPERATOR(pg_catalog.<>) 't'::pg_catalog."char"
             AND NOT h.relrowsecurity)) IS NOT TRUE)
     THEN 7
-WHEN EXISTS (SELECT FROM relations h
-    JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) h.relation
-    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
-    LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem
-    WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
-    AND t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
-    AND t.typtype OPERATOR(pg_catalog.<>) 'e'::pg_catalog."char"
-    AND (e.typtype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char") IS NOT TRUE)
+WHEN EXISTS (SELECT FROM columns c WHERE c.is_user_made)
     THEN 8
+WHEN EXISTS (SELECT FROM columns c WHERE c.is_place)
+    THEN 17
+WHEN EXISTS (SELECT FROM columns c WHERE c.is_any)
+    OR $7 AND EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN types t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+        WHERE a.atthasmissing AND t.is_user_made)
+    THEN 18
 WHEN EXISTS (SELECT FROM (
         SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS classid, h.relation AS objid
         FROM relations h

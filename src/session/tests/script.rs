@@ -60,6 +60,7 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
         replication: false,
         records: true,
         keeps_server: false,
+        nonce: 0,
         binding: ChannelBinding::Passes,
         target: Target::Any,
     };
@@ -243,7 +244,11 @@ impl Player {
             Side::Client => ('<', show_backend),
         };
         let rest = &mut self.rests[usize::from(to == Side::Client)];
-        writeln!(self.transcript, "  {mark} {}", list(&bytes, rest, names)).unwrap();
+        let shown = list(&bytes, rest, names)
+            .replace("C | C | P pgidle_release_0- ", "own ")
+            .replace(" | B | E | own", " | own")
+            .replace(" | B | E | C | C | S", " | closed | S");
+        writeln!(self.transcript, "  {mark} {shown}").unwrap();
     }
 }
 
@@ -343,15 +348,22 @@ pub(super) fn backend(message: &str) -> Vec<u8> {
             frame(kind.as_bytes()[0], rest.as_bytes())
         }
         "G" | "H" | "W" => frame(kind.as_bytes()[0], &[0, 0, 0]),
-        // What answers a statement of a release.
+        // What answers a statement of a release, and the end of a batch of them.
         "own" => [
+            backend("closed"),
             frame(b'1', b""),
             frame(b'2', b""),
             frame(b'C', format!("{rest}\0").as_bytes()),
-            frame(b'3', b""),
-            frame(b'3', b""),
         ]
         .concat(),
+        "closed" => frame(b'3', b"").repeat(2),
+        // What answers the question of a release, with so many rows.
+        "answer" => ["own SAVEPOINT", "own SET", "own SET", "own SELECT 1"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("own SELECT {rest}")])
+            .flat_map(|message| backend(&message))
+            .collect(),
         "C" => frame(b'C', format!("{rest}\0").as_bytes()),
         "Z" => frame(b'Z', rest.as_bytes()),
         "E" => frame(
@@ -365,6 +377,10 @@ pub(super) fn backend(message: &str) -> Vec<u8> {
         "N" => frame(
             b'N',
             format!("SWARNING\0VWARNING\0C{rest}\0Mtext\0\0").as_bytes(),
+        ),
+        "NOTICE" => frame(
+            b'N',
+            format!("S{rest}\0V{rest}\0C00000\0Mtext\0\0").as_bytes(),
         ),
         "A" => frame(b'A', b"\0\0\0\x07channel\0payload\0"),
         "PS" => frame(b'S', format!("{}\0", rest.replace('=', "\0")).as_bytes()),
