@@ -163,29 +163,37 @@ impl<'a> LockLine<'a> {
 #[derive(Serialize)]
 pub(super) struct WaiterLine<'a> {
     server_pid: i32,
+    backend_type: Option<&'a str>,
     user: Option<&'a str>,
     application_name: Option<&'a str>,
     #[serde(serialize_with = "text")]
     statement: Option<Arc<str>>,
+    waits_for: &'a str,
     relation: Option<&'a str>,
-    mode: &'a str,
+    mode: Option<&'a str>,
     waiting_ms: Option<Millis>,
     blocked_by: &'a [i32],
+    blocked_by_prepared: Vec<Option<&'a str>>,
     depth: u32,
+    freed_by: Option<&'static str>,
 }
 
 impl<'a> WaiterLine<'a> {
     pub(super) fn new(waiter: &'a Waiter, statement: Option<Arc<str>>) -> Self {
         Self {
             server_pid: waiter.server_pid,
+            backend_type: waiter.backend_type.as_deref(),
             user: waiter.user.as_deref(),
             application_name: waiter.application_name.as_deref(),
             statement,
+            waits_for: &waiter.waits_for,
             relation: waiter.relation.as_deref(),
-            mode: &waiter.mode,
+            mode: waiter.mode.as_deref(),
             waiting_ms: waiter.waiting.map(Millis),
             blocked_by: &waiter.blocked_by,
+            blocked_by_prepared: waiter.prepared.iter().map(Option::as_deref).collect(),
             depth: waiter.depth,
+            freed_by: waiter.freed_by.name(),
         }
     }
 }

@@ -79,7 +79,8 @@ fn what(incident: &Incident) -> String {
 
 /// What it holds, who waits longest for that, and how many more wait.
 fn holds(damage: &Damage) -> String {
-    let waiter = damage.blocked.first();
+    let blocked = damage.blocked.as_deref().unwrap_or_default();
+    let waiter = blocked.first();
     let waited_for = damage.locks.iter().find(|lock| {
         lock.relation.is_some()
             && lock.relation == waiter.and_then(|waiter| waiter.relation.clone())
@@ -96,7 +97,7 @@ fn holds(damage: &Damage) -> String {
     }
     if let Some(waiter) = waiter {
         said += &waits(waiter);
-        if let others @ 1.. = damage.blocked.len() - 1 {
+        if let others @ 1.. = blocked.len() - 1 {
             said += &format!(
                 ", and {others} more {} with or behind it",
                 if others == 1 { "waits" } else { "wait" }
@@ -108,7 +109,12 @@ fn holds(damage: &Damage) -> String {
 
 fn waits(waiter: &Waiter) -> String {
     let command = waiter.statement.as_deref().and_then(command);
-    let command = command.unwrap_or_else(|| "a statement".to_owned());
+    let process = waiter.backend_type.as_deref();
+    let command = command.unwrap_or_else(|| match process {
+        Some("startup") => "the replay of the primary's changes".to_owned(),
+        Some(process) if process != "client backend" => format!("the process {process:?}"),
+        _ => "a statement".to_owned(),
+    });
     let user = waiter
         .user
         .as_ref()
@@ -189,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::session::{
-        damage::Lock,
+        damage::{FreedBy, Lock},
         event::{Position, Statement, Who},
     };
 
@@ -275,14 +281,18 @@ mod tests {
     fn waiter(server_pid: i32, depth: u32, statement: Option<&str>) -> Waiter {
         Waiter {
             server_pid,
+            backend_type: Some("client backend".into()),
             user: Some("dba".into()),
             application_name: None,
             statement: statement.map(Into::into),
+            waits_for: "relation".into(),
             relation: Some("public.t".into()),
-            mode: "AccessExclusiveLock".into(),
+            mode: Some("AccessExclusiveLock".into()),
             waiting: Some(Duration::from_millis(4200)),
             blocked_by: [4711].into(),
+            prepared: [].into(),
             depth,
+            freed_by: FreedBy::Rollback,
         }
     }
 
@@ -300,8 +310,9 @@ mod tests {
     fn check_damage(locks: Vec<Lock>, blocked: Vec<Waiter>, expected: &Expect) {
         let damage = Damage {
             at: tokio::time::Instant::now().into_std(),
+            wait_event: None,
             locks,
-            blocked,
+            blocked: Some(blocked),
             xmin_age: None,
         };
         expected.assert_eq(&holds(&damage));

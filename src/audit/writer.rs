@@ -26,7 +26,7 @@ use crate::{
     config::AuditSettings,
     line_writer::{LineWriter, Target},
     session::{
-        damage::{Damage, Waiter},
+        damage::Waiter,
         event::{Event, Statement},
     },
     sql,
@@ -105,10 +105,9 @@ impl Writer {
         match event {
             Event::Incident(incident) => {
                 let statements = self.statements(&incident.statements);
-                let blocked = incident
-                    .damage
-                    .as_deref()
-                    .map(|damage| self.blocked(damage));
+                let blocked = incident.damage.as_deref();
+                let blocked = blocked.and_then(|damage| damage.blocked.as_deref());
+                let blocked = blocked.map(|waiters| self.blocked(waiters));
                 let line = IncidentLine::new(&time, &id, incident, &statements, blocked.as_deref());
                 self.line(&line);
             }
@@ -139,7 +138,7 @@ impl Writer {
         statements.iter().map(line).collect()
     }
 
-    fn blocked<'a>(&mut self, damage: &'a Damage) -> Vec<WaiterLine<'a>> {
+    fn blocked<'a>(&mut self, waiters: &'a [Waiter]) -> Vec<WaiterLine<'a>> {
         let literals = self.settings.literals;
         let line = |waiter: &'a Waiter| {
             let text = waiter.statement.as_ref();
@@ -150,7 +149,7 @@ impl Writer {
             };
             WaiterLine::new(waiter, shown)
         };
-        damage.blocked.iter().map(line).collect()
+        waiters.iter().map(line).collect()
     }
 
     fn line(&mut self, line: &impl Serialize) {

@@ -5,8 +5,10 @@
 //! interval, and only while somebody's [`Look`] is due. When the server cannot be asked, nothing is seen, and nothing
 //! is known.
 
+mod answer;
 mod queue;
 mod server;
+mod text;
 mod tls;
 
 use std::{
@@ -26,7 +28,7 @@ use tokio::{
     time::{Instant as Clock, sleep, sleep_until, timeout},
 };
 
-use self::server::{QUESTION_TIMEOUT, Server, Watched};
+use self::server::{QUESTION_TIMEOUT, Server};
 use crate::{
     config::{Config, Dsn, ObserverSettings, Pooler},
     session::{Look, damage::Damage, event::Who},
@@ -50,12 +52,25 @@ struct Watches {
     entries: HashMap<u64, Entry>,
 }
 
-/// A watched session.
-#[derive(Debug)]
-struct Entry {
+/// A session that is asked about. A process id counts only with the database and role that the server gave the client: so
+/// no stranger is taken for a session, be it that the id was given anew or that this is another server.
+#[derive(Clone, Debug)]
+struct Asked {
     server_pid: i32,
     database: Arc<str>,
     user: Arc<str>,
+}
+
+/// Whether a look showed that the observer sees.
+enum News {
+    Seen,
+    Nothing,
+}
+
+/// A watched session.
+#[derive(Debug)]
+struct Entry {
+    asked: Asked,
     /// Until when it has to be looked at; `None` when it has been.
     due: Option<Instant>,
     steadily: bool,
@@ -106,9 +121,11 @@ impl Observer {
     /// Has a session looked at; `waker` is woken when it was. `None` for one whose process the server has not named.
     pub fn watch(&self, who: &Who, look: Look, waker: &Waker) -> Option<Watch> {
         let entry = Entry {
-            server_pid: who.server_pid?,
-            database: Arc::clone(&who.database),
-            user: Arc::clone(&who.user),
+            asked: Asked {
+                server_pid: who.server_pid?,
+                database: Arc::clone(&who.database),
+                user: Arc::clone(&who.user),
+            },
             due: Some(look.by),
             steadily: look.steadily,
             seen: None,
@@ -152,15 +169,18 @@ impl Observer {
         let mut failing = None;
         let mut last = None;
         loop {
-            let result = timeout(ANSWER_TIMEOUT, self.look(&mut server, dsn, &mut last)).await;
-            match result.unwrap_or_else(|_| Err(LookError::TooLate)) {
-                Ok(()) => {
+            let look = self.look(&mut server, dsn, &mut last, failing.is_none());
+            let result = timeout(ANSWER_TIMEOUT, look).await;
+            match result.unwrap_or(Err(LookError::TooLate)) {
+                Ok(News::Seen) => {
                     if failing.take().is_some() {
                         tracing::info!("the observer sees locks again");
                     }
                 }
+                Ok(News::Nothing) => {}
                 Err(error) => {
-                    server = None;
+                    // Who refuses one question may answer the next.
+                    server = server.filter(|_| matches!(error, LookError::Server(_)));
                     let pause = failing.map_or(FIRST_PAUSE, |pause: Duration| pause * 2);
                     let pause = pause.min(LONGEST_PAUSE);
                     if failing.replace(pause).is_none() {
@@ -179,48 +199,49 @@ impl Observer {
         server: &mut Option<Server>,
         dsn: &Dsn,
         last: &mut Option<Clock>,
-    ) -> Result<(), LookError> {
+        tell: bool,
+    ) -> Result<News, LookError> {
+        let mut news = News::Nothing;
         let server = match server {
             Some(server) if !server.is_closed() => server,
             _ => {
+                *server = None;
                 let connected = Server::connect(dsn).await?;
-                let sees_statements = connected.sees_statements;
-                tracing::info!(sees_statements, "the observer is connected");
+                let sees_statements = connected.sees_others;
+                if tell {
+                    tracing::info!(sees_statements, "the observer is connected");
+                }
+                news = News::Seen;
                 server.insert(connected)
             }
         };
-        let watched = self.watched();
-        if watched.pids.is_empty() {
-            return Ok(());
+        let asked = self.asked();
+        if asked.is_empty() {
+            return Ok(news);
         }
         let now = Clock::now();
         *last = Some(now);
-        let damage = server.ask(&watched).await?.damage(now.into_std());
-        if damage.is_empty() && self.misses(&watched) {
-            return Err(LookError::Elsewhere(watched.pids.len()));
+        let pids: Vec<_> = asked.iter().map(|one| one.server_pid).collect();
+        let damage = server.ask(&pids).await?.damage(now.into_std(), &asked);
+        if damage.is_empty() && self.misses(&pids) {
+            return Err(LookError::Elsewhere(pids.len()));
         }
         self.deliver(damage);
-        Ok(())
+        Ok(News::Seen)
     }
 
     /// Those who still have to be looked at, or always.
-    fn watched(&self) -> Watched {
-        let mut watched = Watched::default();
-        for entry in self.watches().entries.values() {
-            if entry.due.is_some() {
-                watched.pids.push(entry.server_pid);
-                watched.databases.push(entry.database.to_string());
-                watched.users.push(entry.user.to_string());
-            }
-        }
-        watched
+    fn asked(&self) -> Vec<Asked> {
+        let watches = self.watches();
+        let due = watches.entries.values().filter(|entry| entry.due.is_some());
+        due.map(|entry| entry.asked.clone()).collect()
     }
 
     /// Whether someone who was asked about is still there.
-    fn misses(&self, watched: &Watched) -> bool {
+    fn misses(&self, pids: &[i32]) -> bool {
         let watches = self.watches();
         let mut left = watches.entries.values();
-        left.any(|entry| watched.pids.contains(&entry.server_pid))
+        left.any(|entry| pids.contains(&entry.asked.server_pid))
     }
 
     fn deliver(&self, damage: HashMap<i32, Damage>) {
@@ -229,7 +250,7 @@ impl Observer {
             .map(|(pid, damage)| (pid, Arc::new(damage)))
             .collect();
         for entry in self.watches().entries.values_mut() {
-            let Some(damage) = damage.get(&entry.server_pid) else {
+            let Some(damage) = damage.get(&entry.asked.server_pid) else {
                 continue;
             };
             if entry.due.is_some_and(|due| due <= damage.at) && !entry.steadily {

@@ -10,41 +10,41 @@ use std::{
     time::Instant,
 };
 
+use super::{Asked, answer::Answer};
 use crate::{
     policy::LockMode,
-    session::damage::{Damage, Lock, Waiter},
+    session::damage::{Damage, FreedBy, Waiter},
 };
 
-/// What the server said.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    /// The watched sessions that there are, with the age of their xmin.
-    pub(super) watched: Vec<(i32, Option<i32>)>,
-    /// Their locks.
-    pub(super) locks: Vec<(i32, Lock)>,
-    /// Everyone on the server who waits for a lock; their depth is not known yet.
-    pub(super) waiters: Vec<Waiter>,
-}
-
 impl Answer {
-    /// The damage that each watched session does, by its process id.
-    pub(super) fn damage(self, at: Instant) -> HashMap<i32, Damage> {
+    /// The damage that each session does, by its process id, for those that are the ones which were asked about.
+    pub(super) fn damage(self, at: Instant, asked: &[Asked]) -> HashMap<i32, Damage> {
+        let asked: HashMap<i32, &Asked> = asked.iter().map(|one| (one.server_pid, one)).collect();
         let mut behind: HashMap<i32, Vec<&Waiter>> = HashMap::new();
         for waiter in &self.waiters {
             for &pid in &*waiter.blocked_by {
                 behind.entry(pid).or_default().push(waiter);
             }
         }
-        let damage = |&(pid, xmin_age): &(i32, Option<i32>)| {
+        let mut found = HashMap::new();
+        for seen in self.sessions {
+            let pid = seen.server_pid;
+            let is_asked =
+                |one: &&Asked| *one.database == *seen.database && *one.user == *seen.user;
+            if asked.get(&pid).is_none_or(|one| !is_asked(one)) {
+                continue;
+            }
+            let queue = queue(pid, &behind);
+            let is_known = !queue.is_empty() || self.sees_all && !self.suspects.contains(&pid);
             let damage = Damage {
                 at,
+                wait_event: seen.wait_event,
                 locks: Vec::new(),
-                blocked: queue(pid, &behind),
-                xmin_age,
+                blocked: is_known.then_some(queue),
+                xmin_age: seen.xmin_age,
             };
-            (pid, damage)
-        };
-        let mut found: HashMap<_, _> = self.watched.iter().map(damage).collect();
+            found.insert(pid, damage);
+        }
         for (pid, lock) in self.locks {
             if let Some(damage) = found.get_mut(&pid) {
                 damage.locks.push(lock);
@@ -82,10 +82,45 @@ fn queue(root: i32, behind: &HashMap<i32, Vec<&Waiter>>) -> Vec<Waiter> {
         level = found.iter().map(|waiter| waiter.server_pid).collect();
         queue.extend(found.into_iter().map(|waiter| Waiter {
             depth,
+            freed_by: freed_by(root, waiter),
             ..waiter.clone()
         }));
     }
+    for stays in [FreedBy::Terminate, FreedBy::Nothing] {
+        hold_back(stays, &mut queue, behind);
+    }
     queue
+}
+
+/// What frees a waiter as far as it is not held back by others in the queue.
+fn freed_by(root: i32, waiter: &Waiter) -> FreedBy {
+    if !waiter.prepared.is_empty() {
+        FreedBy::Nothing
+    } else if *waiter.waits_for == *"advisory" && waiter.blocked_by.contains(&root) {
+        // The lock can be held at session level: of that the server tells nothing.
+        FreedBy::Terminate
+    } else {
+        FreedBy::Rollback
+    }
+}
+
+/// Who waits for one who stays stays too.
+fn hold_back(stays: FreedBy, queue: &mut [Waiter], behind: &HashMap<i32, Vec<&Waiter>>) {
+    let staying = queue.iter().filter(|waiter| waiter.freed_by == stays);
+    let mut reached: HashSet<i32> = staying.map(|waiter| waiter.server_pid).collect();
+    let mut level: Vec<i32> = reached.iter().copied().collect();
+    while let Some(pid) = level.pop() {
+        for waiter in behind.get(&pid).into_iter().flatten() {
+            if reached.insert(waiter.server_pid) {
+                level.push(waiter.server_pid);
+            }
+        }
+    }
+    for waiter in queue {
+        if reached.contains(&waiter.server_pid) {
+            waiter.freed_by = waiter.freed_by.max(stays);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,18 +131,23 @@ mod tests {
     use tokio::time::Instant as Clock;
 
     use super::*;
+    use crate::{observer::answer::Seen, session::damage::Lock};
 
     fn waiter(server_pid: i32, waiting_ms: u64, blocked_by: &[i32]) -> Waiter {
         Waiter {
             server_pid,
+            backend_type: None,
             user: None,
             application_name: None,
             statement: None,
+            waits_for: "relation".into(),
             relation: None,
-            mode: "AccessExclusiveLock".into(),
+            mode: Some("AccessExclusiveLock".into()),
             waiting: Some(Duration::from_millis(waiting_ms)),
             blocked_by: blocked_by.into(),
+            prepared: [].into(),
             depth: 0,
+            freed_by: FreedBy::Rollback,
         }
     }
 
@@ -121,18 +161,44 @@ mod tests {
         }
     }
 
-    fn queues(watched: &[i32], waiters: Vec<Waiter>) -> HashMap<i32, Vec<(i32, u32)>> {
-        let answer = Answer {
-            watched: watched.iter().map(|&pid| (pid, None)).collect(),
+    fn session(server_pid: i32) -> Seen {
+        Seen {
+            server_pid,
+            database: "shop".to_owned(),
+            user: "app".to_owned(),
+            ..Seen::default()
+        }
+    }
+
+    fn answer(sessions: &[i32], waiters: Vec<Waiter>) -> Answer {
+        Answer {
+            sessions: sessions.iter().copied().map(session).collect(),
             waiters,
+            sees_all: true,
             ..Answer::default()
+        }
+    }
+
+    /// The damage of every session in the answer.
+    fn damage(answer: Answer) -> HashMap<i32, Damage> {
+        let asked = |seen: &Seen| Asked {
+            server_pid: seen.server_pid,
+            database: "shop".into(),
+            user: "app".into(),
         };
-        let damage = answer.damage(Clock::now().into_std());
+        let asked: Vec<_> = answer.sessions.iter().map(asked).collect();
+        answer.damage(Clock::now().into_std(), &asked)
+    }
+
+    fn queues(watched: &[i32], waiters: Vec<Waiter>) -> HashMap<i32, Vec<(i32, u32)>> {
         let queue = |(pid, damage): (i32, Damage)| {
-            let waiters = damage.blocked.iter().map(|w| (w.server_pid, w.depth));
-            (pid, waiters.collect())
+            let waiters = damage.blocked.unwrap_or_default().into_iter();
+            (pid, waiters.map(|w| (w.server_pid, w.depth)).collect())
         };
-        damage.into_iter().map(queue).collect()
+        damage(answer(watched, waiters))
+            .into_iter()
+            .map(queue)
+            .collect()
     }
 
     #[test]
@@ -162,22 +228,94 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_is_seen_to_wait_and_somebody_may_nothing_is_known() {
+        let blocked = |change: fn(&mut Answer)| {
+            let mut answer = answer(&[1, 2], vec![waiter(3, 5, &[2])]);
+            change(&mut answer);
+            let damage = damage(answer);
+            [1, 2].map(|pid| damage[&pid].blocked.as_ref().map(Vec::len))
+        };
+        assert_eq!(blocked(|_| {}), [Some(0), Some(1)]);
+        assert_eq!(
+            blocked(|answer| answer.suspects = HashSet::from([1, 2])),
+            [None, Some(1)]
+        );
+        assert_eq!(blocked(|answer| answer.sees_all = false), [None, Some(1)]);
+    }
+
+    #[test]
+    fn a_process_counts_by_its_database_and_role_too() {
+        let mut answer = answer(&[1, 2], Vec::new());
+        let asked = |server_pid, user: &str| Asked {
+            server_pid,
+            database: "shop".into(),
+            user: user.into(),
+        };
+        answer.sessions[0].database = "other".to_owned();
+        let asked = [asked(1, "app"), asked(2, "app"), asked(3, "app")];
+        let damage = answer.damage(Clock::now().into_std(), &asked);
+        assert_eq!(damage.keys().collect::<Vec<_>>(), [&2]);
+    }
+
+    #[test]
+    fn who_waits_for_more_than_a_transaction_holds_back_those_behind() {
+        use FreedBy::{Nothing, Rollback, Terminate};
+        let advisory = |pid, blocked_by: &[i32]| Waiter {
+            waits_for: "advisory".into(),
+            ..waiter(pid, 1, blocked_by)
+        };
+        let prepared = |pid, blocked_by: &[i32]| Waiter {
+            prepared: [None].into(),
+            ..waiter(pid, 1, blocked_by)
+        };
+        let waiters = vec![
+            waiter(2, 1, &[1]),
+            // Behind one who is freed: what that one holds is its own affair.
+            advisory(3, &[2]),
+            advisory(4, &[1]),
+            waiter(5, 1, &[4]),
+            // Free of 1, and still behind 4.
+            waiter(6, 1, &[1, 4]),
+            prepared(7, &[1]),
+            waiter(8, 1, &[6, 7]),
+            waiter(9, 1, &[2, 8]),
+        ];
+        let damage = damage(answer(&[1], waiters));
+        let freed_by: HashMap<i32, FreedBy> = damage[&1]
+            .blocked
+            .iter()
+            .flatten()
+            .map(|waiter| (waiter.server_pid, waiter.freed_by))
+            .collect();
+        for (pid, expected) in [
+            (2, Rollback),
+            (3, Rollback),
+            (4, Terminate),
+            (5, Terminate),
+            (6, Terminate),
+            (7, Nothing),
+            (8, Nothing),
+            (9, Nothing),
+        ] {
+            assert_eq!(freed_by[&pid], expected, "{pid}");
+        }
+    }
+
+    #[test]
     fn locks_go_to_their_holders_strongest_first() {
         let mut other = lock("ExclusiveLock", "");
         other.relation = None;
         other.locktype = "transactionid".into();
-        let answer = Answer {
-            watched: vec![(1, Some(7)), (2, None)],
-            locks: vec![
-                (1, lock("AccessShareLock", "public.b")),
-                (1, lock("AccessShareLock", "public.a")),
-                (1, lock("RowExclusiveLock", "public.b")),
-                (1, other),
-                (3, lock("AccessShareLock", "public.c")),
-            ],
-            waiters: Vec::new(),
-        };
-        let damage = answer.damage(Clock::now().into_std());
+        let mut answer = answer(&[1, 2], Vec::new());
+        answer.sessions[0].xmin_age = Some(7);
+        answer.locks = vec![
+            (1, lock("AccessShareLock", "public.b")),
+            (1, lock("AccessShareLock", "public.a")),
+            (1, lock("RowExclusiveLock", "public.b")),
+            (1, other),
+            (3, lock("AccessShareLock", "public.c")),
+        ];
+        let damage = damage(answer);
         let locks = damage[&1].locks.iter();
         let locks: Vec<_> = locks.map(|l| (&*l.mode, l.relation.as_deref())).collect();
         assert_eq!(

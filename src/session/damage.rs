@@ -11,10 +11,13 @@ use std::{
 pub struct Damage {
     /// Just before the server was asked.
     pub at: Instant,
+    /// What its own server process waited for (`pg_stat_activity.wait_event`): `ClientRead`, `SyncRep`, and so on.
+    pub wait_event: Option<Arc<str>>,
     /// The locks, without the one on its own virtual transaction id that every session has.
     pub locks: Vec<Lock>,
-    /// Everyone who waits for the session, and who waits for those, the nearest first.
-    pub blocked: Vec<Waiter>,
+    /// Everyone who waits for the session, and who waits for those, the nearest first; `None` when nobody is seen to and
+    /// somebody may all the same.
+    pub blocked: Option<Vec<Waiter>>,
     /// How many transactions ago the oldest snapshot it holds was taken; `None` when it holds none.
     pub xmin_age: Option<i32>,
 }
@@ -37,22 +40,53 @@ pub struct Lock {
 /// A session of the server that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiter {
-    /// Its process id.
+    /// Its process id; that of the leader for a parallel group.
     pub server_pid: i32,
-    /// Its role.
+    /// What kind of process it is: `client backend`, `autovacuum worker`, `startup` for the replay of a standby.
+    pub backend_type: Option<Arc<str>>,
+    /// Its role; `None` for a process of the server's own.
     pub user: Option<Arc<str>>,
     /// Its application name.
     pub application_name: Option<Arc<str>>,
     /// The statement that waits, with its literals; `None` without the privilege to see it.
     pub statement: Option<Arc<str>>,
+    /// The type of the lock that it waits for (`pg_locks.locktype`), or the event (`pg_stat_activity.wait_event`) when that
+    /// is no lock: `SafeSnapshot`, `BufferPin`, `RecoveryConflictSnapshot`, and so on.
+    pub waits_for: Arc<str>,
     /// The relation that it waits to lock; `None` for what is no relation, and for one whose name cannot be seen.
     pub relation: Option<Arc<str>>,
     /// The mode in which it wants the lock.
-    pub mode: Arc<str>,
-    /// For how long; `None` on servers before 14, which do not tell.
+    pub mode: Option<Arc<str>>,
+    /// For how long; `None` where the server does not tell.
     pub waiting: Option<Duration>,
-    /// The processes that it waits for, also those that only stand before it in the queue.
+    /// The processes that it waits for, also those that only stand before it in the queue, each once.
     pub blocked_by: Arc<[i32]>,
+    /// The prepared transactions that it waits for, each by its name where that can be read.
+    pub prepared: Arc<[Option<Arc<str>>]>,
     /// 1 when it waits for the session itself, 2 when it waits for one that does, and so on.
     pub depth: u32,
+    /// What frees it, as far as this session is in its way.
+    pub freed_by: FreedBy,
+}
+
+/// What has to be done to a session so that one who waits for it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FreedBy {
+    /// Its transaction has to end.
+    Rollback,
+    /// The session has to end: an advisory lock can be the session's, and PostgreSQL does not tell whose it is.
+    Terminate,
+    /// It waits for a prepared transaction as well, and does not go on before that is over.
+    Nothing,
+}
+
+impl FreedBy {
+    /// The name of the action, where one helps.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Rollback => Some("rollback"),
+            Self::Terminate => Some("terminate"),
+            Self::Nothing => None,
+        }
+    }
 }

@@ -144,9 +144,9 @@ impl Session {
     ///
     /// No other clock rings for them: whoever is ended for keeping others waiting was seen to do so just now.
     pub fn observed(&mut self, damage: Arc<Damage>, now: Instant) {
-        let waited_for = damage.blocked.iter().filter(|waiter| {
+        let waited_for = damage.blocked.iter().flatten().filter(|waiter| {
             let wanted = self.limits.blocking_mode;
-            wanted.is_none_or(|mode| *waiter.mode == *mode.name())
+            wanted.is_none_or(|mode| waiter.mode.as_deref() == Some(mode.name()))
         });
         let since = waited_for.map(|waiter| match waiter.waiting {
             Some(waiting) => now.checked_sub(waiting).unwrap_or(now),

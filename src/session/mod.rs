@@ -25,6 +25,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
+pub(crate) use self::state::MAX_TEXT;
 use self::{
     damage::Damage,
     enforce::{Ending, Released},

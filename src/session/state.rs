@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Bytes of a statement's text that are kept.
-const MAX_TEXT: usize = 4096;
+pub(crate) const MAX_TEXT: usize = 4096;
 
 /// The first oid that PostgreSQL gives to what users make (`FirstNormalObjectId` in `src/include/access/transam.h`).
 const FIRST_NORMAL_OID: u32 = 16_384;

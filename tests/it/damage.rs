@@ -10,7 +10,7 @@ use crate::support::{
     Endpoint,
     dba::Dba,
     driver::Driver,
-    frontend::{query, startup},
+    frontend::{message, query, startup, untagged},
     let_pass,
     proxy::Proxy,
     server::{Server, newest, on_every_server},
@@ -536,6 +536,107 @@ fn names_are_the_servers_however_the_client_spells_them() {
             assert_eq!(incident["user"], name, "{names:?}");
             assert_eq!(incident["database"], name, "{names:?}");
             assert_eq!(waiting.until_ready(), "T / C SELECT 0 / Z I");
+        }
+    });
+}
+
+/// A database in an encoding of its own, with a table `t`.
+fn encoded(server: &Server, encoding: &str) -> Endpoint {
+    let plain = server.database();
+    let name = format!("{}_{}", plain.database, encoding.to_lowercase());
+    Dba::new(&plain).run(&format!(
+        "CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    ));
+    let endpoint = Endpoint {
+        database: name,
+        ..plain
+    };
+    Client::connect(&endpoint).run("CREATE TABLE t (id int)");
+    endpoint
+}
+
+/// Runs statements given as bytes, in whatever encoding.
+fn run_bytes(client: &mut Client, sql: &[u8]) {
+    client.send(&message(b'Q', &[sql, b"\0"].concat()));
+    let answer = client.until_ready();
+    let failed = answer.split(" / ").any(|part| part.starts_with("E "));
+    assert!(!failed, "{answer}");
+}
+
+#[test]
+fn what_cannot_be_read_is_null_and_hides_nothing_else() {
+    // Bytes of LATIN1, and what is made of them in the statement of the waiter, the name of its relation, and its role,
+    // by an observer in a database of one encoding who looks at another.
+    let readable = (Some("SELECT café FROM t"), Some("public.\"café\""));
+    on_every_server(|server| {
+        for (encoding, observer, (statement, relation)) in [
+            ("LATIN1", "LATIN1", readable),
+            ("LATIN1", "UTF8", (readable.0, None)),
+            ("SQL_ASCII", "SQL_ASCII", (None, None)),
+            ("WIN1252", "LATIN1", (readable.0, None)),
+            // A statement of UTF-8 is none in EUC_JP, so that a server which converts it fails.
+            ("UTF8", "EUC_JP", (readable.0, None)),
+        ] {
+            let database = encoded(server, encoding);
+            let from = if observer == encoding {
+                database.clone()
+            } else {
+                encoded(server, observer)
+            };
+            let cafe: &[u8] = match encoding {
+                "UTF8" => "café".as_bytes(),
+                _ => b"caf\xe9",
+            };
+            let mut dba = Client::connect(&database);
+            let role = [cafe, database.database.as_bytes()].concat();
+            run_bytes(&mut dba, b"SET client_encoding = SQL_ASCII");
+            for sql in [
+                [b"CREATE USER \"", &*role, b"\" SUPERUSER"].concat(),
+                [b"CREATE TABLE \"", cafe, b"\" (\"", cafe, b"\" int)"].concat(),
+            ] {
+                run_bytes(&mut dba, &sql);
+            }
+            let proxy = observed_through(
+                &dsn(&from, "postgres"),
+                &database,
+                "blocking = { log = \"0s\", rollback = \"1s\" }",
+            );
+            let connect = |endpoint| {
+                let mut client = Client::silent(endpoint);
+                let parameters = [
+                    b"\0\x03\0\0user\0",
+                    &*role,
+                    b"\0database\0",
+                    database.database.as_bytes(),
+                    b"\0client_encoding\0SQL_ASCII\0application_name\0it waits\0\0",
+                ];
+                client.send(&untagged(&parameters.concat()));
+                assert!(client.until_ready().ends_with("Z I"));
+                client
+            };
+            let mut holder = connect(proxy.endpoint());
+            let lock = [b"BEGIN; LOCK TABLE \"", cafe, b"\""].concat();
+            run_bytes(&mut holder, &lock);
+            let mut waiting = connect(&database);
+            let select = [b"SELECT ", cafe, b" FROM t, \"", cafe, b"\"\0"].concat();
+            waiting.send(&message(b'Q', &select));
+
+            let incident = proxy.rolled_back(holder.server_pid());
+            let waiter = &incident["blocked"][0];
+            let context = format!("{encoding} seen from {observer}: {incident}");
+            assert_eq!(waiter["server_pid"], waiting.server_pid(), "{context}");
+            assert_eq!(waiter["application_name"], "it waits", "{context}");
+            let user = String::from_utf8_lossy(&role);
+            assert_eq!(incident["user"], *user, "{context}");
+            assert_eq!(waiter["user"].is_string(), encoding == "UTF8", "{context}");
+            let statement = statement.map(|text| text.replace(" t", " t, \"café\""));
+            assert_eq!(
+                waiter["statement"].as_str(),
+                statement.as_deref(),
+                "{context}"
+            );
+            assert_eq!(waiter["relation"].as_str(), relation, "{context}");
+            assert_eq!(proxy.log().matches("the observer is connected").count(), 1);
         }
     });
 }

@@ -12,7 +12,7 @@ use crate::{
     policy::{Action as PolicyAction, Kind, Ladder, Limits, Target, parse_duration},
     session::{
         Action, ChannelBinding, Opening, Session, Side,
-        damage::{Damage, Waiter},
+        damage::{Damage, FreedBy, Waiter},
         event::{Event, Who},
     },
     wire::{ErrorFields, cstr},
@@ -258,20 +258,25 @@ fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
         let (time, mode) = waiter.split_once(" for ")?;
         Some(Waiter {
             server_pid: 8,
+            backend_type: None,
             user: None,
             application_name: None,
             statement: None,
+            waits_for: "relation".into(),
             relation: None,
-            mode: mode.into(),
+            mode: Some(mode.into()),
             waiting: (time != "?").then(|| parse_duration(time).unwrap()),
             blocked_by: [7].into(),
+            prepared: [].into(),
             depth: 1,
+            freed_by: FreedBy::Rollback,
         })
     });
     Arc::new(Damage {
         at,
+        wait_event: None,
         locks: Vec::new(),
-        blocked: waiters.collect(),
+        blocked: Some(waiters.collect()),
         xmin_age: None,
     })
 }

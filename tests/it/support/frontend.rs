@@ -9,7 +9,7 @@ pub(crate) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Length and body, as the first packet of a connection has it.
-fn untagged(body: &[u8]) -> Vec<u8> {
+pub(crate) fn untagged(body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 4).unwrap();
     let mut bytes = length.to_be_bytes().to_vec();
     bytes.extend(body);
