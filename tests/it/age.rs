@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Endpoint,
+    Endpoint, PATIENCE,
     dba::Dba,
     frontend::{bind, describe_statement, execute, parse, query, sync, unnamed},
     let_pass,
@@ -58,8 +58,9 @@ fn others_are_served_while_an_unread_result_is_drained() {
         slowest = slowest.max(start.elapsed());
         let_pass(Duration::from_millis(10));
     }
+    // Reading it in quadratic time would take tens of seconds.
     assert!(
-        slowest < Duration::from_secs(1),
+        slowest < Duration::from_secs(5),
         "another session waited {slowest:?}"
     );
     proxy.audit_line(&[("event", "incident")]);
@@ -72,11 +73,9 @@ fn a_statement_that_was_parsed_before_the_end_draws_our_error_and_not_one_of_its
         let database = server.database();
         let proxy = aging(&database, "300ms");
         let mut client = Client::connect(proxy.endpoint());
-        client.run("BEGIN");
-        assert_eq!(
-            client.ask(&[parse("", "SELECT v FROM t"), sync()]),
-            "1 / Z T"
-        );
+        client.send(&[query("BEGIN"), parse("", "SELECT v FROM t"), sync()].concat());
+        assert_eq!(client.until_ready(), "C BEGIN / Z T");
+        assert_eq!(client.until_ready(), "1 / Z T");
         proxy.rolled_back(client.server_pid());
 
         client.send(&[describe_statement(""), sync(), bind("", "", &[])].concat());
@@ -139,9 +138,10 @@ fn a_commit_that_waits_for_a_standby_is_left_alone() {
     wait_for("the setting", || {
         (client.value("SHOW synchronous_standby_names") == "nobody").then_some(())
     });
-    client.run("BEGIN");
-    client.run("INSERT INTO t VALUES (1)");
-    client.send(&query("COMMIT"));
+    let requests = ["BEGIN", "INSERT INTO t VALUES (1)", "COMMIT"].map(query);
+    client.send(&requests.concat());
+    client.until_ready();
+    client.until_ready();
     let incident = proxy.audit_line(&[("event", "incident")]);
     assert_eq!(incident["outcome"], "not_possible", "{incident:#}");
     assert_eq!(
@@ -171,12 +171,15 @@ fn a_cancel_that_comes_behind_the_commit_does_not_make_it_look_refused() {
     ] {
         client.run(&format!("SET {setting}"));
     }
-    let mut outrun = 0;
-    for id in 0..10 {
-        client.run("BEGIN");
+    // Until the race was met: a busy machine may need many attempts.
+    let (mut outrun, mut id, start) = (0, 0, Instant::now());
+    while outrun == 0 || id < 10 {
+        assert!(start.elapsed() < PATIENCE, "every cancel came in time");
+        id += 1;
         let insert = format!("INSERT INTO t VALUES ({id})");
         let statements = [&insert, "SELECT pg_sleep(0.24)", "COMMIT"].map(unnamed);
-        client.send(&[statements.concat(), sync()].concat());
+        client.send(&[query("BEGIN"), statements.concat(), sync()].concat());
+        assert_eq!(client.until_ready(), "C BEGIN / Z T");
         let answers = client.until_ready();
         let kept = dba.value(&format!("SELECT count(*) FROM t WHERE id = {id}")) == "1";
         assert_eq!(kept, answers.ends_with("C COMMIT / Z I"), "{answers}");
@@ -187,5 +190,4 @@ fn a_cancel_that_comes_behind_the_commit_does_not_make_it_look_refused() {
             client.run("ROLLBACK");
         }
     }
-    assert!(outrun > 0, "every cancel came in time");
 }

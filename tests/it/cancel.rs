@@ -102,8 +102,8 @@ fn a_cancel_request_for_an_ended_transaction_harms_nothing() {
         let proxy = Proxy::rolling_back(&database, "150ms");
         let mut client = Client::connect(proxy.endpoint());
         for _ in 0..5 {
-            client.run("BEGIN");
             let before = proxy.incidents().len();
+            client.run("BEGIN");
             wait_for("the rollback", || {
                 let mut canceller = Client::silent(proxy.endpoint());
                 canceller.send(&cancel_request(&client.backend_key));
@@ -131,8 +131,8 @@ fn without_a_key_to_cancel_with_the_next_rung_acts() {
             assert_eq!(incident["outcome"], outcome, "{incident}");
         }
         assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
-        client.run("BEGIN");
-        client.send(&query("SELECT pg_sleep(5)"));
+        client.send(&[query("BEGIN"), query("SELECT pg_sleep(60)")].concat());
+        assert_eq!(client.until_ready(), "C BEGIN / Z T");
         assert_eq!(client.until_closed(), "E FATAL 25P04 / closed");
         let incident = proxy.audit_line(&[("kind", "age"), ("action", "rollback")]);
         assert_eq!(incident["outcome"], "not_possible", "{incident}");
@@ -168,8 +168,12 @@ fn cancels_go_through_a_pooler() {
                  [[rule]]\nname = 'all'\nage = { rollback = '400ms' }";
     let proxy = Proxy::with_rules(pooler.endpoint(), rules);
     let mut client = Client::connect(proxy.endpoint());
-    client.begin("INSERT INTO t VALUES (2, 'two')");
-    assert_eq!(client.query("SELECT pg_sleep(60)"), "T / E 25P04 / Z E");
+    let statements = [
+        "BEGIN",
+        "INSERT INTO t VALUES (2, 'two')",
+        "SELECT pg_sleep(60)",
+    ];
+    assert_eq!(client.at_once(&statements), "T / E 25P04 / Z E");
     assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
     assert!(!Dba::new(&database).sees_row(2));
 

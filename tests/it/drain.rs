@@ -1,6 +1,6 @@
 //! SIGTERM: no new sessions, open transactions finish, idle sessions are told, the process ends in order.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -10,15 +10,9 @@ use crate::support::{
 
 /// Waits until nobody can connect any more. Sessions whose transactions are open do not delay that.
 fn refuses_connections(proxy: &Proxy) {
-    let start = Instant::now();
     wait_for("a closed door", || {
         Client::is_refused(proxy.endpoint()).then_some(())
     });
-    let waited = start.elapsed();
-    assert!(
-        waited < Duration::from_secs(5),
-        "open for {waited:?} after the signal"
-    );
 }
 
 #[test]
@@ -50,12 +44,13 @@ fn a_statement_that_runs_is_answered_before_its_session_is_closed() {
     let database = newest().database();
     let mut proxy = Proxy::start(&database, &[]);
     let mut client = Client::connect(proxy.endpoint());
-    client.send(&query("SELECT pg_sleep(0.5), 'done'"));
     let mut dba = Dba::new(&database);
-    wait_for("a running statement", || {
-        (dba.state(client.server_pid()) == "active").then_some(())
-    });
+    dba.run("SELECT pg_advisory_lock(1)");
+    client.send(&query("SELECT pg_advisory_xact_lock(1), 'done'"));
+    dba.wait_for_waiters(1);
     proxy.signal(Signal::SIGINT);
+    refuses_connections(&proxy);
+    dba.run("SELECT pg_advisory_unlock(1)");
     assert_eq!(client.until_ready(), "T / D |done / C SELECT 1 / Z I");
     assert_eq!(client.until_closed(), "E FATAL 57P01 / closed");
     assert!(proxy.exit_status().success());

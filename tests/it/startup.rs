@@ -236,19 +236,19 @@ fn a_server_that_does_not_answer_is_given_up() {
     let database = server.database();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = silent.local_addr().unwrap();
-    let settings = |addresses: &str| {
+    let settings = |timeout: &str, addresses: &str| {
         format!(
-            "[upstream]\nsslmode = 'require'\nconnect_timeout = '300ms'\naddress = [{addresses}]"
+            "[upstream]\nsslmode = 'require'\nconnect_timeout = '{timeout}'\naddress = [{addresses}]"
         )
     };
-    let alone = Proxy::by_file_alone(&database, &settings(&format!("'{silent}'")));
+    let alone = Proxy::by_file_alone(&database, &settings("300ms", &format!("'{silent}'")));
     let mut client = Client::silent(alone.endpoint());
     client.send(&startup(&[("user", "postgres")]));
     assert_eq!(client.until_closed(), "E FATAL 08006 / closed");
     let text = client.error_text();
     assert!(text.ends_with("no answer within 300ms"), "{text}");
     let both = format!("'{silent}', 'localhost:{}'", database.port);
-    let both = Proxy::by_file_alone(&database, &settings(&both));
+    let both = Proxy::by_file_alone(&database, &settings("3s", &both));
     assert_eq!(
         Client::connect(both.endpoint()).value("SELECT v FROM t"),
         "one"

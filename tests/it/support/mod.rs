@@ -22,7 +22,7 @@ use std::{
 };
 
 /// How long anything that must happen may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a PostgreSQL or a proxy is reached, as libpq has it: a host name, or the folder of a Unix socket.
 #[derive(Clone, Debug)]

@@ -19,6 +19,10 @@ use tempfile::TempDir;
 
 use super::{Endpoint, PATIENCE, end, leashed, let_pass, wait_for};
 
+/// How late pgidle may act on a limit, and how long it may take to end a transaction that has answers to be read.
+const LATE_MS: f64 = 500.0;
+const LONG_MS: f64 = 5_000.0;
+
 /// A running `pgidle serve`.
 pub(crate) struct Proxy {
     child: Child,
@@ -214,6 +218,30 @@ impl Proxy {
                 .into_iter()
                 .find(|line| line["outcome"] == "rolled_back" && line["server_pid"] == server_pid)
         })
+    }
+
+    /// Fails where pgidle acted before a limit or late, or was long about it. By its own clock, as the audit has it: what
+    /// a test has to wait for on a busy machine does not count.
+    pub(crate) fn in_time(&self, incident: &Value) {
+        let number = |line: &Value, field: &str| line[field].as_f64();
+        let clock = if incident["kind"] == "age" {
+            "age_ms"
+        } else {
+            "idle_ms"
+        };
+        let late = number(incident, clock).unwrap() - number(incident, "limit_ms").unwrap();
+        assert!(late >= 0.0, "early: {incident}");
+        assert!(late <= LATE_MS, "late by {late} ms: {incident}");
+        let pid = &incident["server_pid"];
+        let line = self
+            .audit()
+            .into_iter()
+            .find(|line| line["outcome"] == "enforced" && line["server_pid"] == *pid);
+        // A transaction without a block has no line of its own.
+        if let (Some(line), Some(age)) = (line, number(incident, "age_ms")) {
+            let took = number(&line, "duration_ms").unwrap() - age;
+            assert!(took <= LONG_MS, "{took} ms: {line} {incident}");
+        }
     }
 
     /// The incidents so far.

@@ -280,11 +280,24 @@ impl Client {
         assert!(self.error.is_none(), "{sql}: {}", self.error_text());
     }
 
-    /// Opens a transaction with a statement that must succeed, in one packet: no time passes between the two.
+    /// Sends statements in one packet and returns the transcript of the last one's answer; those before it must succeed.
+    /// To the proxy no time passes between them, however busy the machine is.
+    pub(crate) fn at_once(&mut self, statements: &[&str]) -> String {
+        let queries = statements.iter().map(|sql| frontend::query(sql));
+        self.send(&queries.collect::<Vec<_>>().concat());
+        let mut answer = String::new();
+        for sql in statements {
+            let failed = answer.split(" / ").any(|line| line.starts_with("E "));
+            assert!(!failed, "before {sql}: {answer}");
+            answer = self.until_ready();
+        }
+        answer
+    }
+
+    /// Opens a transaction with a statement that must succeed, in one packet.
     pub(crate) fn begin(&mut self, sql: &str) {
         self.error = None;
-        self.ask(&[frontend::query("BEGIN"), frontend::query(sql)]);
-        self.until_ready();
+        self.at_once(&["BEGIN", sql]);
         assert!(self.error.is_none(), "{sql}: {}", self.error_text());
     }
 
