@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     audit::Audit,
-    config::{Config, Source},
+    config::{Address, Config, ConfigError, Source},
     observer::Observer,
     proxy::{self, Bound, Kinds, Shared},
     registry::{Command, Registry},
@@ -23,16 +23,41 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long sessions that were told to end at once may take to say so to their clients.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// Reads the settings, and looks whether they make sense on this machine: pgidle must not be its own server.
+///
+/// # Errors
+/// Something in the file or the flags does not make sense.
+pub fn load(source: &Source) -> Result<Config, ConfigError> {
+    let config = source.load()?;
+    refuse_own_address(&config.listen.addresses, &config, source)?;
+    Ok(config)
+}
+
+fn refuse_own_address(
+    listen: &[Address],
+    config: &Config,
+    source: &Source,
+) -> Result<(), ConfigError> {
+    proxy::refuse_own_address(listen, &config.upstream.addresses)
+        .map_err(|error| source.wrong_upstream(error.to_string()))
+}
+
 /// Runs the proxy until it is told to stop.
 ///
 /// # Errors
 /// An address cannot be listened on, the audit file cannot be opened, or a thread cannot be started.
 pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // Before the log says that it listens: a signal that comes earlier kills the process.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
     let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
     let mut bound = Vec::new();
     for address in &config.listen.addresses {
-        bound.extend(proxy::bind(address)?);
+        bound.extend(proxy::bind(address, config.listen.reuse_port)?);
     }
+    let addresses: Vec<_> = bound.iter().map(|b| b.address().clone()).collect();
     let workers = config.listen.workers;
     let (settings, config) = watch::channel(Arc::new(config));
     let shared = Arc::new(Shared {
@@ -59,22 +84,18 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
             .context("could not start a thread")?;
         threads.push(thread);
     }
-    for bound in &*bound {
-        tracing::info!(address = %bound.address(), "listening");
+    for address in &addresses {
+        tracing::info!(%address, "listening");
     }
     // The threads stop listening when the last of them drops its share.
     drop(bound);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        let reload = || reload(&settings, source, &shared, &addresses);
         tokio::spawn(shared.observer.clone().run(shared.config.clone()));
-        signals.serve(&settings, source, &shared).await;
+        signals.serve(reload).await;
         stop.send_replace(true);
         drain(&shared, &mut signals).await;
-        anyhow::Ok(())
-    })?;
+    });
     end.send_replace(true);
     for thread in threads {
         match thread.join() {
@@ -143,15 +164,10 @@ impl Signals {
     }
 
     /// Reloads as often as asked; returns when asked to stop.
-    async fn serve(
-        &mut self,
-        settings: &watch::Sender<Arc<Config>>,
-        source: &Source,
-        shared: &Shared,
-    ) {
+    async fn serve(&mut self, reload: impl Fn()) {
         loop {
             tokio::select! {
-                _ = self.reload.recv() => reload(settings, source, shared),
+                _ = self.reload.recv() => reload(),
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
             }
@@ -167,14 +183,57 @@ impl Signals {
 }
 
 /// Reads the settings again; when they are wrong, the running ones stay.
-fn reload(settings: &watch::Sender<Arc<Config>>, source: &Source, shared: &Shared) {
-    match source.load() {
-        Ok(config) => {
+fn reload(
+    settings: &watch::Sender<Arc<Config>>,
+    source: &Source,
+    shared: &Shared,
+    listening: &[Address],
+) {
+    let running = Arc::clone(&settings.borrow());
+    let loaded = source.load().and_then(|mut config| {
+        let kept = keep_what_needs_a_restart(&mut config, &running);
+        refuse_own_address(listening, &config, source)?;
+        Ok((config, kept))
+    });
+    match loaded {
+        Ok((config, kept)) => {
             shared.audit.reopen(config.audit.clone());
             settings.send_replace(Arc::new(config));
             shared.registry.broadcast(Command::Reload);
-            tracing::info!("reloaded");
+            if kept.is_empty() {
+                tracing::info!("reloaded");
+            } else {
+                let kept = kept.join(", ");
+                tracing::warn!("reloaded, but a restart is needed for the new {kept}");
+            }
         }
         Err(error) => tracing::error!(%error, "not reloaded; the running settings stay"),
     }
+}
+
+/// Puts back the settings that are read at the start alone, and names those that had changed.
+fn keep_what_needs_a_restart(config: &mut Config, running: &Config) -> Vec<&'static str> {
+    fn keep<T: Clone + PartialEq>(setting: &mut T, running: &T) -> bool {
+        let changed = setting != running;
+        setting.clone_from(running);
+        changed
+    }
+    let (listen, was) = (&mut config.listen, &running.listen);
+    let settings = [
+        (
+            "listen.addresses",
+            keep(&mut listen.addresses, &was.addresses),
+        ),
+        (
+            "listen.reuse_port",
+            keep(&mut listen.reuse_port, &was.reuse_port),
+        ),
+        ("listen.workers", keep(&mut listen.workers, &was.workers)),
+        (
+            "log.format",
+            keep(&mut config.log.format, &running.log.format),
+        ),
+    ];
+    let changed = settings.into_iter().filter(|(_, changed)| *changed);
+    changed.map(|(name, _)| name).collect()
 }

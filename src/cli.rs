@@ -49,9 +49,18 @@ pub struct ServeArgs {
         env = "PGIDLE_LISTEN"
     )]
     pub listen: Vec<Address>,
-    /// Where PostgreSQL listens: HOST:PORT or unix:/path [default: 127.0.0.1:5432].
-    #[arg(long, value_name = "ADDR", env = "PGIDLE_UPSTREAM")]
-    pub upstream: Option<Address>,
+    /// Where PostgreSQL listens: HOST:PORT or unix:/path; repeat it, or divide by commas, and each session takes the first
+    /// that can be reached and fits [default: 127.0.0.1:5432].
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_delimiter = ',',
+        env = "PGIDLE_UPSTREAM"
+    )]
+    pub upstream: Vec<Address>,
+    /// Let another pgidle with this flag listen at the same addresses, so that a new process can take over from an old one.
+    #[arg(long, env = "PGIDLE_REUSE_PORT")]
+    pub reuse_port: bool,
     /// A rule for every session that no other rule matches: how long it may be idle in transaction, such as 30s.
     #[arg(long, value_name = "DUR", value_parser = limit, env = "PGIDLE_IDLE_LIMIT")]
     pub idle_limit: Option<Duration>,
@@ -78,6 +87,7 @@ impl ServeArgs {
             flags: Flags {
                 listen: self.listen,
                 upstream: self.upstream,
+                reuse_port: self.reuse_port,
                 idle_limit: self.idle_limit.map(|limit| IdleLimit { limit, action }),
                 audit: self.audit,
                 observer_dsn: self.observer_dsn,
@@ -224,7 +234,10 @@ mod tests {
             "--listen",
             "[::1]:2",
             "--upstream",
-            "db:5432",
+            "db:5432,unix:/run/pg",
+            "--upstream",
+            "[::1]:5432",
+            "--reuse-port",
             "--idle-limit",
             "1.5 min",
             "--action",
@@ -235,13 +248,17 @@ mod tests {
             "json",
         ])
         .unwrap();
-        let listen: Vec<_> = source
-            .flags
-            .listen
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(listen, ["127.0.0.1:1", "unix:/run/s", "[::1]:2"]);
+        let shown = |addresses: &[Address]| -> Vec<_> {
+            addresses.iter().map(ToString::to_string).collect()
+        };
+        let flags = &source.flags;
+        assert_eq!(
+            shown(&flags.listen),
+            ["127.0.0.1:1", "unix:/run/s", "[::1]:2"]
+        );
+        let expected = ["db:5432", "unix:/run/pg", "[::1]:5432"];
+        assert_eq!(shown(&flags.upstream), expected);
+        assert!(flags.reuse_port);
         let expected = IdleLimit {
             limit: Duration::from_secs(90),
             action: Action::Rollback,

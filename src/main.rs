@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 
 fn serve(args: ServeArgs) -> ExitCode {
     let source = args.source();
-    let config = match source.load() {
+    let config = match app::load(&source) {
         Ok(config) => config,
         Err(error) => return fail(EXIT_CONFIGURATION.into(), error),
     };
@@ -53,7 +53,7 @@ fn serve(args: ServeArgs) -> ExitCode {
 
 fn check(args: CheckArgs) -> ExitCode {
     let file = args.config.clone();
-    match args.source().load() {
+    match app::load(&args.source()) {
         Ok(config) => {
             let rules = config.rules.as_slice().len();
             let said = writeln!(

@@ -67,12 +67,16 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn in_file(self, path: &Path, text: &str) -> ConfigError {
-        let before = text.bytes().take(self.span.start);
         ConfigError {
             path: Some(path.to_owned()),
-            line: Some(1 + before.filter(|&b| b == b'\n').count()),
+            line: Some(line_at(text, self.span.start)),
             key: self.key,
             problem: self.problem,
         }
     }
+}
+
+/// The line in which a byte of a text stands, counted from 1.
+pub(super) fn line_at(text: &str, byte: usize) -> usize {
+    1 + text.bytes().take(byte).filter(|&b| b == b'\n').count()
 }

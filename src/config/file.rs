@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, FLAGS_RULE, Flags, Pooler, RELEASE_BEHIND_A_POOLER,
-    error::Fault,
+    error::{Fault, line_at},
     one_for_two_cpus, parse_dsn,
     section::{Section, boolean, count, duration, name, parsed, text},
 };
@@ -31,9 +31,12 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
     root.set("release_timeout", &mut config.release_timeout, positive)?;
     settings(&root, &mut config)?;
     let upstream = &config.upstream;
-    let several = upstream.addresses.len() > 1 && flags.upstream.is_none();
+    let addresses = match flags.upstream.len() {
+        0 => upstream.addresses.len(),
+        given => given,
+    };
     let asks = config.observer.dsn.is_some() || flags.observer_dsn.is_some();
-    if several
+    if addresses > 1
         && upstream.target != Target::Any
         && !asks
         && let Some(section) = root.section("upstream", "upstream")?
@@ -71,10 +74,22 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
     Ok((config, rules))
 }
 
+/// The line of a key in a section of a file that was read before.
+pub(super) fn line_of(text: &str, section: &'static str, key: &'static str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let root = Section::new("", document.get_ref(), document.span()).ok()?;
+    let fault = root
+        .section(section, section)
+        .ok()??
+        .fault_at(key, String::new());
+    Some(line_at(text, fault.span.start))
+}
+
 fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
     if let Some(section) = root.section("listen", "listen")? {
         section.set("addresses", &mut config.listen.addresses, addresses)?;
         section.set("proxy_protocol", &mut config.listen.proxy_protocol, boolean)?;
+        section.set("reuse_port", &mut config.listen.reuse_port, boolean)?;
         section.set("workers", &mut config.listen.workers, |value| {
             Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_two_cpus))
         })?;

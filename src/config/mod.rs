@@ -56,6 +56,8 @@ pub struct Listen {
     pub addresses: Vec<Address>,
     /// Whether who comes by TCP begins with a PROXY protocol header, and is who that says.
     pub proxy_protocol: bool,
+    /// Whether other processes may listen at the same addresses, to take over from each other.
+    pub reuse_port: bool,
     /// How many threads serve them.
     pub workers: NonZeroUsize,
 }
@@ -187,6 +189,7 @@ impl Default for Config {
             listen: Listen {
                 addresses: vec![tcp(6432)],
                 proxy_protocol: false,
+                reuse_port: false,
                 workers: one_for_two_cpus(),
             },
             upstream: Upstream {
@@ -214,8 +217,10 @@ impl Default for Config {
 pub struct Flags {
     /// Replaces `listen.addresses`, unless empty.
     pub listen: Vec<Address>,
-    /// Replaces `upstream.address`.
-    pub upstream: Option<Address>,
+    /// Replaces `upstream.address`, unless empty.
+    pub upstream: Vec<Address>,
+    /// Switches `listen.reuse_port` on.
+    pub reuse_port: bool,
     /// One more rule, after all others and for every session.
     pub idle_limit: Option<IdleLimit>,
     /// Replaces `audit.file`.
@@ -262,8 +267,9 @@ impl Source {
         if !flags.listen.is_empty() {
             config.listen.addresses = flags.listen;
         }
-        if let Some(address) = flags.upstream {
-            config.upstream.addresses = vec![address];
+        config.listen.reuse_port |= flags.reuse_port;
+        if !flags.upstream.is_empty() {
+            config.upstream.addresses = flags.upstream;
         }
         if let Some(file) = flags.audit {
             config.audit.file = Some(file);
@@ -305,6 +311,28 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Settings whose server's address cannot be used, as was found only when it was looked for on this machine.
+    pub fn wrong_upstream(&self, problem: String) -> ConfigError {
+        let Some(path) = self
+            .path
+            .as_ref()
+            .filter(|_| self.flags.upstream.is_empty())
+        else {
+            return ConfigError::in_flag("--upstream", problem);
+        };
+        let line = fs::read_to_string(path)
+            .ok()
+            .and_then(|text| file::line_of(&text, "upstream", "address"));
+        ConfigError {
+            path: Some(path.clone()),
+            line,
+            key: Some("upstream.address".to_owned()),
+            problem,
+        }
+    }
+}
+
 impl IdleLimit {
     fn rule(self, release_timeout: Duration) -> Result<Rule, ConfigError> {
         let name: Arc<str> = FLAGS_RULE.into();
@@ -343,7 +371,8 @@ mod tests {
     fn flags() -> Flags {
         Flags {
             listen: vec!["[::1]:7000".parse().unwrap()],
-            upstream: Some("unix:/run/pg/.s.PGSQL.5432".parse().unwrap()),
+            upstream: vec!["unix:/run/pg/.s.PGSQL.5432".parse().unwrap()],
+            reuse_port: true,
             idle_limit: Some(IdleLimit {
                 limit: Duration::from_secs(1),
                 action: Action::Rollback,
@@ -367,7 +396,8 @@ mod tests {
         };
         let config = source.load().unwrap();
         assert_eq!(config.listen.addresses, flags().listen);
-        assert_eq!(config.upstream.addresses, Vec::from_iter(flags().upstream));
+        assert_eq!(config.upstream.addresses, flags().upstream);
+        assert!(config.listen.reuse_port);
         assert_eq!(config.audit.file, flags().audit);
         assert_eq!(config.log.format, LogFormat::Json);
         assert!(config.audit.literals);

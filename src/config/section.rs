@@ -234,7 +234,10 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "rule",
         ],
     ),
-    ("listen", &["addresses", "proxy_protocol", "workers"]),
+    (
+        "listen",
+        &["addresses", "proxy_protocol", "reuse_port", "workers"],
+    ),
     (
         "upstream",
         &[

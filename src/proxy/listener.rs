@@ -1,10 +1,12 @@
 //! Listening sockets, shared by all threads: each thread accepts from all of them.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::{SocketAddr, ToSocketAddrs as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    process,
     sync::Arc,
     time::Duration,
 };
@@ -29,10 +31,30 @@ const TIMER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address}: {source}")]
+#[error("could not listen on {address}: {source}{hint}")]
 pub struct ListenError {
     address: Address,
     source: io::Error,
+    hint: &'static str,
+}
+
+impl ListenError {
+    fn new(address: &Address, source: io::Error, reuse_port: bool) -> Self {
+        let taken = source.kind() == io::ErrorKind::AddrInUse;
+        Self {
+            address: address.clone(),
+            source,
+            hint: match reuse_port {
+                true if taken => {
+                    "; the process that listens there was not started with --reuse-port"
+                }
+                false if taken => {
+                    "; a process that takes over from another one is started with --reuse-port, as that one was"
+                }
+                _ => "",
+            },
+        }
+    }
 }
 
 /// A socket that listens. The file of a Unix socket is removed with it.
@@ -40,7 +62,34 @@ pub struct ListenError {
 pub struct Bound {
     socket: Socket,
     address: Address,
-    file: Option<PathBuf>,
+    file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket, by path and identity: another process may have put its own there since.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: file.dev(),
+            inode: file.ino(),
+        })
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        let file = fs::symlink_metadata(&self.path)?;
+        if (file.dev(), file.ino()) == (self.device, self.inode) {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
 }
 
 impl Bound {
@@ -53,41 +102,41 @@ impl Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         if let Some(file) = &self.file
-            && let Err(error) = fs::remove_file(file)
+            && let Err(error) = file.remove()
         {
-            tracing::debug!(file = %file.display(), %error, "could not remove the socket");
+            tracing::debug!(file = %file.path.display(), %error, "could not remove the socket");
         }
     }
 }
 
-/// Listens on an address; a host name on all addresses that it has.
+/// Listens on an address; a host name on all addresses that it has. With `reuse_port` also where another process does
+/// so that was started in the same way, to take over from it.
 ///
 /// # Errors
 /// The address is taken, not this machine's, or not permitted.
-pub fn bind(address: &Address) -> Result<Vec<Bound>, ListenError> {
-    let failed = |source| ListenError {
-        address: address.clone(),
-        source,
-    };
+pub fn bind(address: &Address, reuse_port: bool) -> Result<Vec<Bound>, ListenError> {
+    let failed = |source| ListenError::new(address, source, reuse_port);
     match address {
         Address::Tcp { host, port } => {
             let addresses = (host.as_str(), *port).to_socket_addrs().map_err(failed)?;
-            addresses
-                .map(|address| bind_tcp(address).map_err(failed))
-                .collect()
+            // A name may stand for the same address twice.
+            let addresses: BTreeSet<_> = addresses.collect();
+            let bind = |address| bind_tcp(address, reuse_port).map_err(failed);
+            addresses.into_iter().map(bind).collect()
         }
-        Address::Unix(path) => Ok(vec![bind_unix(path).map_err(failed)?]),
+        Address::Unix(path) => Ok(vec![bind_unix(path, reuse_port).map_err(failed)?]),
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    // Without asking, the kernel would share connections out among processes, whatever server each leads to.
+    socket.set_reuse_port(reuse_port)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -108,29 +157,62 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
     })
 }
 
-fn bind_unix(path: &Path) -> io::Result<Bound> {
+fn bind_unix(path: &Path, reuse_port: bool) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    let address = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        // A file that nobody listens behind is left over from a process that was killed.
-        let abandoned = error.kind() == io::ErrorKind::AddrInUse
-            && StdUnixStream::connect(path)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if !abandoned {
-            return Err(error);
+    match occupant(path)? {
+        Occupant::Nothing => listen_unix(&socket, path)?,
+        Occupant::Abandoned => {
+            fs::remove_file(path)?;
+            listen_unix(&socket, path)?;
         }
-        fs::remove_file(path)?;
-        socket.bind(&address)?;
+        Occupant::Listening if reuse_port => {
+            // Clients find the one socket or the other, and never none.
+            let mut new = path.as_os_str().to_owned();
+            new.push(format!(".{}", process::id()));
+            listen_unix(&socket, Path::new(&new))?;
+            fs::rename(new, path)?;
+        }
+        Occupant::Listening => return Err(io::ErrorKind::AddrInUse.into()),
+        Occupant::NoSocket => return Err(io::Error::other("a file is there that is no socket")),
     }
-    // As unix_socket_permissions of PostgreSQL: everybody may connect, the server authenticates.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
-    socket.listen(BACKLOG)?;
     Ok(Bound {
         socket,
         address: Address::Unix(path.to_owned()),
-        file: Some(path.to_owned()),
+        file: Some(SocketFile::new(path)?),
     })
+}
+
+fn listen_unix(socket: &Socket, path: &Path) -> io::Result<()> {
+    socket.bind(&SockAddr::unix(path)?)?;
+    // As unix_socket_permissions of PostgreSQL: everybody may connect, the server authenticates.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    socket.listen(BACKLOG)
+}
+
+/// What is at a path where a socket was to be.
+enum Occupant {
+    Nothing,
+    /// A socket of a process that was killed: connections are refused.
+    Abandoned,
+    Listening,
+    NoSocket,
+}
+
+fn occupant(path: &Path) -> io::Result<Occupant> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => return Ok(Occupant::NoSocket),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nothing),
+        Err(error) => return Err(error),
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Where too many wait to be accepted, this one would have to wait too.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Occupant::Abandoned),
+        Ok(()) | Err(_) => Ok(Occupant::Listening),
+    }
 }
 
 /// Accepts on one thread until `stop` says so; each connection becomes a task of that thread.

@@ -5,6 +5,7 @@ mod cancel;
 mod handshake;
 mod kinds;
 mod listener;
+mod own_address;
 mod relay;
 mod stream;
 mod tls;
@@ -18,6 +19,7 @@ use crate::{audit::Audit, config::Config, observer::Observer, registry::Registry
 
 pub use kinds::Kinds;
 pub use listener::{Bound, ListenError, bind, run};
+pub use own_address::{OwnAddress, refuse_own_address};
 
 /// What the sessions of all threads share.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod drivers;
 mod drivers_table;
 mod gss;
 mod idle_in_transaction;
+mod listening;
 mod positions;
 mod programs;
 mod release;

@@ -104,7 +104,8 @@ impl Proxy {
         proxy
     }
 
-    fn start_with(database: &Endpoint, addresses: &[&str], arguments: &[&str]) -> Self {
+    /// Starts a proxy that listens and connects as these flags say; a port of 127.0.0.1 must be among them.
+    pub(crate) fn start_with(database: &Endpoint, addresses: &[&str], arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::launch(database, folder, &[], &[addresses, arguments].concat())
     }
@@ -307,7 +308,7 @@ impl Drop for Proxy {
 }
 
 /// An address as `--listen` and `--upstream` take it.
-fn address(endpoint: &Endpoint) -> String {
+pub(crate) fn address(endpoint: &Endpoint) -> String {
     endpoint.socket().map_or_else(
         || match endpoint.host.contains(':') {
             true => format!("[{}]:{}", endpoint.host, endpoint.port),

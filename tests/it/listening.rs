@@ -1,0 +1,206 @@
+//! Where clients connect: one process for one address, unless a new one is to take over from an old one.
+
+use std::{
+    fs,
+    os::unix::fs::FileTypeExt as _,
+    path::Path,
+    process::{Command, Output},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    dba::Dba,
+    proxy::{Proxy, address},
+    server::newest,
+    wait_for,
+    wire::Client,
+};
+
+/// Runs pgidle to its end.
+fn pgidle(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pgidle"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+/// Says what a process that must be refused has written, with its exit status.
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = pgidle(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), errors)
+}
+
+#[test]
+fn a_port_that_is_taken_is_refused() {
+    let database = newest().database();
+    for handing_over in [&["--reuse-port"][..], &[]] {
+        let first = Proxy::start(&database, handing_over);
+        let taken = address(first.endpoint());
+        let (status, said) = refused(&["serve", "--listen", &taken]);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("Address already in use"), "{said}");
+        Client::connect(first.endpoint()).run("SELECT 1");
+    }
+    let first = Proxy::start(&database, &[]);
+    let taken = address(first.endpoint());
+    let (status, said) = refused(&["serve", "--reuse-port", "--listen", &taken]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("was not started with --reuse-port"), "{said}");
+}
+
+#[test]
+fn a_new_process_takes_over_a_port() {
+    let database = newest().database();
+    let mut first = Proxy::start(&database, &["--reuse-port"]);
+    let (port, upstream) = (address(first.endpoint()), address(&database));
+    let mut old = Client::connect(first.endpoint());
+    old.run("BEGIN");
+    let second = Proxy::start_with(
+        &database,
+        &["--listen", &port, "--upstream", &upstream],
+        &["--reuse-port"],
+    );
+    first.signal(Signal::SIGTERM);
+    wait_for("the drain", || {
+        first.log().contains("draining").then_some(())
+    });
+    old.run("SELECT 1");
+    wait_for("the new process to have the port alone", || {
+        (0..5)
+            .all(|_| {
+                let mut client = Client::connect(first.endpoint());
+                client.run("BEGIN");
+                client.run("ROLLBACK");
+                second
+                    .audit()
+                    .iter()
+                    .any(|line| line["server_pid"] == client.server_pid())
+            })
+            .then_some(())
+    });
+    assert_eq!(old.query("COMMIT"), "C COMMIT / Z I");
+    assert!(first.exit_status().success());
+}
+
+#[test]
+fn a_new_process_takes_over_a_socket_and_the_old_one_leaves_it() {
+    let database = newest().database();
+    let mut first = Proxy::on_socket(&database, &["--reuse-port"]);
+    let (socket, upstream) = (address(first.endpoint()), address(&database));
+    let listen = ["--listen", "127.0.0.1:0", "--listen", &socket];
+    let (status, said) = refused(&["serve", "--listen", &socket]);
+    assert_eq!(status, Some(1), "{said}");
+    let second = Proxy::start_with(
+        &database,
+        &[&listen[..], &["--upstream", &upstream, "--reuse-port"]].concat(),
+        &[],
+    );
+    first.signal(Signal::SIGTERM);
+    assert!(first.exit_status().success());
+    Client::connect(first.endpoint()).run("SELECT 1");
+    drop(second);
+}
+
+#[test]
+fn only_a_socket_that_nobody_serves_is_replaced() {
+    let database = newest().database();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("unix:{}", path.display());
+    fs::write(&path, "precious").unwrap();
+    let (status, said) = refused(&["serve", "--listen", &listen]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("no socket"), "{said}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    fs::remove_file(&path).unwrap();
+
+    let upstream = address(&database);
+    let addresses = [
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        &listen,
+        "--upstream",
+        &upstream,
+    ];
+    let is_socket = |path: &Path| fs::metadata(path).unwrap().file_type().is_socket();
+    drop(Proxy::start_with(&database, &addresses, &[]));
+    assert!(is_socket(&path), "a killed process leaves it");
+    let mut again = Proxy::start_with(&database, &addresses, &[]);
+    again.signal(Signal::SIGTERM);
+    assert!(again.exit_status().success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn pgidle_is_not_its_own_server() {
+    for (listen, upstream) in [
+        ("127.0.0.1:1", "127.0.0.1:1"),
+        ("0.0.0.0:1", "localhost:1"),
+        ("[::1]:1", "[::]:1"),
+        ("127.0.0.1:2,127.0.0.1:1", "192.0.2.1:1,127.0.0.1:1"),
+        ("unix:/no/such/socket", "unix:/no/such/socket"),
+    ] {
+        let (status, said) = refused(&["serve", "--listen", listen, "--upstream", upstream]);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(
+            said.starts_with("pgidle: --upstream: ") && said.contains("itself listens"),
+            "{said}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pgidle.toml");
+    let file = path.to_str().unwrap();
+    fs::write(&path, "[listen]\naddresses = [\"0.0.0.0:5432\"]\n[upstream]\n# Here.\naddress = \"localhost:5432\"\n").unwrap();
+    for command in ["check", "serve"] {
+        let (status, said) = refused(&[command, "--config", file]);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(
+            said.contains(&format!("{file}:5: upstream.address: ")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_reload_says_what_needs_a_restart_and_leads_to_no_loop() {
+    let database = newest().database();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pgidle.toml");
+    let write = |listen: &str, upstream: &str, rest: &str| {
+        let text = format!("[listen]\n{listen}\n[upstream]\naddress = \"{upstream}\"\n{rest}");
+        fs::write(&path, text).unwrap();
+    };
+    let upstream = address(&database);
+    write("addresses = [\"127.0.0.1:0\"]\nworkers = 1", &upstream, "");
+    let file = path.to_str().unwrap();
+    let proxy = Proxy::start_with(&database, &[], &["--config", file]);
+    assert!(proxy.reload());
+    assert!(!proxy.log().contains("a restart is needed"));
+    write(
+        "addresses = [\"127.0.0.1:1\"]\nreuse_port = true\nworkers = 2\nproxy_protocol = false",
+        &upstream,
+        "[[rule]]\nname = \"new\"\nidle = { rollback = \"200ms\" }",
+    );
+    assert!(proxy.reload());
+    let expected =
+        "a restart is needed for the new listen.addresses, listen.reuse_port, listen.workers";
+    assert!(proxy.log().contains(expected), "{}", proxy.log());
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN");
+    let incident = proxy.rolled_back(client.server_pid());
+    assert_eq!(incident["rule"], "new", "the rest of the file is in force");
+
+    // Of the running listeners, not of those in the file, must the server be another.
+    write(
+        "addresses = [\"127.0.0.1:1\"]",
+        &address(proxy.endpoint()),
+        "",
+    );
+    assert!(!proxy.reload());
+    assert!(proxy.log().contains("itself listens"), "{}", proxy.log());
+    Dba::new(proxy.endpoint()).value("SELECT 1");
+}
