@@ -65,10 +65,10 @@ impl Session {
             Position::CopyIn
         } else if self.client.scanner.rest() > 0 && !self.server_blocked {
             Position::HalfForwardedMessage
-        } else if !pending.is_empty() {
-            Position::Running
         } else if pending.skipping() {
             Position::FailedBatch
+        } else if !pending.is_empty() {
+            Position::Running
         } else if pending.unsynced() {
             if state.transaction.open {
                 Position::UnsyncedBatch

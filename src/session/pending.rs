@@ -3,6 +3,10 @@
 //! Counting ReadyForQuery alone goes wrong in pipelines, in COPY and after errors; the rules here are those of
 //! `PostgresMain` and `SocketBackend` in `src/backend/tcop/postgres.c` and of `CopyGetData` in
 //! `src/backend/commands/copyfromparse.c`.
+//!
+//! An error need not be about the oldest request: where the server logs a message that it has answered, it looks for
+//! cancels and timeouts once more (`check_log_duration` in `src/backend/tcop/postgres.c`, `errfinish`). Such an error is
+//! about nothing that is owed, and makes the server skip to Sync like every error of the extended protocol.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -74,6 +78,8 @@ pub(super) struct Request {
     pub(super) text: Text,
     /// The name of the statement (Parse) or portal (Bind) that it makes; empty for the unnamed one.
     pub(super) name: Box<[u8]>,
+    /// Whether it is a Query or FunctionCall that was sent into a batch without Sync.
+    pub(super) in_batch: bool,
 }
 
 /// The queue of requests that are not yet answered.
@@ -90,11 +96,16 @@ pub(super) struct Pending {
     copy_in: bool,
     /// Messages of the extended protocol were sent behind the last request that earns a ReadyForQuery.
     unsynced: bool,
+    /// The error that came for the Query at the front may be about the batch that it was sent into: the server skips the
+    /// Query then, and its ReadyForQuery never comes.
+    doubtful: bool,
+    /// The last ReadyForQuery may have been for a Query or for the Sync after it: one more may come.
+    one_more: bool,
 }
 
 impl Pending {
     /// Notes a request that goes to the server; returns whether the server will look at it.
-    pub(super) fn sent(&mut self, request: Request) -> bool {
+    pub(super) fn sent(&mut self, mut request: Request) -> bool {
         let owed = request.owed;
         match owed {
             Owed::CopyEnd => {
@@ -106,7 +117,13 @@ impl Pending {
             }
             // CopyGetData ignores Sync and Flush while it waits for data.
             Owed::Sync if self.copy_in => return false,
-            Owed::Sync => self.skipping = false,
+            Owed::Sync => {
+                if self.doubtful {
+                    // Had the Query failed, its ReadyForQuery would have come by the time that the client gave up.
+                    self.skip();
+                }
+                self.skipping = false;
+            }
             _ if self.skipping => return false,
             Owed::Query
             | Owed::FunctionCall
@@ -116,6 +133,7 @@ impl Pending {
             | Owed::Execute
             | Owed::Close => {}
         }
+        request.in_batch = self.unsynced && owed.earns_ready() && owed != Owed::Sync;
         self.unsynced = !owed.earns_ready();
         self.ready_owed += usize::from(owed.earns_ready());
         self.parses += usize::from(owed == Owed::Parse);
@@ -130,9 +148,14 @@ impl Pending {
     pub(super) fn answered(&mut self, tag: BackendTag) -> Option<Request> {
         if tag == BackendTag::ReadyForQuery {
             return self.ready();
-        } else if tag == BackendTag::ErrorResponse {
+        }
+        if !tag.is_asynchronous() {
+            self.one_more = false;
+        }
+        if tag == BackendTag::ErrorResponse {
             return self.failed();
-        } else if tag == BackendTag::CopyInResponse {
+        }
+        if tag == BackendTag::CopyInResponse {
             self.copy_begins();
         }
         let done = matches!(
@@ -178,7 +201,15 @@ impl Pending {
 
     /// Whether the server skips to a Sync that has not been sent.
     pub(super) fn skipping(&self) -> bool {
-        self.skipping
+        self.skipping || self.doubtful && self.queue.len() == 1
+    }
+
+    /// Notes that the server skips to a Sync, and with it whatever it was sent meanwhile.
+    pub(super) fn skip(&mut self) {
+        while self.pop().is_some() {}
+        self.skipping = true;
+        self.unsynced = false;
+        self.doubtful = false;
     }
 
     /// Whether the server waits for COPY data.
@@ -188,7 +219,7 @@ impl Pending {
 
     /// Whether the server is in the middle of a batch that has no Sync yet.
     pub(super) fn unsynced(&self) -> bool {
-        self.unsynced || self.skipping
+        self.unsynced || self.skipping()
     }
 
     /// Whether the COPY that takes data was begun by Execute: its error is followed by no ReadyForQuery.
@@ -252,6 +283,13 @@ impl Pending {
 
     fn ready(&mut self) -> Option<Request> {
         self.copy_in = false;
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let answered_by_more = self
+            .front()
+            .is_some_and(|request| request.owed != Owed::Sync);
+        if std::mem::take(&mut self.one_more) && answered_by_more {
+            return None;
+        }
         loop {
             let Some(request) = self.pop() else {
                 // A Sync that counted as eaten by COPY came after the COPY had failed: it earned this one.
@@ -260,6 +298,10 @@ impl Pending {
             };
             if request.owed.earns_ready() {
                 self.drop_copy_ends();
+                if doubtful && self.front().is_some_and(|next| next.owed == Owed::Sync) {
+                    self.pop();
+                    self.one_more = true;
+                }
                 return Some(request);
             }
         }
@@ -267,7 +309,12 @@ impl Pending {
 
     fn failed(&mut self) -> Option<Request> {
         self.copy_in = false;
-        if self.front()?.owed.earns_ready() {
+        let Some(front) = self.front() else {
+            self.skipping |= self.unsynced;
+            return None;
+        };
+        if front.owed.earns_ready() {
+            self.doubtful = front.in_batch;
             return None;
         }
         let failed = self.pop();

@@ -179,6 +179,8 @@ impl State {
             if self.pending.is_empty() {
                 self.server_answered(now);
             }
+        } else if tag == BackendTag::ErrorResponse && self.pending.skipping() {
+            self.skips_unasked(now);
         }
         if tag == BackendTag::CommandComplete {
             let (owed, control) = front?;
@@ -327,6 +329,7 @@ impl State {
             at: now,
             text,
             name: name.into(),
+            in_batch: false,
         })
     }
 
@@ -428,6 +431,15 @@ impl State {
             self.transaction.busy += now.saturating_duration_since(self.turn_since);
         }
         self.turn_since = now;
+    }
+
+    /// The server skips to Sync after an error that is about nothing that was owed.
+    fn skips_unasked(&mut self, now: Instant) {
+        if self.pending.is_empty() {
+            self.turn_since = now;
+        } else {
+            self.server_answered(now);
+        }
     }
 
     /// The only writer of the transaction status.

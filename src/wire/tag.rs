@@ -84,6 +84,16 @@ tags! {
     }
 }
 
+impl BackendTag {
+    /// Whether it may come at any time, and answers nothing ("Asynchronous Operations").
+    pub fn is_asynchronous(self) -> bool {
+        matches!(
+            self,
+            Self::NoticeResponse | Self::NotificationResponse | Self::ParameterStatus
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

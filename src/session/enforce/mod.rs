@@ -138,7 +138,7 @@ impl Session {
         frame: Frame<'_>,
         now: Instant,
     ) -> Verdict {
-        use BackendTag::{ErrorResponse, NoticeResponse, NotificationResponse, ParameterStatus};
+        use BackendTag::{ErrorResponse, NoticeResponse};
         let tag = BackendTag::from(frame.tag);
         if tag == ErrorResponse && ErrorFields::read(frame.body).is_fatal() {
             self.finish(Outcome::ServerClosed);
@@ -156,7 +156,7 @@ impl Session {
                 Verdict::Drop
             }
             Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(..)
-                if matches!(tag, NoticeResponse | NotificationResponse | ParameterStatus) =>
+                if tag.is_asynchronous() =>
             {
                 self.pass_server(frame, now)
             }
@@ -208,11 +208,12 @@ impl Session {
             self.copy_fail();
         } else if pending.ends_block() && self.position() == Position::Running {
             self.leave_commit();
-        } else if !quiet {
-            self.cancel(now);
         } else if pending.skipping() {
+            self.state.pending.skip();
             self.discarding = Discarding::Batch;
             self.sync();
+        } else if !quiet {
+            self.cancel(now);
         } else if pending.unsynced() {
             self.poison();
         } else if self.state.status == TransactionStatus::InBlock

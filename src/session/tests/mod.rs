@@ -6,6 +6,7 @@
 
 mod abort;
 mod blocking;
+mod errors;
 mod model;
 mod positions;
 mod property;
