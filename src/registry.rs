@@ -29,9 +29,9 @@ pub enum Command {
     Shutdown,
     /// The rules have changed.
     Reload,
-    /// The last cancel connection of the client's was closed, and the gate with it.
+    /// The last CancelRequest of the client's has passed, and the gate is closed.
     GateClosed,
-    /// The server has closed the connection of our own CancelRequest.
+    /// Our own CancelRequest has passed.
     CancelClosed,
 }
 
@@ -139,10 +139,22 @@ pub struct Entry {
 struct Mailbox {
     commands: Vec<Command>,
     waker: Option<Waker>,
-    /// Cancel connections of the client's that are open.
+    /// CancelRequests of the client's that are on their way.
     cancels: u32,
     /// Whether the session wants the gate closed.
     closed: bool,
+}
+
+/// A CancelRequest of the client's on its way through the gate: it has passed when this is dropped, whatever becomes of
+/// whoever carries it.
+#[derive(Debug)]
+#[must_use]
+pub struct Passage(Arc<Entry>);
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.0.leave_gate();
+    }
 }
 
 impl Entry {
@@ -193,17 +205,17 @@ impl Entry {
         std::mem::take(&mut mailbox.commands)
     }
 
-    /// Lets a CancelRequest of the client's through, unless the gate is closed; [`leave_gate`](Self::leave_gate) must
-    /// follow when the server has closed its connection.
-    pub fn enter_gate(&self) -> bool {
+    /// Lets a CancelRequest of the client's through, unless the gate is closed.
+    pub fn enter_gate(self: &Arc<Self>) -> Option<Passage> {
         let mut mailbox = self.mailbox();
-        let open = !mailbox.closed;
-        mailbox.cancels += u32::from(open);
-        open
+        if mailbox.closed {
+            return None;
+        }
+        mailbox.cancels += 1;
+        Some(Passage(Arc::clone(self)))
     }
 
-    /// A cancel connection was closed by the server.
-    pub fn leave_gate(&self) {
+    fn leave_gate(&self) {
         let mut mailbox = self.mailbox();
         mailbox.cancels -= 1;
         let last = mailbox.closed && mailbox.cancels == 0;
@@ -213,11 +225,17 @@ impl Entry {
         }
     }
 
-    /// Closes the gate; `false` when a cancel connection is open: [`Command::GateClosed`] follows.
+    /// Closes the gate; `false` while a CancelRequest is on its way: [`Command::GateClosed`] follows the last one.
     pub fn close_gate(&self) -> bool {
         let mut mailbox = self.mailbox();
         mailbox.closed = true;
         mailbox.cancels == 0
+    }
+
+    /// Whether the gate is closed, and no CancelRequest on its way.
+    pub fn gate_is_closed(&self) -> bool {
+        let mailbox = self.mailbox();
+        mailbox.closed && mailbox.cancels == 0
     }
 
     /// Opens the gate.
@@ -227,5 +245,161 @@ impl Entry {
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Barrier,
+        task::Wake,
+        thread::{self, Thread},
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// Wakes a thread as a runtime wakes a session's task.
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn entry() -> Arc<Entry> {
+        let registry = Registry::default();
+        let seat = registry.seat(None).unwrap();
+        let server = Server {
+            index: 0,
+            resolved: None,
+            encrypted: false,
+        };
+        let entry = registry.enter(Arc::default(), server, seat);
+        let waker = Arc::new(Unpark(thread::current()));
+        entry.set_waker(&waker.into());
+        entry
+    }
+
+    /// Waits as a session does: it sleeps until it is woken.
+    fn wait_for(entry: &Entry, command: Command) {
+        loop {
+            let commands = entry.take_commands();
+            if commands.contains(&command) {
+                return;
+            }
+            assert_eq!(commands, [], "only {command:?} is waited for");
+            thread::park_timeout(Duration::from_secs(60));
+        }
+    }
+
+    #[test]
+    fn nothing_passes_a_closed_gate() {
+        let entry = entry();
+        assert!(entry.close_gate());
+        assert!(entry.enter_gate().is_none());
+        entry.open_gate();
+        assert!(entry.enter_gate().is_some());
+        assert_eq!(entry.take_commands(), []);
+    }
+
+    #[test]
+    fn the_gate_is_closed_when_the_last_request_has_passed() {
+        let entry = entry();
+        let passages = [entry.enter_gate().unwrap(), entry.enter_gate().unwrap()];
+        assert!(!entry.close_gate());
+        let [first, last] = passages;
+        drop(first);
+        assert_eq!(entry.take_commands(), []);
+        assert!(!entry.gate_is_closed());
+        drop(last);
+        assert_eq!(entry.take_commands(), [Command::GateClosed]);
+        assert!(entry.gate_is_closed());
+        assert!(entry.enter_gate().is_none());
+    }
+
+    #[test]
+    fn a_gate_that_was_opened_again_tells_nothing() {
+        let entry = entry();
+        let passage = entry.enter_gate().unwrap();
+        assert!(!entry.close_gate());
+        entry.open_gate();
+        drop(passage);
+        assert_eq!(entry.take_commands(), []);
+        assert!(entry.close_gate());
+    }
+
+    #[test]
+    fn a_request_whose_future_is_dropped_has_passed() {
+        let entry = entry();
+        let passage = entry.enter_gate().unwrap();
+        let never = Box::pin(async move {
+            let _passage = passage;
+            std::future::pending::<()>().await;
+        });
+        assert!(!entry.close_gate());
+        drop(never);
+        wait_for(&entry, Command::GateClosed);
+    }
+
+    /// Requests come from every thread; the session's own closes the gate, injects, and opens it again.
+    #[test]
+    fn no_request_is_on_its_way_while_the_gate_is_closed() {
+        const THREADS: usize = 4;
+        const PASSAGES: usize = 2000;
+        let entry = entry();
+        let on_their_way = AtomicUsize::new(0);
+        let passed = AtomicUsize::new(0);
+        let over = AtomicBool::new(false);
+        let start = Barrier::new(THREADS + 1);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    start.wait();
+                    while !over.load(Ordering::SeqCst) {
+                        let Some(passage) = entry.enter_gate() else {
+                            thread::yield_now();
+                            continue;
+                        };
+                        on_their_way.fetch_add(1, Ordering::SeqCst);
+                        thread::yield_now();
+                        on_their_way.fetch_sub(1, Ordering::SeqCst);
+                        passed.fetch_add(1, Ordering::SeqCst);
+                        drop(passage);
+                    }
+                });
+            }
+            start.wait();
+            while passed.load(Ordering::SeqCst) < PASSAGES {
+                if !entry.close_gate() {
+                    wait_for(&entry, Command::GateClosed);
+                }
+                assert_eq!(on_their_way.load(Ordering::SeqCst), 0);
+                let before = passed.load(Ordering::SeqCst);
+                thread::yield_now();
+                assert_eq!(passed.load(Ordering::SeqCst), before);
+                entry.open_gate();
+                thread::yield_now();
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+    }
+
+    #[test]
+    fn no_command_is_lost_and_each_wakes_the_session() {
+        const EACH: usize = 1000;
+        let entry = entry();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..EACH).for_each(|_| entry.tell(Command::Reload)));
+            }
+            let mut told = 0;
+            while told < 2 * EACH {
+                told += entry.take_commands().len();
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        assert_eq!(entry.take_commands(), []);
     }
 }

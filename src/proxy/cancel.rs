@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Shared,
+    stream::Stream,
     upstream::{self, Place},
 };
 use crate::{
@@ -14,15 +15,31 @@ use crate::{
     wire::CancelKey,
 };
 
-/// How long the server may take to close the connection of a cancel request.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server may take until it has been sent a request.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the server may then take to close the connection. Until it has, the request may hit whatever the session runs
+/// (closing our end, or resetting it, does not withdraw what the server's kernel has taken), and the session's client has
+/// to wait: for less than the twenty seconds and more after which clients give up. A server that never closes such
+/// connections takes no cancels.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(18);
+
+/// How long a client may take to be told farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Serves the connection of a client's request. The client waits for its end, as it would for the server's.
+pub(super) async fn serve(mut stream: Stream, key: &CancelKey, shared: &Shared) {
+    forward(shared, key).await;
+    // TLS has a farewell, and libpq insists on it.
+    drop(tokio::time::timeout(FAREWELL, stream.shutdown()).await);
+}
 
 /// Passes a client's request on, unless an injection of ours runs in that session: it would hit the injection, and the
 /// session has nothing else to cancel.
-pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
+async fn forward(shared: &Shared, key: &CancelKey) {
     let Some(entry) = shared.registry.find(key) else {
         let config = shared.config.borrow().clone();
-        // Whose it is only a server can say.
+        // Only a server knows whose key it is.
         for (index, address) in config.upstream.addresses.iter().enumerate() {
             let way = upstream::ways(address, &config.upstream).first();
             let way = *way.unwrap_or(&Encryption::No);
@@ -32,9 +49,9 @@ pub(super) async fn forward(shared: &Shared, key: &CancelKey) {
         }
         return;
     };
-    if entry.enter_gate() {
+    if let Some(passage) = entry.enter_gate() {
         send_for(&entry, key).await;
-        entry.leave_gate();
+        drop(passage);
     }
 }
 
@@ -59,18 +76,32 @@ pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
 /// Sends a request and waits until the server has closed its connection: from then on it cannot hit a later statement
 /// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
 async fn send(place: Place<'_>, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
-    let exchange = async {
+    let sending = async {
         let mut stream = upstream::connect(place, upstream, encryption)
             .await
             .map_err(io::Error::other)?;
         stream.write_all(&key.request()).await?;
         stream.flush().await?;
-        // A server that refuses the key closes just the same.
-        stream.read_to_end(&mut Vec::new()).await
+        io::Result::Ok(stream)
     };
-    match tokio::time::timeout(TIMEOUT, exchange).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%place, %error, "a cancel request failed"),
-        Err(_) => tracing::warn!(%place, "a cancel request was not answered within {TIMEOUT:?}"),
+    let mut stream = match tokio::time::timeout(SEND_TIMEOUT, sending).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::warn!(%place, %error, "a cancel request could not be sent");
+            return;
+        }
+        Err(_) => {
+            tracing::warn!(%place, "a cancel request could not be sent within {SEND_TIMEOUT:?}");
+            return;
+        }
+    };
+    // A server that refuses the key closes just the same, and one that is gone has nothing to cancel.
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(CLOSE_TIMEOUT, stream.read_to_end(&mut answer)).await;
+    if closed.is_err() {
+        tracing::warn!(
+            %place,
+            "the server has not closed a cancel request within {CLOSE_TIMEOUT:?}: it may yet cancel a later statement"
+        );
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     policy::Identity,
     session::{ChannelBinding, Opening, Session, event::Who},
     wire::{
-        self, Startup, StartupPacket,
+        self, CancelKey, Startup, StartupPacket,
         originate::{self, Report},
         parse_startup,
     },
@@ -41,17 +41,28 @@ pub(super) fn serve(
     // The handshake's state is large and short-lived: it lives in a box of its own.
     let opening = Box::pin(open_in_time(stream, client, Arc::clone(&worker)));
     async move {
-        if let Some(relay) = opening.await {
-            relay::run(relay, worker).await;
+        match opening.await {
+            Some(Opened::Session(relay)) => relay::run(relay, worker).await,
+            Some(Opened::Cancel(stream, key)) => {
+                Box::pin(cancel::serve(stream, &key, &worker.shared)).await;
+            }
+            None => {}
         }
     }
+}
+
+/// What a connection turned out to be.
+enum Opened {
+    Session(Box<Relay>),
+    /// A CancelRequest: nothing of what follows is the client's to hurry.
+    Cancel(Stream, CancelKey),
 }
 
 async fn open_in_time(
     stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
-) -> Option<Box<Relay>> {
+) -> Option<Opened> {
     let limit = worker.config().startup_timeout;
     let opening = open(stream, client, worker);
     let Some(limit) = limit else {
@@ -69,7 +80,7 @@ async fn open(
     mut stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
-) -> Option<Box<Relay>> {
+) -> Option<Opened> {
     let config = worker.config();
     let client = match announced(&mut stream, &config).await {
         Ok(announced) => announced.or(client),
@@ -101,18 +112,14 @@ async fn open(
                     stream.write_all(b"N").await.ok()?;
                 }
             }
-            Startup::Cancel(key) => {
-                cancel::forward(&worker.shared, &key).await;
-                // TLS has a farewell, and libpq insists on it.
-                drop(stream.shutdown().await);
-                return None;
-            }
+            Startup::Cancel(key) => return Some(Opened::Cancel(stream, key)),
             Startup::Session(startup) => {
                 let early = bytes.to_vec();
                 match connect(&startup, &packet, &stream, client, &worker, &config).await {
                     Ok((session, (server, answer), entry)) => {
                         let early = (early, answer);
-                        return Some(Box::new(Relay::new(session, stream, server, early, entry)));
+                        let relay = Relay::new(session, stream, server, early, entry);
+                        return Some(Opened::Session(Box::new(relay)));
                     }
                     Err(report) => break report,
                 }

@@ -395,7 +395,9 @@ impl Relay {
                 Command::Drain => self.session.drain(),
                 Command::Shutdown => self.session.shut_down(),
                 Command::Reload => self.identify(worker),
-                Command::GateClosed => self.session.gate_closed(now),
+                // It may have been opened since.
+                Command::GateClosed if self.entry.gate_is_closed() => self.session.gate_closed(now),
+                Command::GateClosed => {}
                 Command::CancelClosed => self.session.cancel_closed(now),
             }
         }
@@ -426,12 +428,11 @@ impl Relay {
     }
 
     fn cancel(&self) {
-        let entry = Arc::clone(&self.entry);
+        let sent = CancelSent(Arc::clone(&self.entry));
         tokio::spawn(async move {
-            if let Some(key) = entry.key() {
-                cancel::send_for(&entry, key).await;
+            if let Some(key) = sent.0.key() {
+                cancel::send_for(&sent.0, key).await;
             }
-            entry.tell(Command::CancelClosed);
         });
     }
 
@@ -527,6 +528,15 @@ impl Relay {
         };
         let taken = tokio::time::timeout(LINGER, farewell).await;
         matches!(taken, Ok(Ok(()))).then_some(client)
+    }
+}
+
+/// A CancelRequest of ours on its way: the session is told when this is dropped, whatever becomes of the task.
+struct CancelSent(Arc<Entry>);
+
+impl Drop for CancelSent {
+    fn drop(&mut self) {
+        self.0.tell(Command::CancelClosed);
     }
 }
 

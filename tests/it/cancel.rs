@@ -1,5 +1,7 @@
 //! Cancelling a statement through the proxy, as psql and the drivers do it.
 
+use std::time::Duration;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -14,6 +16,7 @@ use crate::support::{
     program::start_psql,
     proxy::Proxy,
     server::{newest, on_every_server},
+    valve::Valve,
     wait_for,
     wire::Client,
 };
@@ -188,4 +191,58 @@ fn cancels_go_through_a_pooler() {
     canceller.send(&cancel_request(&client.backend_key));
     assert_eq!(canceller.until_closed(), "closed");
     assert_eq!(client.until_ready(), "T / E 57014 / Z I");
+}
+
+/// A client's cancel that takes longer than a client may take to start up.
+#[test]
+fn a_cancel_request_that_takes_long_leaves_the_limits_in_force() {
+    on_every_server(|server| {
+        let database = server.database();
+        let way = Valve::open(&database);
+        let rules =
+            "startup_timeout = '400ms'\n[[rule]]\nname = 'all'\nidle = { rollback = '200ms' }";
+        let proxy = Proxy::with_rules(way.endpoint(), rules);
+        let mut client = Client::connect(proxy.endpoint());
+        way.block_cancels(true);
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&client.backend_key));
+        canceller.hears_nothing_for(Duration::from_millis(800));
+        way.block_cancels(false);
+        assert_eq!(canceller.until_closed(), "closed");
+        for _ in 0..2 {
+            let before = proxy.incidents().len();
+            client.run("BEGIN");
+            wait_for("the rollback", || {
+                (proxy.incidents().len() > before).then_some(())
+            });
+            assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+        }
+    });
+}
+
+/// Our own cancel is on its way for longer than the statement that it is meant for runs: the client waits for it, and no
+/// later statement is hit.
+#[test]
+fn a_cancel_of_ours_that_is_late_hits_nothing_else() {
+    on_every_server(|server| {
+        let database = server.database();
+        let way = Valve::open(&database);
+        let rules = "[[rule]]\nname = 'all'\nage = { rollback = '500ms' }";
+        let proxy = Proxy::with_rules(way.endpoint(), rules);
+        let mut client = Client::connect(proxy.endpoint());
+        client.begin("INSERT INTO t VALUES (2, 'two')");
+        way.block_cancels(true);
+        assert_eq!(
+            client.query("SELECT pg_sleep(1)"),
+            "T / D  / C SELECT 1 / Z T"
+        );
+        client.send(&query("ROLLBACK"));
+        client.hears_nothing_for(Duration::from_secs(11));
+        way.block_cancels(false);
+        assert_eq!(client.until_ready(), "C ROLLBACK / Z I");
+        assert_eq!(
+            client.query("SELECT pg_sleep(2)"),
+            "T / D  / C SELECT 1 / Z I"
+        );
+    });
 }

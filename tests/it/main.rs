@@ -31,6 +31,7 @@ mod release_question;
 mod rollback;
 mod sizes;
 mod startup;
+mod stuck;
 mod target_session_attrs;
 mod terminate;
 mod tls;

@@ -112,6 +112,7 @@ impl Session {
     pub(super) fn abandon_ending(&mut self) {
         if self.ending_step() == Some(Step::Gate) {
             self.put_off();
+            self.actions.push_back(Action::OpenGate);
         }
     }
 

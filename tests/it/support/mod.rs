@@ -11,6 +11,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod realm;
 pub(crate) mod server;
+pub(crate) mod valve;
 pub(crate) mod wire;
 
 use std::{
