@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank release-cases drivers test-postgres
+.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers test-postgres
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -46,6 +46,9 @@ bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a n
 release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number, SUBJECT=name; one of them: CASE=number
 	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SUBJECT='$(SUBJECT)' RELEASE_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it release_changes_nothing -- --nocapture
+
+hidden-requests: setup ## Send every hidden request and every COMMIT in every way, which takes half an hour
+	HIDDEN_REQUESTS=all cargo test --locked --test it whatever_a_library_sent -- --nocapture
 
 drivers: setup ## Write the table of docs/drivers.md anew
 	WRITE_DRIVERS=1 cargo test --locked --test it the_table_of_drivers

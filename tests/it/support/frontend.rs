@@ -145,3 +145,39 @@ pub(crate) fn function_call(oid: u32, arguments: &[&str]) -> Vec<u8> {
 pub(crate) fn unnamed(sql: &str) -> Vec<u8> {
     [parse("", sql), bind("", "", &[]), execute("", 0)].concat()
 }
+
+/// Messages in a notation of one line, divided by ` | `, with `-` for an empty name: `Q SQL`, `P STATEMENT SQL`,
+/// `B PORTAL STATEMENT`, `D S STATEMENT`, `D P PORTAL`, `E PORTAL`, `C S STATEMENT`, `C P PORTAL`, `F OID ARGUMENT …`, `H`
+/// (Flush) and `S` (Sync).
+pub(crate) fn messages(notation: &str) -> Vec<Vec<u8>> {
+    let name = |word: &str| {
+        if word == "-" {
+            String::new()
+        } else {
+            word.to_owned()
+        }
+    };
+    notation
+        .split(" | ")
+        .map(|noted| {
+            let (tag, rest) = noted.split_once(' ').unwrap_or((noted, ""));
+            let (first, second) = rest.split_once(' ').unwrap_or((rest, ""));
+            match tag {
+                "Q" => query(rest),
+                "P" => parse(&name(first), second),
+                "B" => bind(&name(first), &name(second), &[]),
+                "E" => execute(&name(first), 0),
+                "D" if first == "S" => describe_statement(&name(second)),
+                "D" => describe_portal(&name(second)),
+                "C" => message(b'C', &[first.as_bytes(), &text(&name(second))].concat()),
+                "F" => {
+                    let arguments: Vec<_> = second.split_whitespace().collect();
+                    function_call(first.parse().unwrap(), &arguments)
+                }
+                "H" => flush(),
+                "S" => sync(),
+                _ => panic!("not a message: {noted}"),
+            }
+        })
+        .collect()
+}
