@@ -536,7 +536,7 @@ impl Session {
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let tag = BackendTag::from(frame.tag);
         let spent = tag == BackendTag::ErrorResponse && self.is_spent_cancel(frame);
-        let transaction = self.state.transaction.started;
+        let transaction = self.state.transaction.number;
         if let Some(finished) = self.state.received(frame, now) {
             self.record(*finished);
         }
@@ -544,7 +544,7 @@ impl Session {
             return Verdict::Drop;
         }
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
-        if idle || self.state.transaction.started != transaction {
+        if idle || self.state.transaction.number != transaction {
             self.taken = [0; 5];
         }
         if tag == BackendTag::ReadyForQuery {

@@ -192,7 +192,7 @@ impl Session {
         match &mut self.ending {
             // What AND CHAIN has begun is no transaction that the client knows of.
             Some(ending) if control == Control::CommitAndChain => {
-                ending.transaction = self.state.transaction.started;
+                ending.transaction = self.state.transaction.number;
             }
             Some(_) | None => self.telling = None,
         }

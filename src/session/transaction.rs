@@ -63,6 +63,8 @@ pub(super) struct Ended {
 /// The transaction that is open, or the statement that runs outside of one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transaction {
+    /// Which of the session's transactions it is: two may begin at the same instant. Counted by [`clear`](Self::clear).
+    pub(super) number: u64,
     /// When the request that opened it was sent; `None` when nothing is open and nothing runs.
     pub(super) started: Option<Instant>,
     /// Whether the server has answered anything in it: it may hold locks.
@@ -268,12 +270,13 @@ impl Transaction {
         ran.chain(running).collect()
     }
 
-    /// Forgets it, and keeps a little memory for the next one.
+    /// Forgets it and makes way for the next one, for which a little memory is kept.
     pub(super) fn clear(&mut self) {
         let mut statements = std::mem::take(&mut self.statements);
         statements.clear();
         statements.shrink_to(4);
         *self = Self {
+            number: self.number + 1,
             statements,
             ..Self::default()
         };

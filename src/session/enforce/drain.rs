@@ -76,7 +76,7 @@ impl Session {
                 ..
             })
         );
-        let over = ending.transaction != self.state.transaction.started;
+        let over = ending.transaction != self.state.transaction.number;
         if !in_flight && (over || self.state.pending.is_empty()) {
             self.next_step(now);
         }
@@ -84,10 +84,10 @@ impl Session {
 
     /// Whether the command that was just completed leaves nothing that a cancel of ours could still end.
     ///
-    /// `before` is when the transaction began that was open in front of it.
-    pub(in crate::session) fn outruns_cancel(&self, before: Option<Instant>) -> bool {
+    /// `before` is the number of the transaction that was open in front of it.
+    pub(in crate::session) fn outruns_cancel(&self, before: u64) -> bool {
         let transaction = &self.state.transaction;
-        let ended = transaction.started != before;
+        let ended = transaction.number != before;
         self.cancelled && (ended || !transaction.explicit && self.is_carried_out())
     }
 

@@ -46,8 +46,8 @@ pub(super) struct Ending {
     /// What will be reported about it; the facts are those of the moment when the limit was reached.
     incident: Incident,
     step: Step,
-    /// When the transaction began: a later one must not be hit.
-    pub(super) transaction: Option<Instant>,
+    /// The number of the transaction: a later one must not be hit.
+    pub(super) transaction: u64,
     /// Whether the client has been sent an ErrorResponse for this transaction, and has not recovered from it.
     told: bool,
     /// Whether the client is in the middle of a batch that has to fail with our error.
@@ -86,7 +86,7 @@ impl Session {
         self.ending = Some(Box::new(Ending {
             incident,
             step: Step::Gate,
-            transaction: self.state.transaction.started,
+            transaction: self.state.transaction.number,
             told: failed || self.state.pending.skipping(),
             in_batch: false,
             cancels: 0,
@@ -193,7 +193,7 @@ impl Session {
         };
         let (pending, transaction) = (&self.state.pending, &self.state.transaction);
         let quiet = pending.is_empty();
-        let over = ending.transaction != transaction.started || quiet && !transaction.open;
+        let over = ending.transaction != transaction.number || quiet && !transaction.open;
         let terminate = ending.incident.action == policy::Action::Terminate;
         if ending.incident.action == policy::Action::Release && !over {
             self.ask();

@@ -680,6 +680,39 @@ fn the_error_of_a_cancel_behind_a_commit_is_not_told() {
     );
 }
 
+/// Both end at the same instant, as far as the clock can tell.
+#[test]
+fn the_error_of_a_cancel_behind_the_second_of_two_commits_is_not_told() {
+    check(
+        "age: rollback 3s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: P - SELECT pg_sleep(60) | B - - | E - | P - COMMIT | B - - | E -
+         C: P - BEGIN | B - - | E - | P - COMMIT | B - - | E - | S
+         +3s
+         cancelled
+         S: 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | 1 | 2 | C BEGIN | 1 | 2 | C COMMIT | E 57014 | Z I",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: P - SELECT pg_sleep(60) | B - - | E - | P - COMMIT | B - - | E -
+              > P - SELECT pg_sleep(60) | B | E | P - COMMIT | B | E
+            C: P - BEGIN | B - - | E - | P - COMMIT | B - - | E - | S
+              > P - BEGIN | B | E | P - COMMIT | B | E | S
+            +3s
+              ! Cancel
+            cancelled
+            S: 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | 1 | 2 | C BEGIN | 1 | 2 | C COMMIT | E 57014 | Z I
+              < 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | 1 | 2 | C BEGIN | 1 | 2 | C COMMIT | Z I
+              * transaction commit of 3 statement(s)
+              * age rollback moot at 3s in "active" after 0ns
+              * transaction commit of 2 statement(s)
+        "#]],
+    );
+}
+
 #[test]
 fn a_statement_that_was_parsed_meanwhile_is_waited_for() {
     check(
