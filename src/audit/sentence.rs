@@ -168,6 +168,9 @@ fn done(incident: &Incident) -> &'static str {
         Outcome::NotReleasable => "it could not be released, and the next limit stands",
         Outcome::Moot => "it went on by itself before anything was done",
         Outcome::Terminated => "the session was ended",
+        Outcome::NotPossible if incident.why.is_some() => {
+            "nothing was done, and the next limit stands"
+        }
         Outcome::NotPossible => {
             "nothing can be done at this point of the protocol, and the next limit stands"
         }

@@ -1,13 +1,9 @@
 //! Which rung of which ladder is due when: the clocks of a session, read from its position.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     Session,
-    damage::Damage,
     event::{Event, Incident, Outcome, Position},
     report,
     state::{Phase, TransactionStatus},
@@ -40,11 +36,11 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(500);
 
 /// A rung that is waited for.
 #[derive(Clone, Copy, Debug)]
-struct Rung {
-    kind: Kind,
-    action: Action,
-    limit: Duration,
-    at: Instant,
+pub(super) struct Rung {
+    pub(super) kind: Kind,
+    pub(super) action: Action,
+    pub(super) limit: Duration,
+    pub(super) at: Instant,
 }
 
 impl Session {
@@ -140,43 +136,8 @@ impl Session {
         })
     }
 
-    /// Takes note of what somebody saw who looked, and takes the rungs of `blocking` that are due by it.
-    ///
-    /// No other clock rings for them: whoever is ended for keeping others waiting was seen to do so just now.
-    pub fn observed(&mut self, damage: Arc<Damage>, now: Instant) {
-        let waited_for = damage.blocked.iter().flatten().filter(|waiter| {
-            let wanted = self.limits.blocking_mode;
-            wanted.is_none_or(|mode| waiter.mode.as_deref() == Some(mode.name()))
-        });
-        let since = waited_for.map(|waiter| match waiter.waiting {
-            Some(waiting) => now.checked_sub(waiting).unwrap_or(now),
-            None => self.waited_for_since.unwrap_or(now),
-        });
-        self.waited_for_since = since.min();
-        if self.waited_for_since.is_none()
-            && let Some(taken) = self.taken.get_mut(Kind::Blocking.index())
-        {
-            *taken = 0;
-        }
-        let seen = damage.at;
-        self.damage = Some(damage);
-        while self.ending.is_none()
-            && let Some(rung) = self.blocking_rung(seen).filter(|rung| rung.at <= now)
-        {
-            self.take(rung, now);
-        }
-    }
-
-    /// The next rung of `blocking`, where somebody waited when this was `seen` and the session was stuck already.
-    fn blocking_rung(&self, seen: Instant) -> Option<Rung> {
-        let (_, stuck) = self.stuck(self.position())?;
-        let waited_for = self.waited_for_since?;
-        let holds = self.state.transaction.enforced.is_none() && stuck <= seen;
-        holds.then(|| self.rung(Kind::Blocking, stuck.max(waited_for)))?
-    }
-
     /// The kind in which the session is stuck at this position, and since when.
-    fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
+    pub(super) fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
         let transaction = &self.state.transaction;
         let silent_since = self.state.turn_since.max(self.last_client);
         match position {
@@ -249,21 +210,26 @@ impl Session {
 
     /// The next rung of a ladder whose clock runs since then.
     fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
-        let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
-        // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
-        // itself that is stuck.
-        let waiting = self.is_half_forwarded()
-            && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
-        let rungs = self.limits.ladder(kind).rungs().iter();
-        let &(limit, action) = rungs
-            .skip(usize::from(taken))
-            .find(|&&(_, action)| !waiting || action != Action::Rollback)?;
+        let (limit, action) = self.rungs(kind).next()?;
         Some(Rung {
             kind,
             action,
             limit,
             at: since + limit,
         })
+    }
+
+    /// The rungs of a ladder that were not taken and can be.
+    pub(super) fn rungs(&self, kind: Kind) -> impl Iterator<Item = (Duration, Action)> {
+        let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
+        // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
+        // itself that is stuck.
+        let waiting = self.is_half_forwarded()
+            && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
+        let rungs = self.limits.ladder(kind).rungs().iter().copied();
+        rungs
+            .skip(usize::from(taken))
+            .filter(move |&(_, action)| !waiting || action != Action::Rollback)
     }
 
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
@@ -290,7 +256,7 @@ impl Session {
         silent && legal && !self.flushed && self.state.phase == Phase::Ready
     }
 
-    fn take(&mut self, rung: Rung, now: Instant) {
+    pub(super) fn take(&mut self, rung: Rung, now: Instant) {
         if let Some(taken) = self.taken.get_mut(rung.kind.index()) {
             *taken += 1;
         }
@@ -329,7 +295,7 @@ impl Session {
         self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
     }
 
-    fn incident(&self, rung: Rung, now: Instant) -> Incident {
+    pub(super) fn incident(&self, rung: Rung, now: Instant) -> Incident {
         let position = self.position();
         let transaction = &self.state.transaction;
         let since = self.stuck(position).map_or(now, |(_, since)| since);

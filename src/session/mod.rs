@@ -6,6 +6,7 @@
 //! verbatim, and nothing is copied or allocated.
 #![warn(clippy::indexing_slicing)]
 
+mod blocking;
 pub mod damage;
 mod enforce;
 pub mod event;
@@ -27,6 +28,7 @@ use bytes::BytesMut;
 
 pub(crate) use self::state::MAX_TEXT;
 use self::{
+    blocking::WaitedFor,
     damage::Damage,
     enforce::{Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
@@ -170,7 +172,7 @@ pub struct Session {
     /// What somebody saw who looked, since the client last spoke.
     damage: Option<Arc<Damage>>,
     /// Since when somebody waits for what the session holds, as far as that is known.
-    waited_for_since: Option<Instant>,
+    waited_for: WaitedFor,
     /// When the client last sent anything.
     last_client: Instant,
     /// Since when the client has not taken a byte of what is due to it.
@@ -235,7 +237,7 @@ impl Session {
             events: VecDeque::new(),
             taken: [0; 5],
             damage: None,
-            waited_for_since: None,
+            waited_for: WaitedFor::default(),
             last_client: now,
             client_blocked_since: None,
             server_blocked: false,
@@ -527,7 +529,7 @@ impl Session {
             let [idle, failed, stalled, _, blocking] = &mut self.taken;
             (*idle, *failed, *stalled, *blocking) = (0, 0, 0, 0);
             self.damage = None;
-            self.waited_for_since = None;
+            self.waited_for = WaitedFor::default();
         }
         self.state.sent(frame, now);
         Verdict::Pass

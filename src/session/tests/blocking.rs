@@ -25,7 +25,7 @@ fn a_session_that_keeps_others_waiting_is_ended_when_that_is_seen_to_last_too_lo
              seen: 400ms for AccessExclusiveLock
              +500ms
              +100ms
-             seen: 1s for AccessExclusiveLock, 3ms for AccessShareLock
+             seen: 1s for AccessExclusiveLock; 3ms for AccessShareLock
              S: C ROLLBACK | C BEGIN | E 22P02 | Z E
              seen: 5s for AccessExclusiveLock
              +1h
@@ -47,7 +47,7 @@ fn a_session_that_keeps_others_waiting_is_ended_when_that_is_seen_to_last_too_lo
               * blocking log logged at 0ns in "idle in transaction" after 3601s
             +500ms
             +100ms
-            seen: 1s for AccessExclusiveLock, 3ms for AccessShareLock
+            seen: 1s for AccessExclusiveLock; 3ms for AccessShareLock
               > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after keeping others waiting for 1 s'::pg_catalog.int4
             S: C ROLLBACK | C BEGIN | E 22P02 | Z E
               * transaction enforced of 2 statement(s)
@@ -167,8 +167,8 @@ fn only_those_who_want_the_mode_of_the_rule_count() {
         &format!(
             "{READ}
              +1h
-             seen: 5s for ShareLock, 900ms for AccessExclusiveLock
-             seen: 5s for ShareLock, 1s for AccessExclusiveLock"
+             seen: 5s for ShareLock; 900ms for AccessExclusiveLock
+             seen: 5s for ShareLock; 1s for AccessExclusiveLock"
         ),
         &expect![[r#"
             C: Q BEGIN
@@ -180,9 +180,113 @@ fn only_those_who_want_the_mode_of_the_rule_count() {
             S: C SELECT 1 | Z T
               < C SELECT 1 | Z T
             +1h
-            seen: 5s for ShareLock, 900ms for AccessExclusiveLock
-            seen: 5s for ShareLock, 1s for AccessExclusiveLock
+            seen: 5s for ShareLock; 900ms for AccessExclusiveLock
+            seen: 5s for ShareLock; 1s for AccessExclusiveLock
               * blocking log logged at 1s in "idle in transaction" after 3600s
+        "#]],
+    );
+}
+
+#[test]
+fn nobody_is_ended_for_those_whom_that_does_not_free() {
+    check(
+        "blocking: log 0s, release 1s, rollback 2s, terminate 5s",
+        &format!(
+            "{READ}
+             seen: 1s for ExclusiveLock, freed by terminate
+             +1s
+             seen: 2s for ExclusiveLock, freed by terminate
+             +1s
+             seen: 3s for ExclusiveLock, freed by terminate
+             +1s
+             seen: 4s for ExclusiveLock, freed by terminate
+             +2s
+             seen: 6s for ExclusiveLock, freed by terminate"
+        ),
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z T
+              < C SELECT 1 | Z T
+            seen: 1s for ExclusiveLock, freed by terminate
+              * blocking log logged at 0ns in "idle in transaction" after 0ns
+            +1s
+            seen: 2s for ExclusiveLock, freed by terminate
+              * blocking release not_possible at 1s in "idle in transaction" after 1s
+            +1s
+            seen: 3s for ExclusiveLock, freed by terminate
+              * blocking rollback not_possible at 2s in "idle in transaction" after 2s
+            +1s
+            seen: 4s for ExclusiveLock, freed by terminate
+            +2s
+            seen: 6s for ExclusiveLock, freed by terminate
+              ! close: policy
+              * blocking terminate terminated at 5s in "idle in transaction" after 5s
+              > X
+              < E FATAL 25P03 (ours)
+        "#]],
+    );
+    check(
+        "blocking: rollback 2s, terminate 5s",
+        &format!(
+            "{READ}
+             +10s
+             seen: 9s for ShareLock, freed by nothing
+             seen: 9s for ShareLock, freed by nothing"
+        ),
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z T
+              < C SELECT 1 | Z T
+            +10s
+            seen: 9s for ShareLock, freed by nothing
+              * blocking rollback not_possible at 2s in "idle in transaction" after 10s
+              * blocking terminate not_possible at 5s in "idle in transaction" after 10s
+            seen: 9s for ShareLock, freed by nothing
+        "#]],
+    );
+}
+
+#[test]
+fn those_whom_it_does_free_count_from_their_own_time() {
+    check(
+        BLOCKING,
+        &format!(
+            "{READ}
+             +1h
+             seen: 9s for ShareLock, freed by nothing; 900ms for ShareLock
+             +100ms
+             seen: 9s for ShareLock, freed by nothing; ? for ShareLock
+             +1s
+             seen: 9s for ShareLock, freed by nothing; ? for ShareLock"
+        ),
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z T
+              < C SELECT 1 | Z T
+            +1h
+            seen: 9s for ShareLock, freed by nothing; 900ms for ShareLock
+              * blocking log logged at 0ns in "idle in transaction" after 3600s
+              * blocking rollback not_possible at 1s in "idle in transaction" after 3600s
+            +100ms
+            seen: 9s for ShareLock, freed by nothing; ? for ShareLock
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after keeping others waiting for 1 s'::pg_catalog.int4
+            +1s
+            seen: 9s for ShareLock, freed by nothing; ? for ShareLock
         "#]],
     );
 }

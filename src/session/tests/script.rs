@@ -254,8 +254,13 @@ impl Player {
 
 /// What an observer sees: who waits, as `1s for AccessExclusiveLock, 0ms for ShareLock` or `nobody`; the time may be `?`.
 fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
-    let waiters = waiting.split(", ").filter_map(|waiter| {
+    let waiters = waiting.split("; ").filter_map(|waiter| {
         let (time, mode) = waiter.split_once(" for ")?;
+        let (mode, freed_by) = match mode.split_once(", freed by ") {
+            None => (mode, FreedBy::Rollback),
+            Some((mode, "terminate")) => (mode, FreedBy::Terminate),
+            Some((mode, _)) => (mode, FreedBy::Nothing),
+        };
         Some(Waiter {
             server_pid: 8,
             backend_type: None,
@@ -269,7 +274,7 @@ fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
             blocked_by: [7].into(),
             prepared: [].into(),
             depth: 1,
-            freed_by: FreedBy::Rollback,
+            freed_by,
         })
     });
     Arc::new(Damage {
