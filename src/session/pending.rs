@@ -10,6 +10,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
+use super::in_flight::InFlight;
 use crate::{sql::Control, wire::BackendTag};
 
 /// A kind of request, by what answers it.
@@ -88,8 +89,9 @@ pub(super) struct Pending {
     queue: VecDeque<Request>,
     /// Requests in the queue that earn a ReadyForQuery.
     ready_owed: usize,
-    /// Parse messages in the queue.
-    parses: usize,
+    /// What the Parse and Bind messages in the queue make.
+    statements: InFlight,
+    portals: InFlight,
     /// The server ignores everything up to a Sync that has not been sent yet.
     skipping: bool,
     /// The server takes COPY data, and the client has not ended it.
@@ -136,7 +138,9 @@ impl Pending {
         request.in_batch = self.unsynced && owed.earns_ready() && owed != Owed::Sync;
         self.unsynced = !owed.earns_ready();
         self.ready_owed += usize::from(owed.earns_ready());
-        self.parses += usize::from(owed == Owed::Parse);
+        if let Some(names) = self.made_by(owed) {
+            names.sent(&request.name, &request.text);
+        }
         self.queue.push_back(request);
         true
     }
@@ -228,13 +232,28 @@ impl Pending {
             .is_some_and(|request| request.owed == Owed::Execute)
     }
 
-    /// The newest request of a kind with this name that is still to be answered.
-    pub(super) fn newest(&self, owed: Owed, name: &[u8]) -> Option<&Request> {
-        if owed == Owed::Parse && self.parses == 0 {
-            return None;
+    /// The statement of this name that a Parse still to be answered makes.
+    pub(super) fn statement(&self, name: &[u8]) -> Option<&Text> {
+        self.statements.newest(name)
+    }
+
+    /// The statement behind the portal of this name that a Bind still to be answered makes.
+    pub(super) fn portal(&self, name: &[u8]) -> Option<&Text> {
+        self.portals.newest(name)
+    }
+
+    fn made_by(&mut self, owed: Owed) -> Option<&mut InFlight> {
+        match owed {
+            Owed::Parse => Some(&mut self.statements),
+            Owed::Bind => Some(&mut self.portals),
+            Owed::Query
+            | Owed::FunctionCall
+            | Owed::Describe
+            | Owed::Execute
+            | Owed::Close
+            | Owed::Sync
+            | Owed::CopyEnd => None,
         }
-        let mut requests = self.queue.iter().rev();
-        requests.find(|request| request.owed == owed && &*request.name == name)
     }
 
     /// Notes that the server was sent a CopyFail of our own.
@@ -266,6 +285,8 @@ impl Pending {
         for request in &mut self.queue {
             request.text.certain = false;
         }
+        self.statements.doubt_texts();
+        self.portals.doubt_texts();
     }
 
     /// Forgets a batch that was ended with a Sync of our own.
@@ -362,7 +383,9 @@ impl Pending {
     fn pop(&mut self) -> Option<Request> {
         let request = self.queue.pop_front()?;
         self.ready_owed -= usize::from(request.owed.earns_ready());
-        self.parses -= usize::from(request.owed == Owed::Parse);
+        if let Some(names) = self.made_by(request.owed) {
+            names.done(&request.name);
+        }
         Some(request)
     }
 }

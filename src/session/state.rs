@@ -192,20 +192,16 @@ impl State {
 
     /// The newest statement known by this name, confirmed or still on its way.
     pub(super) fn statement(&self, name: &[u8]) -> Text {
-        let sent = self.pending.newest(Owed::Parse, name);
-        let known = sent.map(|request| &request.text);
-        known
-            .or_else(|| self.prepared.statement(name))
+        let sent = self.pending.statement(name);
+        sent.or_else(|| self.prepared.statement(name))
             .cloned()
             .unwrap_or(Text::UNKNOWN)
     }
 
     /// The statement that the portal of this name runs, confirmed or still on its way.
     pub(super) fn portal(&self, name: &[u8]) -> Text {
-        let sent = self.pending.newest(Owed::Bind, name);
-        let known = sent.map(|request| &request.text);
-        known
-            .or_else(|| self.prepared.portal(name))
+        let sent = self.pending.portal(name);
+        sent.or_else(|| self.prepared.portal(name))
             .cloned()
             .unwrap_or(Text::UNKNOWN)
     }
