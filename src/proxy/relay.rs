@@ -8,7 +8,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, PoisonError},
     task::{Context, Poll, ready},
     time::{Duration, Instant as StdInstant},
@@ -33,6 +33,9 @@ const READ_AHEAD: usize = 64 << 20;
 /// Whole buffers of this many bytes are what a server sends of a long answer (`PQ_SEND_BUFFER_SIZE` in
 /// `src/backend/libpq/pqcomm.c`) and libpq of a long request (`pqPutMsgEnd` in `src/interfaces/libpq/fe-misc.c`).
 const SENT_AT_ONCE: usize = 8192;
+
+/// How long a session may keep its thread from the others, once it has moved what one read gave.
+const TURN: Duration = Duration::from_micros(500);
 
 /// How long a closed session waits for its client to take what was sent and to leave.
 const LINGER: Duration = Duration::from_secs(2);
@@ -202,8 +205,16 @@ impl Relay {
             .scratch
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let mut began = None;
         loop {
             let now = Instant::now().into_std();
+            if now.saturating_duration_since(*began.get_or_insert(now)) >= TURN {
+                // It is woken when the others' sockets have been asked; waking itself, it would come before them.
+                let yielded = pin!(tokio::task::yield_now()).poll(cx);
+                if yielded.is_pending() {
+                    return Poll::Pending;
+                }
+            }
             match self.turn(cx, worker, &mut scratch, now) {
                 Ok(true) => {}
                 Ok(false) => match self.sleep(cx, worker, now) {
@@ -224,35 +235,39 @@ impl Relay {
         now: StdInstant,
     ) -> Result<bool, Closed> {
         self.obey(worker, now);
-        self.pump(Side::Client, cx, scratch, now)?;
+        let mut more = self.pump(Side::Client, cx, scratch, now)?;
         let held = self.session.holds_client();
-        self.pump(Side::Server, cx, scratch, now)?;
+        more |= self.pump(Side::Server, cx, scratch, now)?;
         let acted = self.act(worker, now)?;
         self.publish(worker);
         // A client that was held was not read, and wakes nobody.
         let resumed = held && !self.session.holds_client();
         let unsent = !self.server.blocked && !self.session.output(Side::Server).is_empty();
-        Ok(acted || resumed || unsent)
+        Ok(acted || resumed || unsent || more)
     }
 
-    /// Moves bytes from one side to the other until the one has none or the other takes none.
+    /// Moves bytes from one side to the other until the one has none or the other takes none; true when the time of the
+    /// turn that began at `now` was over before.
     fn pump(
         &mut self,
         from: Side,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
         now: StdInstant,
-    ) -> Result<(), Closed> {
+    ) -> Result<bool, Closed> {
         self.flush(from.other(), cx, now)?;
-        loop {
+        for read in 0.. {
+            if read > 1 && Instant::now().into_std().saturating_duration_since(now) >= TURN {
+                return Ok(true);
+            }
             let waiting = self.session.output(from.other()).len();
             if waiting > READ_AHEAD {
                 self.session.drain_overflowed();
-                return Ok(());
+                return Ok(false);
             }
             let ahead = from == Side::Server && self.session.reads_ahead();
             if waiting > 0 && !ahead || from == Side::Client && self.session.holds_client() {
-                return Ok(());
+                return Ok(false);
             }
             let leg = self.leg(from);
             if leg.held {
@@ -260,9 +275,10 @@ impl Relay {
                 let input = std::mem::take(&mut leg.input);
                 self.splice(from, &input, cx, now)?;
             } else if self.read(from, cx, scratch, now)?.is_pending() {
-                return Ok(());
+                return Ok(false);
             }
         }
+        Ok(false)
     }
 
     fn read(

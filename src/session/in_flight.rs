@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use super::pending::Text;
 
+type Names = HashMap<Box<[u8]>, Newest>;
+
 /// How many requests that are not answered make a name, and what the newest of them makes it stand for.
 #[derive(Clone, Debug)]
 struct Newest {
@@ -18,7 +20,7 @@ struct Newest {
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight {
     unnamed: Option<Newest>,
-    named: Option<Box<HashMap<Box<[u8]>, Newest>>>,
+    named: Option<Box<Names>>,
 }
 
 impl InFlight {
