@@ -72,7 +72,7 @@ impl InFlight {
     pub(super) fn doubt_texts(&mut self) {
         let named = self.named.iter_mut().flat_map(|named| named.values_mut());
         for newest in self.unnamed.iter_mut().chain(named) {
-            newest.text.certain = false;
+            newest.text.doubt();
         }
     }
 }

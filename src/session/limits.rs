@@ -145,7 +145,7 @@ impl Session {
                 Some((Kind::Idle, self.state.turn_since))
             }
             Position::IdleInTransactionAborted => {
-                let holds = transaction.savepoints > 0;
+                let holds = transaction.savepoints.may_be_open();
                 let kind =
                     transaction
                         .enforced
@@ -185,7 +185,8 @@ impl Session {
         let aged = explicit || self.limits.age_implicit;
         // A failed transaction that holds nothing is over but for its ROLLBACK: there is nothing to end, and a Query of
         // ours could take away the unnamed statement which that ROLLBACK was parsed as.
-        let over = position == Position::IdleInTransactionAborted && transaction.savepoints == 0;
+        let over =
+            position == Position::IdleInTransactionAborted && !transaction.savepoints.may_be_open();
         let age = transaction.started.filter(|_| aged && !over);
         let rung = |(kind, since)| self.rung(kind, since);
         let stuck = self.stuck(position).and_then(rung);

@@ -16,6 +16,7 @@ mod pending;
 mod prepared;
 mod report;
 mod sasl;
+mod savepoints;
 mod state;
 mod telling;
 mod transaction;
@@ -27,7 +28,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
-pub(crate) use self::state::MAX_TEXT;
+pub(crate) use self::pending::MAX_TEXT;
 use self::{
     blocking::WaitedFor,
     damage::Damage,

@@ -11,7 +11,13 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::in_flight::InFlight;
-use crate::{sql::Control, wire::BackendTag};
+use crate::{
+    sql::{self, Control, Lexing, Outline},
+    wire::BackendTag,
+};
+
+/// Bytes of a statement's text that are kept.
+pub(crate) const MAX_TEXT: usize = 4096;
 
 /// A kind of request, by what answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +59,8 @@ impl Owed {
 pub(super) struct Text {
     /// The text, cut after a bound; `None` when it is not known.
     pub(super) sql: Option<Arc<str>>,
-    /// What the whole text does to the transaction.
-    pub(super) control: Control,
+    /// What its statements do to the transaction.
+    pub(super) outline: Outline,
     /// Whether all of it is kept, the server reads it as we do, and no parameter is of a type that a user made.
     pub(super) certain: bool,
 }
@@ -63,9 +69,24 @@ impl Text {
     /// A statement of which nothing is known.
     pub(super) const UNKNOWN: Self = Self {
         sql: None,
-        control: Control::Doubtful,
+        outline: Outline::Unknown,
         certain: false,
     };
+
+    /// What the whole text does to the transaction.
+    pub(super) fn control(&self) -> Control {
+        self.outline.control()
+    }
+
+    /// The server may have read it in another way than we did.
+    pub(super) fn doubt(&mut self) {
+        self.certain = false;
+        let sql = self.sql.as_deref().unwrap_or_default().as_bytes();
+        let certain = sql::certain_front(sql);
+        if certain.len() < sql.len() || sql.len() >= MAX_TEXT {
+            self.outline = sql::outline(certain, false, Lexing::default());
+        }
+    }
 }
 
 /// One request that was sent.
@@ -269,21 +290,21 @@ impl Pending {
     /// Whether what runs is a transaction block, or will be one as soon as the server gets to it, whose BEGIN is not
     /// answered: the server keeps that answer in its buffer while it works.
     pub(super) fn begins_block(&self) -> bool {
-        let mut controls = self.running().map(|request| request.text.control);
+        let mut controls = self.running().map(|request| request.text.control());
         matches!(controls.next(), Some(Control::Begin | Control::BeginThen))
             && controls.all(|control| !control.ends_block())
     }
 
     /// Whether what runs ends the transaction block, and nothing else.
     pub(super) fn ends_block(&self) -> bool {
-        let control = self.running().next().map(|request| request.text.control);
+        let control = self.running().next().map(|request| request.text.control());
         control.is_some_and(|control| control.ends_block() && control != Control::RollbackThen)
     }
 
     /// The server may have read the texts that it was sent in another way than we did.
     pub(super) fn doubt_texts(&mut self) {
         for request in &mut self.queue {
-            request.text.certain = false;
+            request.text.doubt();
         }
         self.statements.doubt_texts();
         self.portals.doubt_texts();

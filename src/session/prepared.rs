@@ -91,7 +91,7 @@ impl Prepared {
             .flatten()
             .flat_map(|names| names.values_mut());
         for text in unnamed.into_iter().flatten().chain(named) {
-            text.certain = false;
+            text.doubt();
         }
     }
 

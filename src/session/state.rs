@@ -24,18 +24,15 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     event::TransactionOutcome,
-    pending::{Owed, Pending, Request, Text},
+    pending::{MAX_TEXT, Owed, Pending, Request, Text},
     prepared::Prepared,
     transaction::{Ended, Transaction},
 };
 use crate::{
     policy::Kind,
-    sql::{self, Control, Lexing},
+    sql::{self, Control, Lexing, Outline, SavepointName},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
-
-/// Bytes of a statement's text that are kept.
-pub(crate) const MAX_TEXT: usize = 4096;
 
 /// The first oid that PostgreSQL gives to what users make (`FirstNormalObjectId` in `src/include/access/transam.h`).
 const FIRST_NORMAL_OID: u32 = 16_384;
@@ -172,8 +169,12 @@ impl State {
         } else if let BackendTag::Unknown(_) = tag {
             self.unknown += 1;
         }
-        let front = self.pending.front();
-        let front = front.map(|request| (request.owed, request.text.control));
+        let front = match (tag, self.pending.front()) {
+            (BackendTag::CommandComplete, Some(front)) => {
+                Some((front.owed, front.text.outline.clone()))
+            }
+            (_, _) => None,
+        };
         if let Some(request) = self.pending.answered(tag) {
             self.answered(request, tag, now);
             if self.pending.is_empty() {
@@ -182,12 +183,10 @@ impl State {
         } else if tag == BackendTag::ErrorResponse && self.pending.skipping() {
             self.skips_unasked(now);
         }
-        if tag == BackendTag::CommandComplete {
-            let (owed, control) = front?;
-            self.completed += usize::from(owed == Owed::Query);
-            return self.command(CommandTag::read(frame.body), control, now);
-        }
-        None
+        let (owed, outline) = front?;
+        let statement = outline.statement(self.completed);
+        self.completed += usize::from(owed == Owed::Query);
+        self.command(CommandTag::read(frame.body), statement, now)
     }
 
     /// The newest statement known by this name, confirmed or still on its way.
@@ -208,11 +207,12 @@ impl State {
 
     /// What a whole text does to the transaction.
     pub(super) fn classify(&self, frame: Frame<'_>, text: &[u8]) -> Control {
-        if frame.whole {
-            sql::classify(text, self.lexing)
-        } else {
-            Control::Doubtful
-        }
+        self.outline(frame, text).control()
+    }
+
+    /// What the statements of a text do to the transaction.
+    fn outline(&self, frame: Frame<'_>, text: &[u8]) -> Outline {
+        sql::outline(text, frame.whole, self.lexing)
     }
 
     /// Notes that pgidle has ended the transaction and the server has confirmed it with a ReadyForQuery.
@@ -336,7 +336,7 @@ impl State {
         let lossy = |_| String::from_utf8_lossy(kept).into();
         Text {
             sql: Some(text.map_or_else(lossy, Arc::from)),
-            control: self.classify(frame, sql),
+            outline: self.outline(frame, sql),
             certain: whole && self.lexing.is_server_safe(),
         }
     }
@@ -381,15 +381,15 @@ impl State {
     fn command(
         &mut self,
         tag: CommandTag,
-        control: Control,
+        statement: (Control, Option<&SavepointName>),
         now: Instant,
     ) -> Option<Box<Finished>> {
         if tag == CommandTag::ForgetAll {
             self.prepared.forget_all();
         }
-        let Ended { outcome, chained } = self.transaction.command(tag, control)?;
+        let Ended { outcome, begun } = self.transaction.command(tag, statement)?;
         let finished = self.end(outcome, now);
-        if chained {
+        if begun {
             self.transaction.started = Some(now);
             self.transaction.open = true;
             self.transaction.explicit = true;

@@ -118,7 +118,7 @@ impl Session {
             .state
             .pending
             .front()
-            .map(|request| (request.owed, request.text.control));
+            .map(|request| (request.owed, request.text.control()));
         let verdict = self.pass_server(frame, now);
         let tag = BackendTag::from(frame.tag);
         if tag == BackendTag::CommandComplete
@@ -231,20 +231,20 @@ impl Session {
             }
             FrontendTag::Parse | FrontendTag::Close => Reaction::ForwardAndFlush,
             FrontendTag::Describe => match wire::describe_target(frame.body) {
-                Some((b'P', portal)) if !may_pass(self.state.portal(portal).control, told) => {
+                Some((b'P', portal)) if !may_pass(self.state.portal(portal).control(), told) => {
                     Reaction::Refuse
                 }
                 _ => Reaction::ForwardAndFlush,
             },
             FrontendTag::Bind => match wire::Bind::read(frame.body) {
-                Some(bind) if may_pass(self.state.statement(bind.statement).control, told) => {
+                Some(bind) if may_pass(self.state.statement(bind.statement).control(), told) => {
                     Reaction::ForwardAndFlush
                 }
                 _ => Reaction::Refuse,
             },
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body).unwrap_or_default();
-                if may_pass(self.state.portal(portal).control, told) {
+                if may_pass(self.state.portal(portal).control(), told) {
                     Reaction::ForwardAndFlush
                 } else {
                     Reaction::Refuse

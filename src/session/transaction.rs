@@ -8,8 +8,13 @@ use std::{
 use super::{
     event::{Statement, TransactionOutcome},
     pending::{Request, Text},
+    savepoints::Savepoints,
 };
-use crate::{policy::Kind, sql::Control, wire::CommandTag};
+use crate::{
+    policy::Kind,
+    sql::{Control, SavepointName},
+    wire::CommandTag,
+};
 
 /// Statements kept from the front of a transaction.
 const FIRST: usize = 16;
@@ -56,8 +61,8 @@ impl Refusal {
 pub(super) struct Ended {
     /// What became of it.
     pub(super) outcome: TransactionOutcome,
-    /// Whether the next one began with the same command (AND CHAIN).
-    pub(super) chained: bool,
+    /// Whether the next one has begun, by AND CHAIN or by a BEGIN that shows the end of this one.
+    pub(super) begun: bool,
 }
 
 /// The transaction that is open, or the statement that runs outside of one.
@@ -71,8 +76,10 @@ pub(super) struct Transaction {
     pub(super) open: bool,
     /// Whether it is a transaction block (BEGIN), not the implicit transaction of a statement or batch.
     pub(super) explicit: bool,
-    /// Savepoints that may be open: never fewer than there are.
-    pub(super) savepoints: u32,
+    /// Savepoints that are open, or may be.
+    pub(super) savepoints: Savepoints,
+    /// Whether a ROLLBACK that was answered may have been a full one and not ROLLBACK TO: its text is not known.
+    may_be_over: bool,
     /// In which way it was stuck when pgidle ended it; the client is still in the failed block.
     pub(super) enforced: Option<Kind>,
     /// Time in which the server worked.
@@ -172,35 +179,54 @@ impl Transaction {
         });
     }
 
-    /// Notes a command that was carried out; `control` is what the text of its request does, as far as it is known.
+    /// Notes a command that was carried out; `statement` is what its text does and the savepoint that it names, as far as
+    /// they are known.
     ///
     /// Returns how it ended the transaction, if it did.
-    pub(super) fn command(&mut self, tag: CommandTag, control: Control) -> Option<Ended> {
+    pub(super) fn command(
+        &mut self,
+        tag: CommandTag,
+        (control, savepoint): (Control, Option<&SavepointName>),
+    ) -> Option<Ended> {
         let outcome = match (tag, control) {
             (CommandTag::Commit, _) => TransactionOutcome::Commit,
             (CommandTag::Prepare, _) => TransactionOutcome::Prepared,
             // ROLLBACK TO has the same tag and ends nothing.
-            (CommandTag::Rollback, Control::RollbackTo) => return None,
-            (CommandTag::Rollback, Control::Other | Control::Doubtful) if self.savepoints > 0 => {
+            (CommandTag::Rollback, Control::RollbackTo) => {
+                self.savepoints.rolled_back_to(savepoint);
+                return None;
+            }
+            (CommandTag::Rollback, Control::Other | Control::Doubtful)
+                if self.savepoints.may_be_open() =>
+            {
+                self.savepoints.rolled_back_to(None);
+                self.may_be_over = true;
                 return None;
             }
             (CommandTag::Rollback, _) => TransactionOutcome::Rollback,
+            // A block does not begin in a block: that ROLLBACK was a full one.
+            (CommandTag::Begin, _) if self.may_be_over => {
+                return Some(Ended {
+                    outcome: TransactionOutcome::Rollback,
+                    begun: true,
+                });
+            }
             (CommandTag::Begin, _) => {
                 self.explicit = true;
                 return None;
             }
             (CommandTag::Savepoint, _) => {
-                self.savepoints += 1;
+                self.savepoints.opened(savepoint);
                 return None;
             }
             (CommandTag::Release, _) => {
-                self.savepoints = self.savepoints.saturating_sub(1);
+                self.savepoints.released(savepoint);
                 return None;
             }
             (CommandTag::ForgetAll | CommandTag::Other, _) => return None,
         };
-        let chained = matches!(control, Control::CommitAndChain | Control::RollbackAndChain);
-        Some(Ended { outcome, chained })
+        let begun = matches!(control, Control::CommitAndChain | Control::RollbackAndChain);
+        Some(Ended { outcome, begun })
     }
 
     /// Notes that it was ended by `release`, and begins again: what ran before is done with.

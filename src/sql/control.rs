@@ -1,9 +1,12 @@
 //! Which statements open, end or divide a transaction, told by an exact lexer and the few productions of PostgreSQL's
-//! grammar that matter. It allocates nothing, and leaves a text that cannot be transaction control after a byte or two.
+//! grammar that matter. A text that cannot be transaction control costs a search for `;` and no allocation.
 //!
-//! It does not read names and ids in unusual quotes (`E'…'`, `U&'…'`, `$$…$$`, `U&"…"`): such a text is
-//! [`Control::Other`]. It does not check what follows the first statement of a `;`-list, nor whether a savepoint's
-//! name is a reserved word: the server refuses such a text, and a refusal is an error that the client sees.
+//! It does not check what the other statements of a `;`-list are, nor whether a savepoint's name is a reserved word: the
+//! server refuses such a text, and a refusal is an error that the client sees.
+
+use std::sync::Arc;
+
+use super::lexer::{Lexer, Token};
 
 /// What a text asks of the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +34,7 @@ pub enum Control {
     /// `RELEASE SAVEPOINT` and nothing else.
     Release,
     /// A text whose first statement may be one of those that a failed transaction lets through: it begins with their
-    /// first word, and is a list, or not whole, or has more to it than is read here.
+    /// first word, and is a list, or not wholly known, or has more to it than is read here.
     Doubtful,
     /// Anything else, an empty text and every other list included.
     Other,
@@ -56,11 +59,16 @@ impl Control {
             | Self::Other => false,
         }
     }
+
+    /// Whether it ends the transaction block that it is run in, or a part of it.
+    fn ends_something(self) -> bool {
+        self.ends_block() || self == Self::RollbackTo
+    }
 }
 
 /// The session's settings that change how the server divides a text into tokens.
 ///
-/// A text with neither quotes, backslashes, dollars nor non-ASCII bytes means the same under all of them.
+/// A text with neither quotes, backslashes nor non-ASCII bytes means the same under all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lexing {
     /// `standard_conforming_strings`: when off, a backslash in a plain literal escapes what follows.
@@ -78,29 +86,178 @@ impl Default for Lexing {
     }
 }
 
-/// Tells what a text asks of the transaction. `text` may be in any encoding and need not be valid in it.
-pub fn classify(text: &[u8], lexing: Lexing) -> Control {
-    // The common SELECT, INSERT, UPDATE and DELETE leave here.
+/// The statements of a text, as far as they concern the transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outline {
+    /// Nothing is known of the text.
+    Unknown,
+    /// One statement, which names no savepoint.
+    One(Control),
+    /// Several statements, one that names a savepoint, or none; or a text that is not wholly known.
+    List(Arc<StatementList>),
+}
+
+/// The statements of a text that is not one plain statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatementList {
+    /// How many statements are known; empty ones do not count.
+    count: usize,
+    /// Whether those are all.
+    whole: bool,
+    /// Whether the first one begins like those that a failed transaction lets through.
+    may_end: bool,
+    /// Those that are not [`Control::Other`], in order.
+    controls: Vec<Controlling>,
+}
+
+/// A statement that controls the transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Controlling {
+    /// How many statements stand before it.
+    index: usize,
+    control: Control,
+    savepoint: Option<SavepointName>,
+}
+
+/// The name of a savepoint as the server has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavepointName(Box<[u8]>);
+
+/// Names are cut here (`NAMEDATALEN` in `src/include/pg_config_manual.h`, less the NUL).
+const MAX_NAME: usize = 63;
+
+/// Statements of one text that are followed.
+const MAX_CONTROLS: usize = 256;
+
+impl SavepointName {
+    /// A name without quotes (`downcase_truncate_identifier` in `src/backend/parser/scansup.c`).
+    fn unquoted(name: &[u8]) -> Option<Self> {
+        Self::cut(name.to_ascii_lowercase())
+    }
+
+    /// What stands between the quotes of a name.
+    fn quoted(inside: &[u8]) -> Option<Self> {
+        let mut name = Vec::with_capacity(inside.len());
+        let mut rest = inside;
+        while let Some((&byte, after)) = rest.split_first() {
+            name.push(byte);
+            rest = match after {
+                [b'"', after @ ..] if byte == b'"' => after,
+                _ => after,
+            };
+        }
+        Self::cut(name)
+    }
+
+    /// `None` for a name beyond ASCII: how it is folded and where it is cut depends on the database's encoding.
+    fn cut(mut name: Vec<u8>) -> Option<Self> {
+        name.truncate(MAX_NAME);
+        name.is_ascii().then(|| Self(name.into()))
+    }
+}
+
+impl Outline {
+    /// What the text as a whole asks of the transaction.
+    pub fn control(&self) -> Control {
+        let list = match self {
+            Self::Unknown => return Control::Doubtful,
+            Self::One(control) => return *control,
+            Self::List(list) => list,
+        };
+        let mut controls = list.controls.iter();
+        let first = list.controls.first().filter(|found| found.index == 0);
+        match first.map(|first| first.control) {
+            Some(only) if list.whole && list.count == 1 => only,
+            // Whatever follows it is outside of the block.
+            Some(Control::Rollback) => Control::RollbackThen,
+            Some(Control::Begin) if !controls.any(|found| found.control.ends_something()) => {
+                Control::BeginThen
+            }
+            _ if list.may_end => Control::Doubtful,
+            _ => Control::Other,
+        }
+    }
+
+    /// What the statement does that has so many before it, and the savepoint that it names.
+    pub fn statement(&self, index: usize) -> (Control, Option<&SavepointName>) {
+        match self {
+            Self::One(control) if index == 0 => (*control, None),
+            Self::List(list) => {
+                let found = list.controls.iter().find(|found| found.index == index);
+                found.map_or((Control::Other, None), |found| {
+                    (found.control, found.savepoint.as_ref())
+                })
+            }
+            Self::Unknown | Self::One(_) => (Control::Other, None),
+        }
+    }
+
+    /// How many statements the text has; `None` when that is not known.
+    pub fn count(&self) -> Option<usize> {
+        match self {
+            Self::Unknown => None,
+            Self::One(_) => Some(1),
+            Self::List(list) => list.whole.then_some(list.count),
+        }
+    }
+
+    /// What each of the statements does that controls the transaction, in order.
+    pub fn controls(&self) -> impl Iterator<Item = Control> {
+        let (one, list) = match self {
+            Self::Unknown => (None, None),
+            Self::One(control) => (Some(*control), None),
+            Self::List(list) => (None, Some(&list.controls)),
+        };
+        let one = one.filter(|control| *control != Control::Other);
+        let listed = list.into_iter().flatten().map(|found| found.control);
+        one.into_iter().chain(listed)
+    }
+}
+
+/// Divides a text into its statements. `text` may be in any encoding and need not be valid in it; when it is not `whole`
+/// there is more that is not known.
+pub fn outline(text: &[u8], whole: bool, lexing: Lexing) -> Outline {
     let may_be_control = match text {
         [b's' | b'S', second, ..] => matches!(second, b't' | b'T' | b'a' | b'A'),
         [first, ..] => matches!(
             first.to_ascii_lowercase(),
             b'a' | b'b' | b'c' | b'e' | b'p' | b'r' | b'/' | b'-' | b';' | b' ' | b'\t'..=b'\r'
         ),
-        [] => false,
+        [] => true,
     };
-    if !may_be_control {
-        return Control::Other;
+    let several = may_have_several(text);
+    // The common SELECT, INSERT, UPDATE and DELETE leave here.
+    if whole && !may_be_control && !several {
+        return Outline::One(Control::Other);
     }
-    let (control, decisive) = Parser::new(text).list();
-    let certain = control != Control::Other && lexing.is_certain_of(decisive);
-    if certain {
-        control
-    } else if Parser::new(text).may_end_block() {
-        Control::Doubtful
+    let known = if lexing.client_only_encoding && !text.is_ascii() {
+        certain_front(text)
     } else {
-        Control::Other
+        text
+    };
+    let whole = whole && known.len() == text.len();
+    if whole && !several {
+        Parser::new(known, lexing).only()
+    } else {
+        Parser::new(known, lexing).list(whole)
     }
+}
+
+/// Whether anything but blanks and semicolons follows a `;`, be it inside of a string or not.
+fn may_have_several(text: &[u8]) -> bool {
+    let rest = memchr::memchr(b';', text).and_then(|at| text.get(at..));
+    rest.is_some_and(|rest| {
+        let is_nothing = |b: &u8| matches!(b, b';' | b' ' | b'\t'..=b'\r');
+        !rest.iter().all(is_nothing)
+    })
+}
+
+/// The front of a text that means the same under all settings (see [`Lexing`]).
+pub fn certain_front(text: &[u8]) -> &[u8] {
+    let in_doubt = text
+        .iter()
+        .position(|b| matches!(b, b'\'' | b'\\' | 0x80..));
+    in_doubt.and_then(|end| text.get(..end)).unwrap_or(text)
 }
 
 /// Whether this is an encoding in which a byte of a multibyte character can look like ASCII, and which PostgreSQL
@@ -117,97 +274,165 @@ impl Lexing {
     pub fn is_server_safe(self) -> bool {
         self.standard_conforming_strings && !self.client_only_encoding
     }
-
-    /// Whether the server divides this text into the tokens that we see.
-    fn is_certain_of(self, text: &[u8]) -> bool {
-        let has_escapes = || text.iter().any(|b| matches!(b, b'\'' | b'\\' | b'$'));
-        (self.standard_conforming_strings || !has_escapes())
-            && (!self.client_only_encoding || text.is_ascii())
-    }
 }
 
-/// One token, as `src/backend/parser/scan.l` divides them; what no production here asks for is [`Token::Junk`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    /// A keyword or an unquoted name.
-    Word(&'a [u8]),
-    /// A quoted name.
-    Name,
-    /// A plain literal.
-    Literal,
-    Comma,
-    Semicolon,
-    /// The end of the text.
-    End,
-    /// Any other token, or a text that breaks off inside one.
-    Junk,
+/// The first words of the statements that a failed transaction lets through (`IsTransactionExitStmt` in
+/// `src/backend/tcop/postgres.c`).
+const ENDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
+
+impl From<StatementList> for Outline {
+    fn from(list: StatementList) -> Self {
+        Self::List(Arc::new(list))
+    }
 }
 
 /// Reads statements with one token of lookahead.
 struct Parser<'a> {
-    text: &'a [u8],
-    rest: &'a [u8],
+    lexer: Lexer<'a>,
     next: Token<'a>,
+    /// The savepoint that the statement names.
+    savepoint: Option<SavepointName>,
 }
 
 impl<'a> Parser<'a> {
-    fn new(text: &'a [u8]) -> Self {
-        let mut parser = Self {
-            text,
-            rest: text,
-            next: Token::End,
-        };
-        parser.advance();
-        parser
-    }
-
-    /// The whole text: statements between semicolons, where empty ones do not count; and the front of the text that
-    /// decides it, however the rest is divided into tokens.
-    fn list(mut self) -> (Control, &'a [u8]) {
-        let text = self.text;
-        self.skip_semicolons();
-        let first = self.statement();
-        let until_semicolon = text.len() - self.rest.len();
-        let ended = self.skip_semicolons();
-        match (self.next, first) {
-            (Token::End, control) => (control, text),
-            (_, Control::Rollback) if ended => (
-                Control::RollbackThen,
-                text.get(..until_semicolon).unwrap_or(text),
-            ),
-            // In unusual quotes what looks like the end of a statement may be none.
-            (_, Control::Begin) if ended && !text.iter().any(|b| matches!(b, b'\\' | b'$')) => {
-                (self.rest_of_block(), text)
-            }
-            (_, _) => (Control::Other, text),
+    fn new(text: &'a [u8], lexing: Lexing) -> Self {
+        let mut lexer = Lexer::new(text, !lexing.standard_conforming_strings);
+        Self {
+            next: lexer.next(),
+            lexer,
+            savepoint: None,
         }
     }
 
-    /// Whether the first statement begins as those do that a failed transaction lets through.
-    fn may_end_block(mut self) -> bool {
-        self.skip_semicolons();
-        ENDS.into_iter().any(|word| self.take(word))
+    /// A text that is one statement or none.
+    fn only(&mut self) -> Outline {
+        self.skip_empty();
+        if self.next == Token::End {
+            return StatementList {
+                count: 0,
+                whole: true,
+                may_end: false,
+                controls: Vec::new(),
+            }
+            .into();
+        }
+        let may_end = self.may_end(true);
+        let control = self.statement();
+        match (self.at_end(), self.savepoint.take()) {
+            (true, None) if control != Control::Other => Outline::One(control),
+            (true, savepoint @ Some(_)) => StatementList {
+                count: 1,
+                whole: true,
+                may_end,
+                controls: vec![Controlling {
+                    index: 0,
+                    control,
+                    savepoint,
+                }],
+            }
+            .into(),
+            _ if may_end => Outline::One(Control::Doubtful),
+            _ => Outline::One(Control::Other),
+        }
     }
 
-    fn skip_semicolons(&mut self) -> bool {
-        let found = self.next == Token::Semicolon;
+    /// Statements between semicolons. The last one of a text that is not `whole` is not known.
+    fn list(&mut self, whole: bool) -> Outline {
+        self.skip_empty();
+        let mut list = StatementList {
+            count: 0,
+            whole,
+            may_end: self.may_end(whole),
+            controls: Vec::new(),
+        };
+        loop {
+            self.skip_empty();
+            if self.next == Token::End {
+                return list.into();
+            }
+            self.savepoint = None;
+            let control = self.statement();
+            let alone = self.at_end();
+            self.skip_statement();
+            if self.next == Token::End && !whole {
+                return list.into();
+            }
+            if alone && control != Control::Other {
+                if list.controls.len() == MAX_CONTROLS {
+                    list.whole = false;
+                    return list.into();
+                }
+                list.controls.push(Controlling {
+                    index: list.count,
+                    control,
+                    savepoint: self.savepoint.take(),
+                });
+            }
+            list.count += 1;
+        }
+    }
+
+    /// Whether the statement begins like those that a failed transaction lets through, as far as it is known.
+    fn may_end(&self, whole: bool) -> bool {
+        let cut = !whole && self.lexer.is_at_end();
+        match self.next {
+            Token::Word(word) => cut || ENDS.iter().any(|end| word.eq_ignore_ascii_case(end)),
+            Token::End => cut,
+            Token::Quoted(_)
+            | Token::Escaped
+            | Token::String
+            | Token::Comma
+            | Token::Dot
+            | Token::Semicolon
+            | Token::Open
+            | Token::Close
+            | Token::Other => false,
+        }
+    }
+
+    /// Goes past semicolons.
+    fn skip_empty(&mut self) {
         while self.next == Token::Semicolon {
             self.advance();
         }
-        found
     }
 
-    /// The statements behind BEGIN, told by their first words alone.
-    fn rest_of_block(mut self) -> Control {
-        let mut starts = true;
-        while self.next != Token::End {
-            if starts && ENDS.into_iter().any(|word| self.take(word)) {
-                return Control::Other;
+    /// Goes to the end of a statement. A semicolon ends it unless it stands in the parentheses of CREATE RULE or in the
+    /// body of a routine (`BEGIN ATOMIC … END`), where CASE has an END of its own.
+    fn skip_statement(&mut self) {
+        let created = self.take(b"create");
+        if created && self.take(b"or") {
+            self.take(b"replace");
+        }
+        let routine = created && (self.take(b"function") || self.take(b"procedure"));
+        let (mut parentheses, mut blocks) = (0_usize, 0_usize);
+        let mut before = Token::Other;
+        while self.next != Token::End
+            && (self.next != Token::Semicolon || parentheses > 0 || blocks > 0)
+        {
+            let is = |token, word: &[u8]| matches!(token, Token::Word(found) if found.eq_ignore_ascii_case(word));
+            // What follows AS or a dot is a name.
+            let keyword = routine && parentheses == 0 && before != Token::Dot && !is(before, b"as");
+            if self.next == Token::Open {
+                parentheses += 1;
+            } else if self.next == Token::Close {
+                parentheses = parentheses.saturating_sub(1);
+            } else if keyword
+                && (blocks > 0 && is(self.next, b"case")
+                    || is(before, b"begin") && is(self.next, b"atomic"))
+            {
+                blocks += 1;
+            } else if keyword && is(self.next, b"end") {
+                blocks = blocks.saturating_sub(1);
             }
-            starts = self.next == Token::Semicolon;
+            before = self.next;
             self.advance();
         }
-        Control::BeginThen
+    }
+
+    /// Whether the statement is over.
+    fn at_end(&self) -> bool {
+        matches!(self.next, Token::Semicolon | Token::End)
     }
 
     /// One statement, up to the first token that does not belong to it (`TransactionStmt` in `gram.y`).
@@ -238,9 +463,9 @@ impl<'a> Parser<'a> {
             self.name(Control::Savepoint)
         } else if self.take(b"release") {
             self.savepoint(Control::Release)
-        } else if self.take(b"prepare") && self.take(b"transaction") && self.next == Token::Literal
-        {
+        } else if self.take(b"prepare") && self.take(b"transaction") && self.next == Token::String {
             self.advance();
+            self.escape();
             Control::PrepareTransaction
         } else {
             Control::Other
@@ -269,23 +494,36 @@ impl<'a> Parser<'a> {
 
     /// `[SAVEPOINT] name`, where the name itself may be `savepoint`.
     fn savepoint(&mut self, control: Control) -> Control {
+        let word = self.next;
         if self.take(b"savepoint") && !self.at_name() {
+            self.savepoint = named(word);
             return control;
         }
         self.name(control)
     }
 
     fn name(&mut self, control: Control) -> Control {
-        if self.at_name() {
-            self.advance();
-            control
-        } else {
-            Control::Other
+        if !self.at_name() {
+            return Control::Other;
         }
+        self.savepoint = named(self.next);
+        self.advance();
+        self.escape();
+        control
     }
 
     fn at_name(&self) -> bool {
-        matches!(self.next, Token::Word(_) | Token::Name)
+        matches!(
+            self.next,
+            Token::Word(_) | Token::Quoted(_) | Token::Escaped
+        )
+    }
+
+    /// `[UESCAPE 'character']`
+    fn escape(&mut self) {
+        if self.take(b"uescape") && self.next == Token::String {
+            self.advance();
+        }
     }
 
     /// `[mode [[,] mode …]]`
@@ -334,117 +572,26 @@ impl<'a> Parser<'a> {
     }
 
     fn advance(&mut self) {
-        let (token, rest) = match skip_blank(self.rest) {
-            Some(text) => scan(text),
-            None => (Token::Junk, &[][..]),
-        };
-        self.next = token;
-        self.rest = rest;
+        self.next = self.lexer.next();
     }
 }
 
-/// The first token of a text that begins with neither whitespace nor a comment, and what follows it.
-fn scan(text: &[u8]) -> (Token<'_>, &[u8]) {
-    let Some((&first, rest)) = text.split_first() else {
-        return (Token::End, text);
-    };
-    match first {
-        b';' => (Token::Semicolon, rest),
-        b',' => (Token::Comma, rest),
-        b'\'' => literal(rest).map_or((Token::Junk, &[]), |after| (Token::Literal, after)),
-        b'"' => match quoted(rest, b'"') {
-            Some((inside, after)) if !inside.is_empty() => (Token::Name, after),
-            Some((_, after)) => (Token::Junk, after),
-            None => (Token::Junk, &[]),
-        },
-        b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => {
-            let is_inside = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | 0x80..);
-            let (word, after) = text.split_at(text.iter().take_while(|b| is_inside(b)).count());
-            match (word, after) {
-                // The prefix of a literal or name of another kind, such as `e'…'` and `U&"…"`.
-                ([b'b' | b'B' | b'e' | b'E' | b'n' | b'N' | b'x' | b'X'], [b'\'', ..])
-                | ([b'u' | b'U'], [b'&', ..]) => (Token::Junk, after),
-                (_, _) => (Token::Word(word), after),
-            }
-        }
-        _ => (Token::Junk, rest),
+/// The savepoint that a token names.
+fn named(token: Token<'_>) -> Option<SavepointName> {
+    match token {
+        Token::Word(name) => SavepointName::unquoted(name),
+        Token::Quoted(inside) => SavepointName::quoted(inside),
+        Token::Escaped
+        | Token::String
+        | Token::Comma
+        | Token::Dot
+        | Token::Semicolon
+        | Token::Open
+        | Token::Close
+        | Token::End
+        | Token::Other => None,
     }
 }
-
-/// What follows a literal whose opening quote was read. It goes on in the next quotes when only whitespace with a line
-/// break, or comments to the end of the line, stand between (`quotecontinue` in `scan.l`).
-fn literal(mut text: &[u8]) -> Option<&[u8]> {
-    loop {
-        let (_, after) = quoted(text, b'\'')?;
-        let mut rest = after;
-        let mut broken = false;
-        while let [b' ' | b'\t'..=b'\r', ..] | [b'-', b'-', ..] = rest {
-            broken |= matches!(rest, [b'\n' | b'\r', ..]);
-            rest = match rest {
-                [b'-', b'-', comment @ ..] => skip_line(comment),
-                _ => rest.get(1..)?,
-            };
-        }
-        match rest {
-            [b'\'', next @ ..] if broken => text = next,
-            _ => return Some(after),
-        }
-    }
-}
-
-/// What stands between quotes (a doubled one does not end it) and what follows.
-fn quoted(text: &[u8], quote: u8) -> Option<(&[u8], &[u8])> {
-    let mut at = 0;
-    loop {
-        at += text.get(at..)?.iter().position(|&b| b == quote)?;
-        if text.get(at + 1) != Some(&quote) {
-            return Some((text.get(..at)?, text.get(at + 1..)?));
-        }
-        at += 2;
-    }
-}
-
-/// The text behind whitespace and comments; `None` when a comment does not end.
-fn skip_blank(mut text: &[u8]) -> Option<&[u8]> {
-    loop {
-        text = match text {
-            [b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, rest @ ..] => rest,
-            [b'-', b'-', rest @ ..] => skip_line(rest),
-            [b'/', b'*', rest @ ..] => skip_block_comment(rest)?,
-            _ => return Some(text),
-        }
-    }
-}
-
-/// The text from the end of the line on.
-fn skip_line(text: &[u8]) -> &[u8] {
-    let end = text.iter().position(|b| matches!(b, b'\n' | b'\r'));
-    end.map_or(&[][..], |end| text.split_at(end).1)
-}
-
-/// The text behind a block comment whose opening was read; they nest.
-fn skip_block_comment(mut text: &[u8]) -> Option<&[u8]> {
-    let mut depth = 1_usize;
-    while depth > 0 {
-        text = match text {
-            [b'*', b'/', rest @ ..] => {
-                depth -= 1;
-                rest
-            }
-            [b'/', b'*', rest @ ..] => {
-                depth += 1;
-                rest
-            }
-            [_, rest @ ..] => rest,
-            [] => return None,
-        };
-    }
-    Some(text)
-}
-
-/// The first words of the statements that end a transaction block or go back in it (`IsTransactionExitStmt` in
-/// `src/backend/tcop/postgres.c`).
-const ENDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
 
 /// `src/common/encnames.c`: names and aliases of the encodings from `PG_SJIS` on, as PostgreSQL compares them.
 const CLIENT_ONLY_ENCODINGS: [&str; 17] = [
@@ -496,7 +643,7 @@ mod tests {
         ("BEGIN; SELECT 1; COMMIT; SELECT 2", Control::Other),
         ("BEGIN; ROLLBACK TO a", Control::Other),
         ("BEGIN; SELECT E'\\''; COMMIT; --'", Control::Other),
-        ("BEGIN; DO $$ ; $$", Control::Other),
+        ("BEGIN; DO $$ ; $$", Control::BeginThen),
         ("BEGIN SELECT 1", Control::Other),
         ("COMMIT", Control::Commit),
         ("cOmMiT;;", Control::Commit),
@@ -573,33 +720,31 @@ mod tests {
         ("/* x */ select 1", Control::Other),
     ];
 
+    fn classify(text: &[u8], lexing: Lexing) -> Control {
+        outline(text, true, lexing).control()
+    }
+
     /// What PostgreSQL's own grammar says; `None` when it refuses the text.
-    fn by_grammar(text: &str) -> Option<Control> {
+    fn by_grammar(text: &str) -> Option<(usize, Vec<Controlling>)> {
         let tree = pg_query::parse(text, 0).ok()?.protobuf;
-        let nodes = tree.stmts.iter().map(|raw| raw.stmt.as_ref());
-        let controls: Vec<_> = nodes
-            .map(|n| n.map_or(Control::Other, |n| by_node(n)))
-            .collect();
-        Some(match controls[..] {
-            [only] => only,
-            [Control::Rollback, ..] => Control::RollbackThen,
-            [Control::Begin, ref rest @ ..] if !rest.iter().any(ends_something) => {
-                Control::BeginThen
-            }
-            _ => Control::Other,
-        })
+        let statements = tree.stmts.iter().map(|raw| raw.stmt.as_ref());
+        let controls = statements.enumerate().filter_map(|(index, statement)| {
+            let (control, savepoint) = by_node(statement?);
+            (control != Control::Other).then_some(Controlling {
+                index,
+                control,
+                savepoint,
+            })
+        });
+        Some((tree.stmts.len(), controls.collect()))
     }
 
-    fn ends_something(control: &Control) -> bool {
-        control.ends_block() || *control == Control::RollbackTo
-    }
-
-    fn by_node(node: &Node) -> Control {
+    fn by_node(node: &Node) -> (Control, Option<SavepointName>) {
         use TransactionStmtKind as Kind;
         let Some(NodeEnum::TransactionStmt(statement)) = &node.node else {
-            return Control::Other;
+            return (Control::Other, None);
         };
-        match (statement.kind(), statement.chain) {
+        let control = match (statement.kind(), statement.chain) {
             (Kind::TransStmtBegin | Kind::TransStmtStart, _) => Control::Begin,
             (Kind::TransStmtCommit, false) => Control::Commit,
             (Kind::TransStmtCommit, true) => Control::CommitAndChain,
@@ -613,6 +758,27 @@ mod tests {
                 Kind::TransStmtCommitPrepared | Kind::TransStmtRollbackPrepared | Kind::Undefined,
                 _,
             ) => Control::Other,
+        };
+        let name = statement.savepoint_name.as_bytes();
+        // `U&"…"` in the soup.
+        let known = !name.is_empty() && name.is_ascii() && name != b"escaped";
+        (control, known.then(|| SavepointName(name.into())))
+    }
+
+    /// What we say, in the grammar's terms.
+    fn by_us(text: &str) -> (usize, Vec<Controlling>) {
+        match outline(text.as_bytes(), true, Lexing::default()) {
+            Outline::List(list) => (list.count, list.controls.clone()),
+            Outline::One(Control::Other | Control::Doubtful) => (1, Vec::new()),
+            Outline::One(control) => {
+                let only = Controlling {
+                    index: 0,
+                    control,
+                    savepoint: None,
+                };
+                (1, vec![only])
+            }
+            Outline::Unknown => panic!("{text:?} is unknown"),
         }
     }
 
@@ -635,29 +801,21 @@ mod tests {
             })
     }
 
-    /// Agrees with the grammar, up to what the file's documentation leaves open.
+    /// Agrees with the grammar wherever that accepts the text.
     fn agrees(text: &str) -> Result<(), String> {
-        let ours = classify(text.as_bytes(), Lexing::default());
-        if ours == Control::Other && ends_first(text) {
-            return Err(format!("{text:?} may end a transaction, and is {ours:?}"));
+        let ours = by_us(text);
+        let control = classify(text.as_bytes(), Lexing::default());
+        if control == Control::Other && ends_first(text) {
+            return Err(format!(
+                "{text:?} may end a transaction, and is {control:?}"
+            ));
         }
-        let ours = if ours == Control::Doubtful {
-            Control::Other
-        } else {
-            ours
-        };
-        let theirs = by_grammar(text);
-        let fine = match theirs {
-            Some(Control::PrepareTransaction) if text.contains("e'x'") || text.contains("$$") => {
-                matches!(ours, Control::PrepareTransaction | Control::Other)
-            }
-            Some(Control::BeginThen) if text.contains(['\\', '$']) || text.contains("PREPARE") => {
-                matches!(ours, Control::BeginThen | Control::Other)
-            }
+        let fine = match by_grammar(text) {
             Some(theirs) => ours == theirs,
             None => matches!(
-                ours,
+                control,
                 Control::Other
+                    | Control::Doubtful
                     | Control::RollbackThen
                     | Control::BeginThen
                     | Control::Savepoint
@@ -668,8 +826,61 @@ mod tests {
         if fine {
             Ok(())
         } else {
-            Err(format!("{text:?}: {ours:?}, by the grammar {theirs:?}"))
+            Err(format!(
+                "{text:?}: {ours:?}, by the grammar {:?}",
+                by_grammar(text)
+            ))
         }
+    }
+
+    #[test]
+    fn savepoints_have_the_names_that_the_server_gives_them() {
+        let long = "x".repeat(70);
+        for (text, expected) in [
+            ("SAVEPOINT Abc", Some("abc")),
+            ("SAVEPOINT \"Abc\"", Some("Abc")),
+            ("RELEASE \"a\"\"b\"", Some("a\"b")),
+            ("RELEASE SAVEPOINT", Some("savepoint")),
+            ("rollback to savepoint Savepoint;", Some("savepoint")),
+            (&format!("SAVEPOINT {long}"), Some(&long[..63])),
+            (&format!("SAVEPOINT \"{long}\""), Some(&long[..63])),
+            ("SAVEPOINT \u{e9}", None),
+            ("SAVEPOINT U&\"\\0061\"", None),
+            ("SAVEPOINT U&\"!0061\" UESCAPE '!'", None),
+        ] {
+            let outline = outline(text.as_bytes(), true, Lexing::default());
+            let (control, name) = outline.statement(0);
+            assert_ne!(control, Control::Other, "{text}");
+            let name = name.map(|name| str::from_utf8(&name.0).unwrap());
+            assert_eq!(name, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_are_divided_as_the_server_divides_them() {
+        for text in [
+            "SELECT 1; ROLLBACK; BEGIN",
+            "SELECT ';'; SAVEPOINT a; SELECT $$;$$; SELECT $a$; $b$ $$; $a$; RELEASE a",
+            "SELECT E'\\';'; COMMIT; SELECT '\\'; COMMIT",
+            "SELECT U&'\\0061;'; SELECT b'1' /* ; /* ; */ */; COMMIT -- ;",
+            "SELECT 'a' -- ;\n ';b'; END",
+            "SELECT a$b$ FROM t; SELECT -$a$;$a$; ABORT",
+            "SELECT 1 +-- ;\n 2; SELECT 1 */**/ 2; ROLLBACK TO a; ;; SAVEPOINT \"x;\"",
+            "CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2); COMMIT",
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE 1 WHEN 1 THEN 2 END; END; COMMIT",
+            "create or replace procedure begin() begin atomic select 1 as end; select x.case from x; end; COMMIT AND CHAIN",
+            "CREATE FUNCTION f(atomic int) RETURNS int LANGUAGE sql AS 'select 1'; COMMIT",
+            "DO $$ begin; commit; end $$; PREPARE TRANSACTION $$x$$; PREPARE TRANSACTION E'x'",
+            "PREPARE TRANSACTION U&'x' UESCAPE '!'; PREPARE x AS SELECT 1; COMMIT PREPARED 'x'",
+            ";;",
+            "-- nothing",
+        ] {
+            assert!(by_grammar(text).is_some(), "{text}");
+            agrees(text).unwrap();
+        }
+        let many = "SAVEPOINT a;".repeat(MAX_CONTROLS + 1);
+        let many = outline(many.as_bytes(), true, Lexing::default());
+        assert_eq!(many.count(), None);
     }
 
     #[test]
@@ -685,6 +896,32 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_text_that_is_cut_is_not_known() {
+        let long = "BEGIN; SAVEPOINT a; SELECT 1; COMMIT";
+        for (cut, statements, control) in [
+            (0, 0, Control::Doubtful),
+            (2, 0, Control::Doubtful),
+            (5, 0, Control::Doubtful),
+            (7, 1, Control::BeginThen),
+            (18, 1, Control::BeginThen),
+            (20, 2, Control::BeginThen),
+            (36, 3, Control::BeginThen),
+        ] {
+            let outline = outline(&long.as_bytes()[..cut], false, Lexing::default());
+            let Outline::List(list) = &outline else {
+                panic!("{outline:?}");
+            };
+            assert_eq!(
+                (list.count, outline.count(), outline.control()),
+                (statements, None, control),
+                "{cut}"
+            );
+        }
+        let front = outline(b"SELECT 1; COMM", false, Lexing::default());
+        assert_eq!(front.control(), Control::Other);
+    }
+
+    #[test]
     fn what_the_settings_make_uncertain_is_other() {
         let off = Lexing {
             standard_conforming_strings: false,
@@ -696,15 +933,23 @@ mod tests {
         };
         for (text, lexing, expected) in [
             (&b"COMMIT /* x */;"[..], off, Control::Commit),
-            (b"COMMIT -- it's", off, Control::Doubtful),
-            (b"PREPARE TRANSACTION 'x'", off, Control::Doubtful),
+            (b"COMMIT -- it's", off, Control::Commit),
+            (b"PREPARE TRANSACTION 'x'", off, Control::PrepareTransaction),
             (b"ROLLBACK; SELECT $1", off, Control::RollbackThen),
             (b"ROLLBACK; SELECT E'\\n'", off, Control::RollbackThen),
-            (b"ROLLBACK /* it's */; SELECT 1", off, Control::Doubtful),
+            (b"ROLLBACK /* it's */; SELECT 1", off, Control::RollbackThen),
             (b"SELECT 'it''s'; COMMIT", off, Control::Other),
+            (
+                b"ROLLBACK; SELECT '\\'; COMMIT; '",
+                off,
+                Control::RollbackThen,
+            ),
+            (b"BEGIN; SELECT '\\'; COMMIT; '", off, Control::BeginThen),
             (b"ROLLBACK TO \"a\"", off, Control::RollbackTo),
             (b"COMMIT -- it's", sjis, Control::Commit),
             (b"COMMIT -- \x83\x5c", sjis, Control::Doubtful),
+            (b"ROLLBACK; SELECT '\x83\x5c'", sjis, Control::RollbackThen),
+            (b"SELECT '\x83\x5c'; COMMIT", sjis, Control::Other),
             (b"COMMIT -- \xff\xfe", Lexing::default(), Control::Commit),
         ] {
             assert_eq!(classify(text, lexing), expected, "{}", text.escape_ascii());
@@ -789,6 +1034,15 @@ mod tests {
         "$1",
         "1",
         "e'x'",
+        "U&\"escaped\"",
+        "(",
+        ")",
+        ".",
+        "AS",
+        "CREATE",
+        "FUNCTION f()",
+        "ATOMIC",
+        "CASE",
         "\\",
         "\u{e9}",
         "SELECT 1",

@@ -1,17 +1,21 @@
 //! What a statement is, from its text alone: transaction control, whether it only reads, normalised
 //! text, fingerprint, tags. Pure.
 //!
-//! [`classify`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
+//! [`outline`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
 //! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`read_only()`] calls the
 //! grammar too, when a transaction is to be released, and [`statements`] when a cancel came late.
 
 mod control;
 mod fingerprint;
 mod grammar;
+mod lexer;
 mod read_only;
 mod tags;
 
-pub use control::{Control, Lexing, classify, is_client_only_encoding};
+pub use control::{
+    Control, Lexing, Outline, SavepointName, StatementList, certain_front, is_client_only_encoding,
+    outline,
+};
 pub use fingerprint::{fingerprint, normalise};
 pub use grammar::statements;
 pub use read_only::{Names, Unproven, read_only};

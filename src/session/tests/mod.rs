@@ -11,5 +11,6 @@ mod model;
 mod positions;
 mod property;
 mod release;
+mod savepoints;
 mod script;
 mod telling;
