@@ -9,8 +9,9 @@ use crate::support::{let_pass, proxy::Proxy, server::newest, wait_for, wire::Cli
 
 fn stuck_session(proxy: &Proxy) -> Client {
     let mut client = Client::connect_with(proxy.endpoint(), &[("application_name", "nightly job")]);
-    client.begin("INSERT INTO t VALUES (2, 'a secret')");
-    client.run("SELECT v FROM t WHERE id = 1");
+    let insert = "INSERT INTO t VALUES (2, 'a secret')";
+    let selected = client.at_once(&["BEGIN", insert, "SELECT v FROM t WHERE id = 1"]);
+    assert_eq!(selected, "T / D one / C SELECT 1 / Z T");
     client
 }
 
@@ -121,7 +122,7 @@ fn a_finished_transaction_is_a_line_with_its_totals() {
 #[test]
 fn every_end_of_a_transaction_has_its_name() {
     let database = newest().database();
-    let proxy = Proxy::rolling_back(&database, "300ms");
+    let proxy = Proxy::with_rules(&database, "");
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN");
     client.run("COMMIT");
@@ -133,9 +134,11 @@ fn every_end_of_a_transaction_has_its_name() {
     client.run("BEGIN");
     assert_eq!(client.query("SELECT 1/0"), "E 22012 / Z E");
     assert_eq!(client.query("COMMIT"), "C ROLLBACK / Z I");
+    proxy.change_rules("[[rule]]\nname = 'all'\nidle = { rollback = '300ms' }");
     client.run("BEGIN");
     proxy.rolled_back(client.server_pid());
     client.query("ROLLBACK");
+    proxy.change_rules("");
     client.run("BEGIN");
     drop(client);
 

@@ -28,12 +28,16 @@ fn dsn(database: &Endpoint, user: &str) -> String {
     format!("host={host} port={port} dbname={database} user={user}")
 }
 
+/// Settings with an observer and one rule.
+fn observing(dsn: &str, limits: &str) -> String {
+    format!(
+        "[observer]\ndsn = \"{dsn}\"\ninterval = \"200ms\"\n[[rule]]\nname = \"all\"\n{limits}\n"
+    )
+}
+
 /// Starts a proxy with an observer, and waits until that is connected.
 fn observed_through(dsn: &str, database: &Endpoint, limits: &str) -> Proxy {
-    let config = format!(
-        "[observer]\ndsn = \"{dsn}\"\ninterval = \"200ms\"\n[[rule]]\nname = \"all\"\n{limits}\n"
-    );
-    let proxy = Proxy::with_rules(database, &config);
+    let proxy = Proxy::with_rules(database, &observing(dsn, limits));
     wait_for("the observer", || {
         let log = proxy.log();
         log.contains("the observer is connected").then_some(())
@@ -57,14 +61,26 @@ fn incident_of(proxy: &Proxy, server_pid: i32) -> Value {
     })
 }
 
-/// Two chances: on a machine that is busy with other things an answer may miss the first.
-const SEEN_SOON: &str = "idle = { log = \"300ms\", notice = \"2s\" }";
+const SEEN_SOON: &str = "idle = { log = \"300ms\" }";
 
-/// The first incident of a session that tells what it holds.
-fn seen(proxy: &Proxy, server_pid: i32) -> Value {
+/// The first incident of a client that tells what it holds. An answer that is late for one incident is there for the
+/// next, which comes when the client has spoken again.
+fn seen(proxy: &Proxy, client: &mut Client) -> Value {
+    seen_of(proxy, client.server_pid(), || client.run("SELECT 1"))
+}
+
+/// As [`seen`], of any client that can speak.
+fn seen_of(proxy: &Proxy, pid: i32, mut speaks: impl FnMut()) -> Value {
     wait_for("an incident with locks", || {
-        let mut incidents = proxy.incidents().into_iter();
-        incidents.find(|line| line["server_pid"] == server_pid && line["locks"].is_array())
+        let incidents = || {
+            let mut incidents = proxy.incidents();
+            incidents.retain(|line| line["server_pid"] == pid);
+            incidents
+        };
+        let before = incidents().len();
+        speaks();
+        let incident = wait_for("an incident", || incidents().into_iter().nth(before));
+        incident["locks"].is_array().then_some(incident)
     })
 }
 
@@ -83,21 +99,28 @@ fn modes(incident: &Value, relation: Option<&str>) -> Vec<String> {
 fn the_celery_reader_and_the_alter_table_behind_it() {
     on_every_server(|server| {
         let database = server.database();
-        let proxy = observed(&database, "idle = { rollback = \"2s\" }");
+        let proxy = observed(&database, "");
         let mut dba = Dba::new(&database);
         let mut reader = Driver::connect("psycopg2", proxy.endpoint());
         let pid = reader.server_pid();
-        assert_eq!(
-            reader.execute("SELECT * FROM t /*route='%2Fpets',traceparent='00-ab-cd-01'*/"),
-            "1|one"
-        );
+        let mut reads = || {
+            let sql = "SELECT * FROM t /*route='%2Fpets',traceparent='00-ab-cd-01'*/";
+            assert_eq!(reader.execute(sql), "1|one");
+        };
+        reads();
         let alter = dba.alters_table();
         dba.wait_for_waiters(1);
         let mut behind: Vec<_> = (0..10).map(|_| Client::connect(&database)).collect();
         for client in &mut behind {
             client.send(&query("SELECT v FROM t WHERE id = 1"));
         }
-        let incident = proxy.rolled_back(pid);
+        dba.wait_for_waiters(11);
+        proxy.change_rules(&observing(&dsn(&database, "postgres"), SEEN_SOON));
+        let incident = seen_of(&proxy, pid, &mut reads);
+        let rollback = "idle = { rollback = '300ms' }";
+        proxy.change_rules(&observing(&dsn(&database, "postgres"), rollback));
+        reads();
+        proxy.rolled_back(pid);
         alter.join().unwrap();
 
         assert_eq!(modes(&incident, Some("public.t")), ["AccessShareLock"]);
@@ -188,7 +211,7 @@ fn every_lock_mode_is_seen_by_the_statement_that_takes_it() {
             let mut client = Client::connect(proxy.endpoint());
             client.run("BEGIN");
             client.run(&sql);
-            let incident = seen(&proxy, client.server_pid());
+            let incident = seen(&proxy, &mut client);
             let modes = modes(&incident, Some(relation));
             assert!(modes.contains(&mode.name().to_owned()), "{sql}: {incident}");
             client.run("ROLLBACK");
@@ -243,8 +266,7 @@ fn all_locks_of_a_table_with_21_indexes_are_seen() {
         let mut client = Client::connect(proxy.endpoint());
         client.run("BEGIN");
         client.run("SELECT * FROM wide WHERE id = 1");
-        let pid = client.server_pid();
-        let incident = seen(&proxy, pid);
+        let incident = seen(&proxy, &mut client);
         assert_eq!(modes(&incident, None), ["AccessShareLock"; 22]);
         let locks = incident["locks"].as_array().unwrap();
         let fastpath = locks.iter().filter(|lock| lock["fastpath"] == true).count();
@@ -260,7 +282,6 @@ fn all_locks_of_a_table_with_21_indexes_are_seen() {
 fn waits(database: &Endpoint, sql: &str) -> Client {
     let mut client = Client::connect(database);
     client.send(&query(sql));
-    Dba::new(database).wait_for_waiters(1);
     client
 }
 
@@ -282,13 +303,14 @@ fn who_blocks_is_ended_that_long_after_somebody_began_to_wait_and_who_does_not_s
         assert_eq!(altering.until_ready(), "C ALTER TABLE / Z I");
         let waited = began.elapsed();
         assert!(waited >= Duration::from_secs(1), "{waited:?}");
-        assert!(waited < Duration::from_millis(1600), "{waited:?}");
         let incident = proxy.rolled_back(reader.server_pid());
         assert_eq!(incident["kind"], "blocking");
         assert_eq!(incident["blocked"][0]["mode"], "AccessExclusiveLock");
         assert!(reader.query("COMMIT").starts_with("E 25P03"));
         let error = reader.error_text();
-        assert!(error.contains("keeping others waiting for 1."), "{error}");
+        let (_, waited) = error.split_once("keeping others waiting for ").unwrap();
+        let waited = waited.split(' ').next().unwrap().parse::<f64>().unwrap();
+        assert!((1.0..2.5).contains(&waited), "{error}");
 
         assert_eq!(harmless.query("COMMIT"), "C COMMIT / Z I");
         assert_eq!(proxy.incidents().len(), 1);
@@ -300,19 +322,30 @@ fn a_wait_that_ends_by_itself_stops_the_clock() {
     let database = newest().database();
     let proxy = observed(
         &database,
-        "blocking = { log = \"0s\", rollback = \"2s\" }\nblocking_mode = \"AccessExclusiveLock\"",
+        "blocking = { log = \"0s\", rollback = \"3s\" }\nblocking_mode = \"AccessExclusiveLock\"",
     );
     let mut reader = Client::connect(proxy.endpoint());
     reader.run("BEGIN; SELECT * FROM t");
-    let mut dba = Client::connect(&database);
-    dba.run("SET lock_timeout = '1s'");
-    for _ in 0..3 {
-        assert_eq!(
-            dba.query("ALTER TABLE t ADD COLUMN added int"),
-            "E 55P03 / Z I"
-        );
-        // Two looks later no answer that is under way has anyone who waits.
-        let_pass(Duration::from_millis(500));
+    let mut dba = Dba::new(&database);
+    for count in 1..=3 {
+        let mut altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
+        wait_for("the incident", || {
+            (proxy.incidents().len() == count).then_some(())
+        });
+        // Three such waits are longer than the limit.
+        let_pass(Duration::from_millis(1100));
+        let cancel = format!("SELECT pg_cancel_backend({})", altering.server_pid());
+        assert_eq!(dba.value(&cancel), "t");
+        assert_eq!(altering.until_ready(), "E 57014 / Z I");
+        // A look that began after the wait has ended when the next one begins.
+        let look = "SELECT query_start FROM pg_stat_activity \
+                    WHERE application_name = 'pgidle observer' AND datname = current_database()";
+        for _ in 0..2 {
+            let before = dba.value(look);
+            wait_for("the next look", || {
+                (dba.value(look) != before).then_some(())
+            });
+        }
     }
     let actions: Vec<_> = proxy
         .incidents()
@@ -389,7 +422,7 @@ fn an_observer_in_another_database_sees_locks_without_names() {
     let proxy = observed_through(&dsn(&elsewhere, "postgres"), &database, SEEN_SOON);
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN; LOCK TABLE t");
-    let incident = seen(&proxy, client.server_pid());
+    let incident = seen(&proxy, &mut client);
     assert_eq!(modes(&incident, None), ["AccessExclusiveLock"]);
     assert_eq!(incident["locks"][0]["relation"], Value::Null);
 }
@@ -402,13 +435,14 @@ fn an_observer_that_cannot_look_says_so_once_and_delays_nobody() {
     let proxy = Proxy::with_rules(&database, config);
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN; LOCK TABLE t");
-    let began = Instant::now();
     let incident = proxy.rolled_back(client.server_pid());
-    assert!(began.elapsed() < Duration::from_secs(1));
+    proxy.in_time(&incident);
     assert_eq!(incident["locks"], Value::Null);
     assert_eq!(incident["blocked"], Value::Null);
+    let said = || proxy.log().matches("the observer sees no locks").count();
+    wait_for("the log", || (said() > 0).then_some(()));
     let_pass(Duration::from_secs(2));
-    assert_eq!(proxy.log().matches("the observer sees no locks").count(), 1);
+    assert_eq!(said(), 1);
 }
 
 #[test]

@@ -13,8 +13,7 @@ use serde::Deserialize;
 use sqlx::{Connection, Executor};
 
 use crate::support::{
-    Endpoint, PATIENCE, dba::Dba, end, in_repository, installed, let_pass, proxy::Proxy,
-    server::newest,
+    PATIENCE, dba::Dba, end, in_repository, installed, let_pass, proxy::Proxy, server::newest,
 };
 
 /// The driver's name in the table, the program that speaks through it, and its argument.
@@ -97,24 +96,24 @@ impl Seen {
 }
 
 /// One driver in one situation, on a database of its own.
-fn see(proxy: &Proxy, program: Program, driver: &str, late: &str) -> Seen {
+fn see(action: &str, program: Program, driver: &str, late: &str) -> Seen {
     let database = newest().database();
-    let endpoint = database.at(proxy.endpoint().host.clone(), proxy.endpoint().port);
+    let proxy = &Proxy::patient(&database);
     let seen = match (program, driver) {
         (Program::Python, _) => {
             let mut command = Command::new(installed("python").join("bin/python"));
             command.arg(in_repository("tests/python/late.py"));
-            by_program(command, proxy, &endpoint, driver, late)
+            by_program(command, proxy, action, driver, late)
         }
         (Program::Node, _) => {
             let mut command = Command::new("node");
             command
                 .arg(in_repository("tests/node/late.mjs"))
                 .env("NODE_DRIVERS", installed("node"));
-            by_program(command, proxy, &endpoint, driver, late)
+            by_program(command, proxy, action, driver, late)
         }
-        (Program::Rust, "sqlx") => in_runtime(by_sqlx(proxy, &endpoint, late)),
-        (Program::Rust, _) => in_runtime(by_tokio_postgres(proxy, &endpoint, late)),
+        (Program::Rust, "sqlx") => in_runtime(by_sqlx(proxy, action, late)),
+        (Program::Rust, _) => in_runtime(by_tokio_postgres(proxy, action, late)),
     };
     assert!(
         !Dba::new(&database).sees_row(2),
@@ -123,16 +122,10 @@ fn see(proxy: &Proxy, program: Program, driver: &str, late: &str) -> Seen {
     seen
 }
 
-fn by_program(
-    mut command: Command,
-    proxy: &Proxy,
-    endpoint: &Endpoint,
-    driver: &str,
-    late: &str,
-) -> Seen {
+fn by_program(mut command: Command, proxy: &Proxy, action: &str, driver: &str, late: &str) -> Seen {
     let mut child = command
         .args([driver, late])
-        .envs(endpoint.environment())
+        .envs(proxy.endpoint().environment())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -145,7 +138,8 @@ fn by_program(
             .unwrap()
     };
     assert_eq!(answer(), "stuck", "{driver}");
-    proxy.audit_line(&[("event", "incident"), ("database", &endpoint.database)]);
+    limit(proxy, action);
+    proxy.audit_line(&[("event", "incident")]);
     // At the very moment of the end postgres.js may send a query whose promise never settles; a little later it has
     // failed its transaction by itself, and waits for nobody.
     let_pass(Duration::from_millis(200));
@@ -165,18 +159,23 @@ fn in_runtime(seen: impl Future<Output = Seen>) -> Seen {
     })
 }
 
+/// Brings the limit when the driver is stuck, however long it took to get there.
+fn limit(proxy: &Proxy, action: &str) {
+    proxy.change_rules(&format!(
+        "[[rule]]\nname = 'all'\nidle = {{ {action} = '300ms' }}"
+    ));
+}
+
 /// Waits for the end of the transaction, while the driver's own tasks run.
-async fn ended(proxy: &Proxy, endpoint: &Endpoint) {
-    while !proxy
-        .incidents()
-        .iter()
-        .any(|line| line["database"] == endpoint.database.as_str())
-    {
+async fn ended(proxy: &Proxy, action: &str) {
+    limit(proxy, action);
+    while proxy.incidents().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-async fn by_tokio_postgres(proxy: &Proxy, endpoint: &Endpoint, late: &str) -> Seen {
+async fn by_tokio_postgres(proxy: &Proxy, action: &str, late: &str) -> Seen {
+    let endpoint = proxy.endpoint();
     let mut config = tokio_postgres::Config::new();
     config
         .host(&endpoint.host)
@@ -192,7 +191,7 @@ async fn by_tokio_postgres(proxy: &Proxy, endpoint: &Endpoint, late: &str) -> Se
         .execute("INSERT INTO t VALUES (2, 'two')", &[])
         .await
         .unwrap();
-    ended(proxy, endpoint).await;
+    ended(proxy, action).await;
     let result = match late {
         "commit" => transaction.commit().await,
         "rollback" => transaction.rollback().await,
@@ -215,7 +214,8 @@ async fn by_tokio_postgres(proxy: &Proxy, endpoint: &Endpoint, late: &str) -> Se
     }
 }
 
-async fn by_sqlx(proxy: &Proxy, endpoint: &Endpoint, late: &str) -> Seen {
+async fn by_sqlx(proxy: &Proxy, action: &str, late: &str) -> Seen {
+    let endpoint = proxy.endpoint();
     let options = sqlx::postgres::PgConnectOptions::new()
         .host(&endpoint.host)
         .port(endpoint.port)
@@ -232,7 +232,7 @@ async fn by_sqlx(proxy: &Proxy, endpoint: &Endpoint, late: &str) -> Seen {
         .execute("INSERT INTO t VALUES (2, 'two')")
         .await
         .unwrap();
-    ended(proxy, endpoint).await;
+    ended(proxy, action).await;
     let result = match late {
         "commit" => transaction.commit().await,
         "rollback" => transaction.rollback().await,
@@ -259,11 +259,11 @@ async fn by_sqlx(proxy: &Proxy, endpoint: &Endpoint, late: &str) -> Seen {
     }
 }
 
-fn row(proxies: &[Proxy; 2], (name, program, driver): (&str, Program, &str)) -> String {
+fn row((name, program, driver): (&str, Program, &str)) -> String {
     let mut row = format!("| {name} |");
     for (title, action, late) in SITUATIONS {
         let terminates = action == "terminate";
-        let seen = see(&proxies[usize::from(terminates)], program, driver, late);
+        let seen = see(action, program, driver, late);
         assert_eq!(seen.usable, !terminates, "{name}, {title}: {seen:?}");
         assert_eq!(
             seen.error.is_some(),
@@ -276,9 +276,6 @@ fn row(proxies: &[Proxy; 2], (name, program, driver): (&str, Program, &str)) -> 
 }
 
 fn table() -> String {
-    let database = newest().database();
-    let proxies = ["rollback", "terminate"]
-        .map(|action| Proxy::start(&database, &["--idle-limit", "300ms", "--action", action]));
     let titles = SITUATIONS
         .map(|(title, _, _)| format!(" {title} |"))
         .concat();
@@ -286,9 +283,8 @@ fn table() -> String {
         "| driver |{titles}\n|{}\n",
         "---|".repeat(SITUATIONS.len() + 1)
     );
-    let proxies = &proxies;
     thread::scope(|scope| {
-        let rows = DRIVERS.map(|driver| scope.spawn(move || row(proxies, driver)));
+        let rows = DRIVERS.map(|driver| scope.spawn(move || row(driver)));
         header + &rows.map(|row| row.join().unwrap()).concat()
     })
 }

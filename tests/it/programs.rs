@@ -168,12 +168,11 @@ fn ctrl_c_in_psql() {
 #[test]
 fn protocol_3_2_and_its_long_cancel_keys() {
     let script = "
-import psycopg, threading
+import meanwhile, psycopg
 with psycopg.connect('max_protocol_version=latest') as c:
     server = c.info.server_version // 10000
     print(c.pgconn.full_protocol_version == (30002 if server >= 18 else 30000))
-    timer = threading.Timer(0.3, c.cancel_safe)
-    timer.start()
+    meanwhile.when(meanwhile.SLEEPS, c.cancel_safe)
     try:
         c.execute('SELECT pg_sleep(30)')
     except psycopg.Error as e:

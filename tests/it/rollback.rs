@@ -393,9 +393,8 @@ fn what_was_set_in_the_transaction_goes_with_it() {
         let proxy = Proxy::rolling_back(&database, "150ms");
         let mut client = Client::connect(proxy.endpoint());
         client.run("SET application_name = 'before'");
-        client.run("BEGIN");
         assert_eq!(
-            client.query("SET application_name = 'within'"),
+            client.at_once(&["BEGIN", "SET application_name = 'within'"]),
             "C SET / S application_name=within / Z T"
         );
         proxy.rolled_back(client.server_pid());
@@ -411,14 +410,12 @@ fn savepoints_go_with_the_transaction() {
         let database = server.database();
         let proxy = Proxy::rolling_back(&database, "150ms");
         let mut client = Client::connect(proxy.endpoint());
-        for statement in [
+        client.at_once(&[
             "BEGIN",
             "SAVEPOINT a",
             "INSERT INTO t VALUES (2, 'two')",
             "SAVEPOINT b",
-        ] {
-            client.run(statement);
-        }
+        ]);
         proxy.rolled_back(client.server_pid());
         assert_eq!(client.query("RELEASE a"), "E 25P03 / Z E");
         assert_eq!(client.query("ROLLBACK TO a"), "E 3B001 / Z E");

@@ -8,7 +8,8 @@ The server is named by the environment: PGHOST, PGPORT, PGDATABASE, PGUSER.
 import asyncio
 import os
 import sys
-import threading
+
+import meanwhile
 
 WHERE = {
     "host": os.environ["PGHOST"],
@@ -16,14 +17,6 @@ WHERE = {
     "user": os.environ["PGUSER"],
     "database": os.environ["PGDATABASE"],
 }
-# How long a statement may run before `execute_and_cancel` cancels it.
-CANCEL_AFTER = 0.3
-
-
-def later(do):
-    timer = threading.Timer(CANCEL_AFTER, do)
-    timer.start()
-    return timer
 
 
 class DbApi:
@@ -43,11 +36,11 @@ class DbApi:
         self.connection.cursor().executemany(sql, rows)
 
     def execute_and_cancel(self, sql):
-        timer = later(self.connection.cancel)
+        canceller = meanwhile.when(meanwhile.SLEEPS, self.connection.cancel)
         try:
             return self.execute(sql)
         finally:
-            timer.join()
+            canceller.join()
 
     def commit(self):
         self.connection.commit()

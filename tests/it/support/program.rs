@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
-use super::{Endpoint, installed};
+use super::{Endpoint, in_repository, installed};
 
 fn program(name: &str, endpoint: &Endpoint) -> Command {
     let mut command = Command::new(name);
@@ -53,7 +53,8 @@ pub(crate) fn ask(libpq: Libpq, endpoint: &Endpoint, set: &[(&str, &str)], sql: 
     }
 }
 
-/// What a script prints that finds psycopg, and the database by libpq's environment variables.
+/// What a script prints that finds psycopg, the modules of `tests/python`, and the database by libpq's environment
+/// variables.
 pub(crate) fn python(endpoint: &Endpoint, script: &str) -> String {
     printed(interpreter(endpoint, script))
 }
@@ -61,7 +62,10 @@ pub(crate) fn python(endpoint: &Endpoint, script: &str) -> String {
 fn interpreter(endpoint: &Endpoint, script: &str) -> Command {
     let python = installed("python").join("bin/python");
     let mut command = program(python.to_str().unwrap(), endpoint);
-    command.args(["-c", script]);
+    command
+        .args(["-c", script])
+        .env("PYTHONPATH", in_repository("tests/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::{Endpoint, PATIENCE, end, leashed, let_pass, wait_for};
 
@@ -31,6 +31,7 @@ pub(crate) struct Proxy {
     reading: Arc<Mutex<Reading>>,
     folder: TempDir,
     sockets: Option<TempDir>,
+    rules: Option<NamedTempFile>,
 }
 
 /// What the reader of the log does.
@@ -59,14 +60,23 @@ impl Proxy {
 
     /// Starts a proxy with a configuration file.
     pub(crate) fn with_rules(database: &Endpoint, rules: &str) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = NamedTempFile::new().unwrap();
         fs::write(file.path(), rules).unwrap();
-        Self::start(database, &["--config", file.path().to_str().unwrap()])
+        let mut proxy = Self::start(database, &["--config", file.path().to_str().unwrap()]);
+        proxy.rules = Some(file);
+        proxy
+    }
+
+    /// Has other rules take the place of those of [`Proxy::with_rules`], for open sessions too.
+    pub(crate) fn change_rules(&self, rules: &str) {
+        let file = self.rules.as_ref().expect("a proxy that began with rules");
+        fs::write(file.path(), rules).unwrap();
+        assert!(self.reload(), "{}", self.log());
     }
 
     /// Starts a proxy whose file says where the server is.
     pub(crate) fn by_file_alone(database: &Endpoint, settings: &str) -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = NamedTempFile::new().unwrap();
         fs::write(file.path(), settings).unwrap();
         let path = file.path().to_str().unwrap();
         Self::start_with(database, &["--listen", "127.0.0.1:0"], &["--config", path])
@@ -168,6 +178,7 @@ impl Proxy {
             reading,
             folder,
             sockets: None,
+            rules: None,
         }
     }
 
@@ -210,6 +221,20 @@ impl Proxy {
                 .into_iter()
                 .find(|line| fields.iter().all(|(name, value)| line[name] == *value))
         })
+    }
+
+    /// A proxy without limits, until [`Proxy::end_now`] brings one.
+    pub(crate) fn patient(database: &Endpoint) -> Self {
+        Self::with_rules(database, "")
+    }
+
+    /// Has the transaction of a server session that is idle in it rolled back, and goes on without a limit: what comes
+    /// before and after may take the time that it takes.
+    pub(crate) fn end_now(&self, server_pid: i32) -> Value {
+        self.change_rules("[[rule]]\nname = 'all'\nidle = { rollback = '200ms' }");
+        let incident = self.rolled_back(server_pid);
+        self.change_rules("");
+        incident
     }
 
     /// Waits until a server session's stuck transaction was ended, and returns the incident.
