@@ -342,9 +342,9 @@ mod tests {
         }
         assert_eq!(audit.dropped(), 3);
         let writer = Writer::open(settings(&file), queue, Arc::clone(&audit.shared)).unwrap();
-        let (ended, is_ended) = sync_channel(0);
-        *lock(&audit.shared.ended) = Some(is_ended);
-        thread::spawn(move || writer.run(ended));
+        // Run here: the end of a thread would be waited for only so long.
+        audit.shared.closing.store(true, Ordering::Release);
+        writer.run(sync_channel(0).0);
         audit.close();
         let lines = lines(&file);
         assert_eq!(lines.len(), QUEUE_LENGTH + 1);
