@@ -5,6 +5,7 @@ pub(crate) mod dba;
 pub(crate) mod driver;
 pub(crate) mod frontend;
 pub(crate) mod keyless;
+pub(crate) mod observed;
 pub(crate) mod pair;
 pub(crate) mod pooler;
 pub(crate) mod program;
