@@ -30,6 +30,9 @@ use crate::{
 /// How much of an answer is read ahead of a client that does not take it, while its statement is being cancelled.
 const READ_AHEAD: usize = 64 << 20;
 
+/// How much is read of a client that is held.
+const HELD: usize = super::SCRATCH;
+
 /// Whole buffers of this many bytes are what a server sends of a long answer (`PQ_SEND_BUFFER_SIZE` in
 /// `src/backend/libpq/pqcomm.c`) and libpq of a long request (`pqPutMsgEnd` in `src/interfaces/libpq/fe-misc.c`).
 const SENT_AT_ONCE: usize = 8192;
@@ -87,6 +90,8 @@ struct Leg {
     held: bool,
     /// Whether it has said that it sends nothing more.
     ended: bool,
+    /// Whether that was read while the session held it, and is still to be acted on.
+    end_held: bool,
     /// Whether output for it lies unsent.
     blocked: bool,
     /// Whether it has yet to be told that nothing more comes.
@@ -100,6 +105,7 @@ impl Leg {
             held: !input.is_empty(),
             input,
             ended: false,
+            end_held: false,
             blocked: false,
             leaving: false,
         }
@@ -266,7 +272,11 @@ impl Relay {
                 return Ok(false);
             }
             let ahead = from == Side::Server && self.session.reads_ahead();
-            if waiting > 0 && !ahead || from == Side::Client && self.session.holds_client() {
+            if from == Side::Client && self.session.holds_client() {
+                self.watch_held(cx, scratch);
+                return Ok(false);
+            }
+            if waiting > 0 && !ahead {
                 return Ok(false);
             }
             let leg = self.leg(from);
@@ -274,11 +284,35 @@ impl Relay {
                 leg.held = false;
                 let input = std::mem::take(&mut leg.input);
                 self.splice(from, &input, cx, now)?;
+            } else if std::mem::take(&mut leg.end_held) {
+                return self.ended(from, cx).map(|()| false);
             } else if self.read(from, cx, scratch, now)?.is_pending() {
                 return Ok(false);
             }
         }
         Ok(false)
+    }
+
+    /// Reads on from a client that is held, within bounds, so that its end is noticed.
+    fn watch_held(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) {
+        let leg = &mut self.client;
+        let mut left = leg.ended;
+        while !left {
+            let free = HELD.saturating_sub(leg.input.len());
+            if free == 0 {
+                left = leg.stream.is_read_closed();
+                break;
+            }
+            let mut buf = ReadBuf::new(scratch.get_mut(..free).unwrap_or_default());
+            let Poll::Ready(read) = Pin::new(&mut leg.stream).poll_read(cx, &mut buf) else {
+                break;
+            };
+            left = read.is_err() || buf.filled().is_empty();
+            (leg.ended, leg.end_held) = (left, left);
+            leg.held |= !left;
+            leg.input.extend_from_slice(buf.filled());
+        }
+        self.session.client_waits(&leg.input, left);
     }
 
     fn read(

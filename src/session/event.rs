@@ -174,6 +174,19 @@ pub struct Incident {
     pub damage: Option<Arc<Damage>>,
 }
 
+impl Incident {
+    /// Notes that so much time has passed since it was written.
+    pub(super) fn delay(&mut self, by: Duration) {
+        // Who was not idle is not.
+        if !self.idle.is_zero() {
+            self.idle += by;
+        }
+        for time in [&mut self.waited, &mut self.age].into_iter().flatten() {
+            *time += by;
+        }
+    }
+}
+
 /// How a transaction block ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TransactionOutcome {

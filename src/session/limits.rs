@@ -40,6 +40,7 @@ pub(super) struct Rung {
     pub(super) kind: Kind,
     pub(super) action: Action,
     pub(super) limit: Duration,
+    /// When it is due.
     pub(super) at: Instant,
 }
 
@@ -84,7 +85,8 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ending.is_some() {
-            return self.cancel_timeout();
+            let timeouts = [self.cancel_timeout(), self.deadline()];
+            return timeouts.into_iter().flatten().min();
         }
         if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
             return None;
@@ -95,8 +97,10 @@ impl Session {
 
     /// Takes every rung that is due, the earliest first.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.ending.is_some() {
-            return self.cancel_again(now);
+        if let step @ Some(_) = self.ending_step() {
+            self.cancel_again(now);
+            self.step_ended(step, now);
+            return self.overdue(now);
         }
         if self.flush_at().is_some_and(|at| at <= now) {
             self.flush_batch();
@@ -233,6 +237,27 @@ impl Session {
             .filter(move |&(_, action)| !waiting || action != Action::Rollback)
     }
 
+    /// The `terminate` of a ladder whose clock runs since then, or of `age`, whichever is due first.
+    pub(super) fn last_rung(&self, kind: Kind, since: Option<Instant>) -> Option<Rung> {
+        let transaction = &self.state.transaction;
+        let aged = transaction.explicit || self.limits.age_implicit;
+        let age = transaction.started.filter(|_| aged);
+        let rung = |(kind, since): (Kind, Option<Instant>)| {
+            let rungs = self.limits.ladder(kind).rungs().iter();
+            let &(limit, action) = rungs
+                .last()
+                .filter(|(_, last)| *last == Action::Terminate)?;
+            Some(Rung {
+                kind,
+                action,
+                limit,
+                at: since? + limit,
+            })
+        };
+        let rungs = [(kind, since), (Kind::Age, age)].into_iter();
+        rungs.filter_map(rung).min_by_key(|rung| rung.at)
+    }
+
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
     /// the same before.
     fn flush_at(&self) -> Option<Instant> {
@@ -257,11 +282,16 @@ impl Session {
         silent && legal && !self.flushed && self.state.phase == Phase::Ready
     }
 
-    pub(super) fn take(&mut self, rung: Rung, now: Instant) {
+    /// Notes that a rung is taken, and writes down of what.
+    pub(super) fn taken(&mut self, rung: Rung, now: Instant) -> Incident {
         if let Some(taken) = self.taken.get_mut(rung.kind.index()) {
             *taken += 1;
         }
-        let mut incident = self.incident(rung, now);
+        self.incident(rung, now)
+    }
+
+    pub(super) fn take(&mut self, rung: Rung, now: Instant) {
+        let mut incident = self.taken(rung, now);
         let half_forwarded = self.is_half_forwarded();
         match rung.action {
             Action::Log => {}
@@ -280,7 +310,7 @@ impl Session {
             }
             Action::Rollback if self.is_rolled_back() => return,
             Action::Release | Action::Rollback | Action::Terminate => {
-                return self.begin_ending(incident);
+                return self.begin_ending(incident, now);
             }
         }
         self.report(incident);

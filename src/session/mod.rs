@@ -157,6 +157,26 @@ struct Leg {
     drop_rest: bool,
 }
 
+impl Leg {
+    /// Whether a Terminate is among the bytes that wait.
+    fn terminates(&self, mut bytes: &[u8]) -> bool {
+        let mut scanner = self.scanner.clone();
+        while let Ok(scanned) = scanner.scan(bytes, |_| true) {
+            let len = match scanned {
+                Scanned::Frame { frame, .. }
+                    if FrontendTag::from(frame.tag) == FrontendTag::Terminate =>
+                {
+                    return true;
+                }
+                Scanned::Frame { len, .. } | Scanned::Rest { len } => len,
+                Scanned::Incomplete => break,
+            };
+            bytes = bytes.get(len..).unwrap_or_default();
+        }
+        false
+    }
+}
+
 /// The state machine of one session.
 #[derive(Debug)]
 pub struct Session {
@@ -187,6 +207,10 @@ pub struct Session {
     flushed: bool,
     /// Whether the session ends as soon as no transaction is open.
     draining: bool,
+    /// CancelRequests of ours whose connection is open.
+    cancels_open: u32,
+    /// Whether a client that is held has said that it sends nothing more.
+    client_left: bool,
     /// Whether a CancelRequest of ours may hit what has been forwarded.
     cancelled: bool,
     /// Whether what such a cancel could have ended is over: an error that it still draws is about nothing.
@@ -246,6 +270,8 @@ impl Session {
             half_sent: false,
             flushed: false,
             draining: false,
+            cancels_open: 0,
+            client_left: false,
             cancelled: false,
             settled: false,
             keeps_server: opening.keeps_server,
@@ -295,7 +321,12 @@ impl Session {
 
     /// Whether bytes from the client cannot be dealt with at present, and none should be read.
     pub fn holds_client(&self) -> bool {
-        self.ending_holds_client() || self.telling_holds_client()
+        self.ending_holds_client() || self.telling_holds_client() || self.cancels_open > 0
+    }
+
+    /// Tells what of a client that is held waits unread, and whether nothing more comes: that it leaves is noticed.
+    pub fn client_waits(&mut self, unread: &[u8], ended: bool) {
+        self.client_left = ended || self.client.terminates(unread);
     }
 
     /// Whether the server must be read although the client does not take what is due to it.
@@ -472,7 +503,7 @@ impl Session {
     fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         self.abandon_ending();
         let leaves = FrontendTag::from(frame.tag) == FrontendTag::Terminate;
-        if self.holds_client() || !leaves && self.begins_again() {
+        if self.holds_client() || !leaves && self.begins_again(now) {
             return Verdict::Hold;
         }
         if self.discarding != Discarding::Nothing && self.discards(FrontendTag::from(frame.tag)) {

@@ -156,7 +156,8 @@ fn position(incident: &Incident) -> &'static str {
     }
 }
 
-fn stuck_for(incident: &Incident) -> Duration {
+/// The time by which the limit was reached.
+pub(super) fn stuck_for(incident: &Incident) -> Duration {
     match incident.kind {
         Kind::Age => incident.age.unwrap_or(incident.idle),
         Kind::Blocking => incident.waited.unwrap_or(incident.idle),
@@ -164,6 +165,7 @@ fn stuck_for(incident: &Incident) -> Duration {
     }
 }
 
-fn seconds(time: Duration) -> String {
+/// A time as it is told.
+pub(super) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }

@@ -1,7 +1,8 @@
 //! Ends a statement that runs: CancelRequest, while what it has already sent is read.
 //!
 //! Nothing of the client's is forwarded before the cancel connection is closed by the server and the outcome is known,
-//! so that a late cancel never hits a later statement.
+//! so that a late cancel never hits a later statement. What pgidle itself has to say waits for it too, but not for long:
+//! an injection that is hit is sent again.
 
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ const MAX_CANCELS: u32 = 10;
 
 /// The time between two cancels.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long all of them take, when the server closes each at once.
+pub(super) const SERIES: Duration = INTERVAL.saturating_mul(MAX_CANCELS);
 
 /// Why a session cannot be cancelled whose server, or a pooler before it, sent no BackendKeyData.
 const NO_KEY: &str = "the server gave no key to cancel with";
@@ -39,7 +43,7 @@ impl Session {
                 repeat_at: now + INTERVAL,
             });
             self.cancelled = true;
-            self.actions.push_back(Action::Cancel);
+            self.send_cancel();
             // A server that waits ignores the cancel: it may have answers that were never asked for.
             self.flush_batch();
         } else if ending.incident.action == policy::Action::Terminate {
@@ -53,14 +57,23 @@ impl Session {
         }
     }
 
-    /// Tells that the server has closed the connection of the CancelRequest.
+    /// Asks for a CancelRequest. As long as its connection is open it may hit whatever runs, so the client is held.
+    pub(super) fn send_cancel(&mut self) {
+        self.cancels_open += 1;
+        self.actions.push_back(Action::Cancel);
+    }
+
+    /// Tells that the server has closed the connection of a CancelRequest, or that it has been waited for long enough.
     pub fn cancel_closed(&mut self, now: Instant) {
-        if let Some(Step::Cancel(cancel)) = self.ending_step() {
+        self.cancels_open = self.cancels_open.saturating_sub(1);
+        let step = self.ending_step();
+        if let Some(Step::Cancel(cancel)) = step {
             self.set_step(Step::Cancel(Cancel {
-                in_flight: false,
+                in_flight: self.cancels_open > 0,
                 ..cancel
             }));
             self.request_ended(now);
+            self.step_ended(step, now);
         }
     }
 

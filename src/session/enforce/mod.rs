@@ -19,6 +19,7 @@
 
 mod abort;
 mod copy_fail;
+mod deadline;
 mod drain;
 mod exchange;
 mod poison;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use super::{
     Action, CloseReason, Discarding, Session, Verdict,
     event::{Incident, Outcome, Position},
+    limits::Rung,
     report,
     state::{Phase, TransactionStatus},
     telling::Telling,
@@ -43,8 +45,10 @@ use crate::{
 /// An ending under way.
 #[derive(Clone, Debug)]
 pub(super) struct Ending {
-    /// What will be reported about it; the facts are those of the moment when the limit was reached.
+    /// What will be reported about it.
     incident: Incident,
+    /// The moment that the incident tells of: when the limit was reached, or when the gate was passed.
+    acted: Instant,
     step: Step,
     /// The number of the transaction: a later one must not be hit.
     pub(super) transaction: u64,
@@ -56,6 +60,10 @@ pub(super) struct Ending {
     cancels: u32,
     /// Injections that were sent again because a cancel or a statement timeout of the client's hit them.
     retries: u32,
+    /// Since when it is at its step.
+    since: Instant,
+    /// When it was last looked at because its step has a deadline.
+    checked: Instant,
 }
 
 /// What an ending waits for.
@@ -77,20 +85,33 @@ pub(super) enum Step {
     Release(release::Purpose, exchange::Exchange),
 }
 
+impl Step {
+    /// Whether what the server has to answer is ours, and not the client's.
+    fn is_ours(self) -> bool {
+        match self {
+            Self::Gate | Self::CopyFail | Self::Cancel(_) => false,
+            Self::Poison | Self::Synced | Self::Abort(_) | Self::Release(..) => true,
+        }
+    }
+}
+
 pub(super) use release::Released;
 
 impl Session {
     /// Begins to end the transaction: asks for the gate.
-    pub(super) fn begin_ending(&mut self, incident: Incident) {
+    pub(super) fn begin_ending(&mut self, incident: Incident, now: Instant) {
         let failed = self.state.status == TransactionStatus::Failed;
         self.ending = Some(Box::new(Ending {
             incident,
+            acted: now,
             step: Step::Gate,
             transaction: self.state.transaction.number,
             told: failed || self.state.pending.skipping(),
             in_batch: false,
             cancels: 0,
             retries: 0,
+            since: now,
+            checked: now,
         }));
         self.actions.push_back(Action::CloseGate);
     }
@@ -102,10 +123,21 @@ impl Session {
             .as_ref()
             .is_some_and(|ending| ending.step == Step::Gate)
         {
-            self.next_step(now);
+            self.act(now);
         } else if self.ending.is_none() {
             self.actions.push_back(Action::OpenGate);
         }
+    }
+
+    /// Does the first thing: the incident tells of this moment, not of that in which the limit was reached.
+    fn act(&mut self, now: Instant) {
+        if let Some(ending) = &mut self.ending {
+            let waited = now.saturating_duration_since(ending.acted);
+            ending.incident.delay(waited);
+            ending.acted = now;
+        }
+        self.next_step(now);
+        self.step_ended(Some(Step::Gate), now);
     }
 
     /// The client spoke before anything was done: the rung that was taken may be due again.
@@ -139,28 +171,32 @@ impl Session {
         frame: Frame<'_>,
         now: Instant,
     ) -> Verdict {
-        use BackendTag::{ErrorResponse, NoticeResponse};
-        let tag = BackendTag::from(frame.tag);
-        if tag == ErrorResponse && ErrorFields::read(frame.body).is_fatal() {
+        if BackendTag::from(frame.tag) == BackendTag::ErrorResponse
+            && ErrorFields::read(frame.body).is_fatal()
+        {
             self.finish(Outcome::ServerClosed);
             return self.pass_server(frame, now);
         }
-        if let Step::Gate | Step::CopyFail | Step::Cancel(_) = step {
+        if !step.is_ours() {
             self.client_is_sent(frame);
         }
+        let verdict = self.answer_of(step, frame, now);
+        self.step_ended(Some(step), now);
+        verdict
+    }
+
+    fn answer_of(&mut self, step: Step, frame: Frame<'_>, now: Instant) -> Verdict {
+        let tag = BackendTag::from(frame.tag);
         match step {
             Step::Gate => self.answer_received(frame, now),
             Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
-            Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(..)
-                if tag == NoticeResponse && is_about_ours(step, frame) =>
+            _ if step.is_ours()
+                && tag == BackendTag::NoticeResponse
+                && is_about_ours(step, frame) =>
             {
                 Verdict::Drop
             }
-            Step::Poison | Step::Synced | Step::Abort(_) | Step::Release(..)
-                if tag.is_asynchronous() =>
-            {
-                self.pass_server(frame, now)
-            }
+            _ if step.is_ours() && tag.is_asynchronous() => self.pass_server(frame, now),
             Step::Poison => self.poison_answered(tag),
             Step::Synced => self.sync_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
@@ -186,14 +222,34 @@ impl Session {
         self.ending.as_ref().map(|ending| ending.step)
     }
 
+    /// Whether the transaction that is to be ended has ended.
+    fn is_over(&self) -> bool {
+        let transaction = &self.state.transaction;
+        let another = |ending: &Ending| ending.transaction != transaction.number;
+        let nothing_open = self.state.pending.is_empty() && !transaction.open;
+        nothing_open || self.ending.as_deref().is_some_and(another)
+    }
+
+    /// The `terminate` that its ladders have for a session whose transaction is being ended otherwise.
+    fn terminate_rung(&self) -> Option<Rung> {
+        let ending = self.ending.as_ref()?;
+        let incident = &ending.incident;
+        if incident.action == policy::Action::Terminate {
+            return None;
+        }
+        // A client whose transaction is begun again has spoken.
+        let stuck = incident.outcome != Outcome::Released;
+        let since = ending.acted.checked_sub(report::stuck_for(incident));
+        self.last_rung(incident.kind, since.filter(|_| stuck))
+    }
+
     /// Asks what stands in the way, and does it.
     fn next_step(&mut self, now: Instant) {
         let Some(ending) = &self.ending else {
             return;
         };
-        let (pending, transaction) = (&self.state.pending, &self.state.transaction);
-        let quiet = pending.is_empty();
-        let over = ending.transaction != transaction.number || quiet && !transaction.open;
+        let pending = &self.state.pending;
+        let (quiet, over) = (pending.is_empty(), self.is_over());
         let terminate = ending.incident.action == policy::Action::Terminate;
         if ending.incident.action == policy::Action::Release && !over {
             self.ask();

@@ -13,7 +13,7 @@
 //! session that is released has nothing to cancel.
 
 use super::{
-    Action, Frame, Outcome, Session, Step, TransactionStatus, Verdict, abort,
+    Action, Frame, Instant, Outcome, Session, Step, TransactionStatus, Verdict, abort,
     exchange::{Exchange, Exchanged, NAME, Unexpected},
     question::{self, About, Answer, Mode},
 };
@@ -123,7 +123,7 @@ impl Session {
         self.send(Purpose::Undo, &[(&back, &[]), (&forget, &[])]);
     }
 
-    fn not_releasable(&mut self, refusal: Refusal) {
+    pub(super) fn not_releasable(&mut self, refusal: Refusal) {
         self.refused(refusal);
         self.finish(Outcome::NotReleasable);
     }
@@ -251,7 +251,7 @@ impl Session {
     }
 
     /// The client of a released session speaks; `true` when its request has to wait until the transaction has begun.
-    pub(in crate::session) fn begins_again(&mut self) -> bool {
+    pub(in crate::session) fn begins_again(&mut self, now: Instant) -> bool {
         let Some(released) = self.released.take() else {
             return false;
         };
@@ -259,7 +259,7 @@ impl Session {
             self.actions.push_back(Action::OpenGate);
             return false;
         }
-        self.begin_ending(released.incident);
+        self.begin_ending(released.incident, now);
         self.begin(released.mode, false);
         true
     }

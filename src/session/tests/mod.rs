@@ -13,4 +13,5 @@ mod property;
 mod release;
 mod savepoints;
 mod script;
+mod stuck;
 mod telling;

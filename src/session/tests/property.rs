@@ -345,7 +345,7 @@ impl World {
         if std::mem::take(&mut self.gate_waits) {
             self.session.gate_closed(self.now);
         }
-        if std::mem::take(&mut self.own_cancels) > 0 {
+        for _ in 0..std::mem::take(&mut self.own_cancels) {
             self.session.cancel_closed(self.now);
         }
     }

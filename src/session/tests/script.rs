@@ -80,6 +80,8 @@ pub(super) struct Player {
     pub(super) session: Session,
     pub(super) now: Instant,
     client_input: Vec<u8>,
+    /// Whether the client has closed its end.
+    left: bool,
     /// Whether cancel connections of the client's are open: the gate cannot be closed.
     cancels_open: bool,
     /// What is missing of the last message that was shown, to the server and to the client.
@@ -94,6 +96,7 @@ impl Player {
             session,
             now,
             client_input: Vec::new(),
+            left: false,
             cancels_open: false,
             rests: [0; 2],
             transcript: String::new(),
@@ -133,6 +136,8 @@ impl Player {
             self.session.flow(Side::Client, false, true, self.now);
         } else if let Some(waiting) = line.strip_prefix("seen: ") {
             self.session.observed(seen(waiting, self.now), self.now);
+        } else if line == "client leaves" {
+            self.left = true;
         } else if line == "drain" {
             self.session.drain();
         } else {
@@ -183,7 +188,9 @@ impl Player {
         loop {
             self.show(Side::Server, b"");
             self.show(Side::Client, b"");
-            if !self.session.holds_client() && !self.client_input.is_empty() {
+            if self.session.holds_client() {
+                self.session.client_waits(&self.client_input, self.left);
+            } else if !self.client_input.is_empty() {
                 let input = std::mem::take(&mut self.client_input);
                 let step = self.session.client_bytes(&input, self.now).unwrap();
                 self.show(Side::Server, &input[..step.verbatim]);

@@ -1,0 +1,136 @@
+//! The deadlines of an ending: each step may wait for so long, then something else may be done about it.
+//!
+//! A server that works is not at fault: a large rollback takes its time, and a late answer is not an unexpected one. So
+//! a deadline by itself ends no session. What may be done past it depends on the step:
+//!
+//! | step | past its deadline |
+//! |---|---|
+//! | Gate | the ending goes on: a cancel of the client's that hits what is injected has it sent again |
+//! | Cancel, and the statement has ended | the ending goes on; the client waits until the cancel can hit nothing more |
+//! | Cancel, for `terminate` | both connections are closed |
+//! | any | `terminate` acts when it is due, and a client that has left takes its session with it |
+
+use std::{mem::discriminant, time::Duration};
+
+use super::{
+    Action, CloseReason, Incident, Instant, Outcome, Phase, Rung, Session, Step, drain, policy,
+    report,
+};
+use crate::session::transaction::Refusal;
+
+/// How long a step may wait.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a statement is cancelled for the sake of `terminate`: as often as it may be, and one step's patience.
+const CANCELLING: Duration = drain::SERIES.saturating_add(PATIENCE);
+
+impl Session {
+    /// Notes that the ending has come from this step to another, if it has.
+    pub(in crate::session) fn step_ended(&mut self, step: Option<Step>, now: Instant) {
+        if let Some(ending) = &mut self.ending
+            && step.as_ref().map(discriminant) != Some(discriminant(&ending.step))
+        {
+            ending.since = now;
+            ending.checked = now;
+        }
+    }
+
+    /// When the deadline of the step is, or when to look again at an ending that has passed it.
+    pub(in crate::session) fn deadline(&self) -> Option<Instant> {
+        let ending = self.ending.as_ref()?;
+        let deadline = ending.since + PATIENCE;
+        if self.client_left || ending.checked < deadline {
+            return Some(deadline);
+        }
+        let terminates = self.terminate_rung().map(|rung| rung.at);
+        let due = terminates.filter(|&at| at > ending.checked);
+        let again = ending.checked + PATIENCE;
+        Some(due.map_or(again, |at| at.min(again)))
+    }
+
+    /// Does what may be done about an ending that has passed the deadline of its step.
+    pub(in crate::session) fn overdue(&mut self, now: Instant) {
+        if self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let terminates = self.terminate_rung().filter(|rung| rung.at <= now);
+        let request_ended = self.is_over() || self.state.pending.is_empty();
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        ending.checked = now;
+        let action = ending.incident.action;
+        match ending.step {
+            Step::Gate if action == policy::Action::Release => {
+                self.not_releasable(Refusal::for_now(
+                    "a cancel request of the client's is on its way",
+                ));
+            }
+            Step::Gate => self.act(now),
+            Step::Cancel(_) if request_ended => self.next_step(now),
+            _ if self.client_left => self.leave_with_client(),
+            Step::Cancel(_) if action == policy::Action::Terminate => {
+                if now >= ending.since + CANCELLING {
+                    self.terminate(self.state.pending.ready_owed().max(1));
+                }
+            }
+            Step::CopyFail
+            | Step::Cancel(_)
+            | Step::Poison
+            | Step::Synced
+            | Step::Abort(_)
+            | Step::Release(..) => {
+                if let Some(rung) = terminates {
+                    self.escalate(rung, now);
+                }
+            }
+        }
+    }
+
+    /// Goes on to end the session: the ending that is stuck has come to nothing, and its incident says so.
+    fn escalate(&mut self, rung: Rung, now: Instant) {
+        let mut terminate = self.taken(rung, now);
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        let mut stuck = ending.incident.clone();
+        if terminate.kind == stuck.kind {
+            // Where it was stuck, it is: what goes on now is pgidle's.
+            let (action, limit) = (terminate.action, terminate.limit);
+            terminate = Incident {
+                action,
+                limit,
+                ..stuck.clone()
+            };
+            terminate.delay(now.saturating_duration_since(ending.acted));
+        }
+        let waited = report::seconds(now.saturating_duration_since(ending.since));
+        stuck.why = Some(format!("the server has not answered for {waited}").into());
+        stuck.outcome = Outcome::NotPossible;
+        ending.incident = terminate;
+        ending.acted = now;
+        ending.cancels = 0;
+        let ours = ending.step.is_ours();
+        self.report(stuck);
+        if ours {
+            self.send_cancel();
+            self.terminate(0);
+        } else {
+            self.next_step(now);
+        }
+    }
+
+    /// Ends the session of a client that has left while it was held; what runs is cancelled, so that the server sees
+    /// the end of the connection.
+    fn leave_with_client(&mut self) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        ending.incident.why = Some("the client left while the server did not answer".into());
+        self.send_cancel();
+        self.finish(Outcome::NotPossible);
+        self.state.phase = Phase::Closing;
+        self.actions
+            .push_back(Action::Close(CloseReason::ClientLeft));
+    }
+}

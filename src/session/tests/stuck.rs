@@ -1,0 +1,483 @@
+//! Endings that wait for what does not come: each step has a deadline, past which something else may be done.
+
+use expect_test::expect;
+
+use super::script::check;
+
+/// Limits under which everything is ended, and what does not end is terminated.
+const BOTH: &str =
+    "idle: rollback 1s, terminate 3s; stalled: rollback 1s, terminate 3s; age: rollback 5s";
+
+/// Limits under which nothing is terminated.
+const ROLLBACK: &str = "idle: rollback 1s; stalled: rollback 1s; age: rollback 5s";
+
+#[test]
+fn a_rollback_that_is_not_answered_is_terminated() {
+    check(
+        BOTH,
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         C: Q COMMIT
+         +1999ms
+         +1ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            C: Q COMMIT
+            +1999ms
+            +1ms
+              > X
+              < E FATAL 25P03 (ours)
+              ! Cancel
+              ! close: policy
+              * idle rollback not_possible at 1s in "idle in transaction" after 1s
+              * idle terminate terminated at 3s in "idle in transaction" after 3s
+        "#]],
+    );
+}
+
+#[test]
+fn a_rollback_that_takes_longer_than_a_deadline_is_waited_for() {
+    check(
+        ROLLBACK,
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         C: Q COMMIT
+         +1h
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         S: C ROLLBACK | Z I",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            C: Q COMMIT
+            +1h
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              > Q COMMIT
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
+        "#]],
+    );
+}
+
+#[test]
+fn a_terminate_that_is_due_soon_after_gives_the_server_time() {
+    check(
+        "idle: rollback 1s, terminate 1100ms",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         +1999ms
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         +1h",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            +1999ms
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+            +1h
+              ! close: policy
+              * idle terminate terminated at 1.1s in "idle in transaction (aborted)" after 2.999s
+              > X
+              < E FATAL 25P03 (ours)
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_leaves_while_a_rollback_is_not_answered_takes_its_session_with_it() {
+    check(
+        ROLLBACK,
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         client leaves
+         +1999ms
+         +1ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            client leaves
+            +1999ms
+            +1ms
+              ! Cancel
+              ! close: client_left
+              * idle rollback not_possible at 1s in "idle in transaction" after 1s
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_leaves_later_is_noticed_at_once() {
+    check(
+        ROLLBACK,
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1h
+         client leaves
+         +0ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1h
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            client leaves
+            +0ms
+              ! Cancel
+              ! close: client_left
+              * idle rollback not_possible at 1s in "idle in transaction" after 1s
+        "#]],
+    );
+}
+
+#[test]
+fn a_terminate_among_what_waits_is_noticed() {
+    check(
+        ROLLBACK,
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         C: P - SELECT 1 | B - - | E - | S
+         +1h
+         C: X
+         +0ms",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            C: P - SELECT 1 | B - - | E - | S
+            +1h
+            C: X
+            +0ms
+              ! Cancel
+              ! close: client_left
+              * idle rollback not_possible at 1s in "idle in transaction" after 1s
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_leaves_while_a_rollback_is_on_its_way_is_forwarded_when_it_has_come() {
+    check(
+        ROLLBACK,
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         +1s
+         C: Q INSERT INTO t VALUES (1) | X
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+            C: Q INSERT INTO t VALUES (1) | X
+            +1s
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              > X
+              < E 25P03 (ours) | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+        "#]],
+    );
+}
+
+#[test]
+fn a_poison_and_a_sync_that_are_not_answered_are_terminated() {
+    check(
+        BOTH,
+        "C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+         S: 1 | 2 | C INSERT 0 1
+         +1s
+         +2s",
+        &expect![[r#"
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+              > P - INSERT INTO t VALUES (1) | B | E | H
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+            +1s
+              > P pgidle_rollback- pgidle: rolled back after batch without sync for 1 s | H
+            +2s
+              > X
+              < E FATAL 25P03 (ours)
+              ! Cancel
+              ! close: policy
+              * stalled rollback not_possible at 1s in "batch without sync" after 1s
+              * stalled terminate terminated at 3s in "batch without sync" after 3s
+        "#]],
+    );
+    check(
+        BOTH,
+        "C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+         S: 1 | 2 | C INSERT 0 1
+         +1s
+         S: E 42601
+         +1999ms
+         +1ms",
+        &expect![[r#"
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+              > P - INSERT INTO t VALUES (1) | B | E | H
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+            +1s
+              > P pgidle_rollback- pgidle: rolled back after batch without sync for 1 s | H
+            S: E 42601
+              > S
+            +1999ms
+            +1ms
+              > X
+              < E FATAL 25P03 (ours)
+              ! Cancel
+              ! close: policy
+              * stalled rollback not_possible at 1s in "batch without sync" after 1s
+              * stalled terminate terminated at 3s in "batch without sync" after 3s
+        "#]],
+    );
+}
+
+#[test]
+fn a_copy_fail_that_is_not_read_is_terminated() {
+    check(
+        BOTH,
+        "C: Q COPY t FROM STDIN
+         S: G
+         +1s
+         +2s
+         cancelled
+         S: E 57014 | Z I",
+        &expect![[r#"
+            C: Q COPY t FROM STDIN
+              > Q COPY t FROM STDIN
+            S: G
+              < G
+            +1s
+              > f pgidle: rolled back after copy in for 1 s
+            +2s
+              ! Cancel
+              * stalled rollback not_possible at 1s in "copy in" after 1s
+            cancelled
+            S: E 57014 | Z I
+              < E 25P03 (ours) | Z I | E FATAL 25P03 (ours)
+              > X
+              ! close: policy
+              * stalled terminate terminated at 3s in "copy in" after 3s
+        "#]],
+    );
+}
+
+/// The gate does not close: a cancel of the client's that hits what is injected has it sent again.
+#[test]
+fn a_cancel_connection_that_stays_open_makes_a_limit_act_a_little_late() {
+    check(
+        ROLLBACK,
+        "cancel opens
+         C: Q BEGIN
+         S: C BEGIN | Z T
+         +2999ms
+         +1ms
+         S: E 57014 | Z E
+         S: C ROLLBACK | E 57014 | Z I
+         S: C BEGIN | E 22P02 | Z E
+         cancel closes
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+        &expect![[r#"
+            cancel opens
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +2999ms
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 3 s'::pg_catalog.int4
+            S: E 57014 | Z E
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 3 s'::pg_catalog.int4
+            S: C ROLLBACK | E 57014 | Z I
+              > Q BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 3 s'::pg_catalog.int4
+            S: C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * idle rollback rolled_back at 1s in "idle in transaction" after 3s
+            cancel closes
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
+        "#]],
+    );
+}
+
+#[test]
+fn a_cancel_connection_that_stays_open_keeps_from_a_release() {
+    check(
+        "idle: release 1s, rollback 4s",
+        "cancel opens
+         C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SELECT 1
+         S: T | D | C SELECT 1 | Z T
+         +3s
+         cancel closes
+         +1s",
+        &expect![[r#"
+            cancel opens
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: T | D | C SELECT 1 | Z T
+              < T | D | C SELECT 1 | Z T
+            +3s
+              * idle release not_releasable at 1s in "idle in transaction" after 1s
+            cancel closes
+            +1s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 4 s'::pg_catalog.int4
+        "#]],
+    );
+}
+
+/// Our cancel may hit anything as long as its connection is open; the transaction is ended meanwhile.
+#[test]
+fn a_cancel_of_ours_that_stays_open_holds_the_client_and_not_the_locks() {
+    check(
+        "age: rollback 1s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SELECT pg_sleep(1.2)
+         +1200ms
+         S: T | D | C SELECT 1 | Z T
+         C: Q ROLLBACK
+         +1799ms
+         +1ms
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         +10s
+         cancelled
+         S: C ROLLBACK | Z I",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT pg_sleep(1.2)
+              > Q SELECT pg_sleep(1.2)
+            +1200ms
+              ! Cancel
+            S: T | D | C SELECT 1 | Z T
+              < T | D | C SELECT 1 | Z T
+            C: Q ROLLBACK
+            +1799ms
+            +1ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 2 statement(s)
+              * age rollback rolled_back at 1s in "active" after 0ns
+            +10s
+            cancelled
+              > Q ROLLBACK
+            S: C ROLLBACK | Z I
+              < C ROLLBACK | Z I
+        "#]],
+    );
+}
+
+#[test]
+fn a_statement_whose_cancel_stays_open_is_terminated_when_that_is_due() {
+    check(
+        "age: rollback 1s, terminate 5s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SELECT pg_sleep(60)
+         +1s
+         +4s
+         +1h",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT pg_sleep(60)
+              > Q SELECT pg_sleep(60)
+            +1s
+              ! Cancel
+            +4s
+              ! Cancel
+              * age rollback not_possible at 1s in "active" after 0ns
+            +1h
+              < E FATAL 25P04 (ours)
+              ! close: policy
+              * age terminate terminated at 5s in "active" after 0ns
+        "#]],
+    );
+}
+
+#[test]
+fn a_transaction_that_does_not_begin_again_is_terminated_by_its_age_alone() {
+    check(
+        "idle: release 1s, terminate 3s; age: terminate 9s",
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: Q SELECT 1
+         S: T | D | C SELECT 1 | Z T
+         +1s
+         S: answer 1 | closed | Z T
+         S: own ROLLBACK | closed | Z I
+         C: Q SELECT 1
+         +7s
+         +1s",
+        &expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: T | D | C SELECT 1 | Z T
+              < T | D | C SELECT 1 | Z T
+            +1s
+              > own SAVEPOINT pgidle_release | own SET LOCAL statement_timeout = 250 | own SET LOCAL jit = off | own SELECT | own WITH held AS ( | closed | S
+            S: answer 1 | closed | Z T
+              > own ROLLBACK | closed | S
+            S: own ROLLBACK | closed | Z I
+              * idle release released at 1s in "idle in transaction" after 1s
+            C: Q SELECT 1
+              > own BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE | own SELECT 1 | closed | S
+            +7s
+            +1s
+              > X
+              < E FATAL 25P04 (ours)
+              ! Cancel
+              ! close: policy
+              * idle release not_possible at 1s in "idle in transaction" after 1s
+              * age terminate terminated at 9s in "half-sent request" after 9s
+        "#]],
+    );
+}
