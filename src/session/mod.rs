@@ -10,6 +10,7 @@ mod blocking;
 pub mod damage;
 mod enforce;
 pub mod event;
+mod imitate;
 mod in_flight;
 mod limits;
 mod pending;

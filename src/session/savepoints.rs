@@ -2,7 +2,7 @@
 //! `ReleaseSavepoint` and `RollbackToSavepoint` in `src/backend/access/transam/xact.c`): a name may be used again, and
 //! then means the newest savepoint of that name.
 
-use crate::sql::SavepointName;
+use crate::sql::Identifier;
 
 /// Savepoints whose names are kept.
 const MAX_NAMES: usize = 256;
@@ -11,7 +11,7 @@ const MAX_NAMES: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Savepoints {
     /// Those that are known to be open, oldest first.
-    names: Vec<SavepointName>,
+    names: Vec<Identifier>,
     /// Whether there may be others.
     others: bool,
 }
@@ -23,13 +23,12 @@ impl Savepoints {
     }
 
     /// Whether one of this name is open: `true` is certain.
-    #[allow(dead_code, reason = "it is asked where a client is not yet told")]
-    pub(super) fn is_open(&self, name: &SavepointName) -> bool {
+    pub(super) fn is_open(&self, name: &Identifier) -> bool {
         self.names.contains(name)
     }
 
     /// Notes a SAVEPOINT; `None` when its name is not known.
-    pub(super) fn opened(&mut self, name: Option<&SavepointName>) {
+    pub(super) fn opened(&mut self, name: Option<&Identifier>) {
         match name {
             Some(name) if self.names.len() < MAX_NAMES => self.names.push(name.clone()),
             _ => self.others = true,
@@ -37,7 +36,7 @@ impl Savepoints {
     }
 
     /// Notes a RELEASE: the savepoint and those opened after it are gone.
-    pub(super) fn released(&mut self, name: Option<&SavepointName>) {
+    pub(super) fn released(&mut self, name: Option<&Identifier>) {
         match self.newest(name) {
             Some(index) => self.names.truncate(index),
             None => self.lose_track(),
@@ -45,14 +44,14 @@ impl Savepoints {
     }
 
     /// Notes a ROLLBACK TO: those opened after the savepoint are gone.
-    pub(super) fn rolled_back_to(&mut self, name: Option<&SavepointName>) {
+    pub(super) fn rolled_back_to(&mut self, name: Option<&Identifier>) {
         match self.newest(name) {
             Some(index) => self.names.truncate(index + 1),
             None => self.lose_track(),
         }
     }
 
-    fn newest(&self, name: Option<&SavepointName>) -> Option<usize> {
+    fn newest(&self, name: Option<&Identifier>) -> Option<usize> {
         let name = name?;
         self.names.iter().rposition(|open| open == name)
     }

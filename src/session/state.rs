@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     policy::Kind,
-    sql::{self, Control, Lexing, Outline, SavepointName},
+    sql::{self, Control, Identifier, Lexing, Outline},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
 
@@ -329,7 +329,7 @@ impl State {
         })
     }
 
-    fn text(&self, frame: Frame<'_>, sql: &[u8]) -> Text {
+    pub(super) fn text(&self, frame: Frame<'_>, sql: &[u8]) -> Text {
         let kept = sql.get(..MAX_TEXT).unwrap_or(sql);
         let text = str::from_utf8(kept);
         let whole = frame.whole && kept.len() == sql.len() && text.is_ok();
@@ -381,7 +381,7 @@ impl State {
     fn command(
         &mut self,
         tag: CommandTag,
-        statement: (Control, Option<&SavepointName>),
+        statement: (Control, Option<&Identifier>),
         now: Instant,
     ) -> Option<Box<Finished>> {
         if tag == CommandTag::ForgetAll {

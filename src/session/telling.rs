@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{Discarding, Session, Verdict, pending::Owed, state::TransactionStatus};
+use super::{
+    Discarding, Session, Verdict, pending::Owed, savepoints::Savepoints, state::TransactionStatus,
+};
 use crate::{
     sql::Control,
     wire::{
@@ -27,6 +29,10 @@ pub(super) struct Telling {
     /// Whether the client has been sent an error.
     told: bool,
     due: Due,
+    /// The savepoints that the client believes to be open.
+    savepoints: Savepoints,
+    /// Answers to messages of our own that are still to come.
+    own_answers: usize,
 }
 
 /// What the error answers.
@@ -66,7 +72,33 @@ impl Telling {
     /// a batch that has to fail.
     pub(super) fn new(report: originate::Report, told: bool, in_batch: bool) -> Self {
         let due = if in_batch { Due::Batch } else { Due::Request };
-        Self { report, told, due }
+        Self {
+            report,
+            told,
+            due,
+            savepoints: Savepoints::default(),
+            own_answers: 0,
+        }
+    }
+
+    /// Whether the client is still to be told, by the first request that cannot be carried out.
+    pub(super) fn waits_for_request(&self) -> bool {
+        !self.told && self.due == Due::Request
+    }
+
+    /// The savepoints that the client believes to be open.
+    pub(super) fn savepoints(&self) -> &Savepoints {
+        &self.savepoints
+    }
+
+    /// Notes the savepoints that the client believes to be open.
+    pub(super) fn set_savepoints(&mut self, savepoints: Savepoints) {
+        self.savepoints = savepoints;
+    }
+
+    /// Notes that so many answers of the server will be for us.
+    pub(super) fn await_own(&mut self, answers: usize) {
+        self.own_answers += answers;
     }
 
     /// Whether the client has a request outstanding that nothing but our error answers.
@@ -101,6 +133,9 @@ impl Session {
                 self.pass_client(frame, now)
             };
         }
+        if let Some(verdict) = self.imitate(frame, now) {
+            return verdict;
+        }
         match self.reaction(frame) {
             Reaction::Forward => self.pass_client(frame, now),
             Reaction::ForwardAndFlush => {
@@ -121,6 +156,9 @@ impl Session {
             .map(|request| (request.owed, request.text.control()));
         let verdict = self.pass_server(frame, now);
         let tag = BackendTag::from(frame.tag);
+        if self.is_own_answer(tag) {
+            return Verdict::Drop;
+        }
         if tag == BackendTag::CommandComplete
             && CommandTag::read(frame.body) == CommandTag::Rollback
         {
@@ -158,6 +196,23 @@ impl Session {
             }
         }
         verdict
+    }
+
+    /// Whether this answers a Close and Sync of ours; nothing else is asked meanwhile.
+    fn is_own_answer(&mut self, tag: BackendTag) -> bool {
+        let answers = self
+            .telling
+            .as_mut()
+            .map(|telling| &mut telling.own_answers);
+        let Some(answers) = answers.filter(|answers| **answers > 0) else {
+            return false;
+        };
+        *answers = match tag {
+            BackendTag::CloseComplete => *answers - 1,
+            BackendTag::ReadyForQuery => 0,
+            _ => return tag == BackendTag::ErrorResponse,
+        };
+        true
     }
 
     /// The server has answered this with the tag `ROLLBACK`; true when the client gets our error in its place.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     policy::Kind,
-    sql::{Control, SavepointName},
+    sql::{Control, Identifier},
     wire::CommandTag,
 };
 
@@ -186,7 +186,7 @@ impl Transaction {
     pub(super) fn command(
         &mut self,
         tag: CommandTag,
-        (control, savepoint): (Control, Option<&SavepointName>),
+        (control, savepoint): (Control, Option<&Identifier>),
     ) -> Option<Ended> {
         let outcome = match (tag, control) {
             (CommandTag::Commit, _) => TransactionOutcome::Commit,

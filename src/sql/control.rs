@@ -4,7 +4,7 @@
 //! It does not check what the other statements of a `;`-list are, nor whether a savepoint's name is a reserved word: the
 //! server refuses such a text, and a refusal is an error that the client sees.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::lexer::{Lexer, Token};
 
@@ -116,12 +116,12 @@ struct Controlling {
     /// How many statements stand before it.
     index: usize,
     control: Control,
-    savepoint: Option<SavepointName>,
+    savepoint: Option<Identifier>,
 }
 
-/// The name of a savepoint as the server has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavepointName(Box<[u8]>);
+/// A name of a savepoint, a prepared statement or a cursor, as the server has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identifier(Box<[u8]>);
 
 /// Names are cut here (`NAMEDATALEN` in `src/include/pg_config_manual.h`, less the NUL).
 const MAX_NAME: usize = 63;
@@ -129,14 +129,25 @@ const MAX_NAME: usize = 63;
 /// Statements of one text that are followed.
 const MAX_CONTROLS: usize = 256;
 
-impl SavepointName {
+impl fmt::Debug for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+impl Identifier {
+    /// The name's bytes: ASCII, without quotes, not longer than the server keeps.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// A name without quotes (`downcase_truncate_identifier` in `src/backend/parser/scansup.c`).
-    fn unquoted(name: &[u8]) -> Option<Self> {
+    pub(super) fn unquoted(name: &[u8]) -> Option<Self> {
         Self::cut(name.to_ascii_lowercase())
     }
 
     /// What stands between the quotes of a name.
-    fn quoted(inside: &[u8]) -> Option<Self> {
+    pub(super) fn quoted(inside: &[u8]) -> Option<Self> {
         let mut name = Vec::with_capacity(inside.len());
         let mut rest = inside;
         while let Some((&byte, after)) = rest.split_first() {
@@ -179,7 +190,7 @@ impl Outline {
     }
 
     /// What the statement does that has so many before it, and the savepoint that it names.
-    pub fn statement(&self, index: usize) -> (Control, Option<&SavepointName>) {
+    pub fn statement(&self, index: usize) -> (Control, Option<&Identifier>) {
         match self {
             Self::One(control) if index == 0 => (*control, None),
             Self::List(list) => {
@@ -291,7 +302,7 @@ struct Parser<'a> {
     lexer: Lexer<'a>,
     next: Token<'a>,
     /// The savepoint that the statement names.
-    savepoint: Option<SavepointName>,
+    savepoint: Option<Identifier>,
 }
 
 impl<'a> Parser<'a> {
@@ -577,10 +588,10 @@ impl<'a> Parser<'a> {
 }
 
 /// The savepoint that a token names.
-fn named(token: Token<'_>) -> Option<SavepointName> {
+fn named(token: Token<'_>) -> Option<Identifier> {
     match token {
-        Token::Word(name) => SavepointName::unquoted(name),
-        Token::Quoted(inside) => SavepointName::quoted(inside),
+        Token::Word(name) => Identifier::unquoted(name),
+        Token::Quoted(inside) => Identifier::quoted(inside),
         Token::Escaped
         | Token::String
         | Token::Comma
@@ -739,7 +750,7 @@ mod tests {
         Some((tree.stmts.len(), controls.collect()))
     }
 
-    fn by_node(node: &Node) -> (Control, Option<SavepointName>) {
+    fn by_node(node: &Node) -> (Control, Option<Identifier>) {
         use TransactionStmtKind as Kind;
         let Some(NodeEnum::TransactionStmt(statement)) = &node.node else {
             return (Control::Other, None);
@@ -762,7 +773,7 @@ mod tests {
         let name = statement.savepoint_name.as_bytes();
         // `U&"…"` in the soup.
         let known = !name.is_empty() && name.is_ascii() && name != b"escaped";
-        (control, known.then(|| SavepointName(name.into())))
+        (control, known.then(|| Identifier(name.into())))
     }
 
     /// What we say, in the grammar's terms.

@@ -8,15 +8,17 @@
 mod control;
 mod fingerprint;
 mod grammar;
+mod inert;
 mod lexer;
 mod read_only;
 mod tags;
 
 pub use control::{
-    Control, Lexing, Outline, SavepointName, StatementList, certain_front, is_client_only_encoding,
+    Control, Identifier, Lexing, Outline, StatementList, certain_front, is_client_only_encoding,
     outline,
 };
 pub use fingerprint::{fingerprint, normalise};
 pub use grammar::statements;
+pub use inert::{Inert, inert};
 pub use read_only::{Names, Unproven, read_only};
 pub use tags::tags;

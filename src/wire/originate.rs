@@ -2,16 +2,19 @@
 //!
 //! Every text that a client may see is written here or passes through here.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use pgwire::messages::{
     Message,
     copy::CopyFail,
-    extendedquery::{Bind, Close, Execute, Flush, Parse, Sync},
-    response::{ErrorResponse, NoticeResponse, ReadyForQuery},
+    data::{NoData, ParameterDescription},
+    extendedquery::{Bind, BindComplete, Close, Execute, Flush, Parse, ParseComplete, Sync},
+    response::{CommandComplete, EmptyQueryResponse, ErrorResponse, NoticeResponse, ReadyForQuery},
     simplequery::Query,
     startup::Authentication,
     terminate::Terminate,
 };
+
+use super::BackendTag;
 
 pub use pgwire::messages::response::TransactionStatus as ReadyStatus;
 
@@ -65,6 +68,54 @@ pub fn ready_for_query(status: ReadyStatus, out: &mut BytesMut) {
     encode(&ReadyForQuery::new(status), out);
 }
 
+/// A CommandComplete.
+pub fn command_complete(tag: &str, out: &mut BytesMut) {
+    encode(&CommandComplete::new(tag.to_owned()), out);
+}
+
+/// An EmptyQueryResponse.
+pub fn empty_query_response(out: &mut BytesMut) {
+    encode(&EmptyQueryResponse::new(), out);
+}
+
+/// A ParseComplete.
+pub fn parse_complete(out: &mut BytesMut) {
+    encode(&ParseComplete::new(), out);
+}
+
+/// A BindComplete.
+pub fn bind_complete(out: &mut BytesMut) {
+    encode(&BindComplete::new(), out);
+}
+
+/// The answer to Describe of what takes no parameters and returns no rows.
+pub fn describes_nothing(is_statement: bool, out: &mut BytesMut) {
+    if is_statement {
+        encode(&ParameterDescription::new(Vec::new()), out);
+    }
+    encode(&NoData::new(), out);
+}
+
+/// A FunctionCallResponse with an `int4`; pgwire has no such message.
+pub fn function_result(value: i32, binary: bool, out: &mut BytesMut) {
+    let value = if binary {
+        value.to_be_bytes().to_vec()
+    } else {
+        value.to_string().into_bytes()
+    };
+    let len = u32::try_from(value.len()).expect("eleven digits at most");
+    out.put_u8(BackendTag::FunctionCallResponse.into());
+    out.put_u32(8 + len);
+    out.put_u32(len);
+    out.put_slice(&value);
+}
+
+/// A Close of a statement (`S`) or portal (`P`). The name is ASCII.
+pub fn close(kind: u8, name: &[u8], out: &mut BytesMut) {
+    let name = String::from_utf8_lossy(name).into_owned();
+    encode(&Close::new(kind, Some(name)), out);
+}
+
 /// An AuthenticationSASL that offers these mechanisms.
 pub fn authentication_sasl(mechanisms: Vec<String>, out: &mut BytesMut) {
     encode(&Authentication::SASL(mechanisms), out);
@@ -95,7 +146,7 @@ pub fn run_as(name: &str, text: &str, parameters: &[Parameter], out: &mut BytesM
         .iter()
         .map(|(_, value)| Some(Bytes::copy_from_slice(value.as_bytes())))
         .collect();
-    close(name, out);
+    close_both(name, out);
     encode(&Parse::new(own(), text.to_owned(), types), out);
     encode(
         &Bind::new(own(), own(), Vec::new(), values, Vec::new()),
@@ -105,9 +156,9 @@ pub fn run_as(name: &str, text: &str, parameters: &[Parameter], out: &mut BytesM
 }
 
 /// A Close of the portal and one of the statement of this name; closing what is not there is no error.
-pub fn close(name: &str, out: &mut BytesMut) {
-    encode(&Close::new(b'P', Some(name.to_owned())), out);
-    encode(&Close::new(b'S', Some(name.to_owned())), out);
+pub fn close_both(name: &str, out: &mut BytesMut) {
+    close(b'P', name.as_bytes(), out);
+    close(b'S', name.as_bytes(), out);
 }
 
 /// A Flush.

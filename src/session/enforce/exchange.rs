@@ -60,7 +60,7 @@ impl Session {
         for (text, parameters) in statements {
             originate::run_as(&name, text, parameters, &mut self.to_server);
         }
-        originate::close(&name, &mut self.to_server);
+        originate::close_both(&name, &mut self.to_server);
         originate::sync(&mut self.to_server);
         Exchange {
             expected: ANSWERS * statements.len() + CLOSED,

@@ -34,6 +34,7 @@ use super::{
     event::{Incident, Outcome, Position},
     limits::Rung,
     report,
+    savepoints::Savepoints,
     state::{Phase, TransactionStatus},
     telling::Telling,
 };
@@ -56,6 +57,8 @@ pub(super) struct Ending {
     told: bool,
     /// Whether the client is in the middle of a batch that has to fail with our error.
     in_batch: bool,
+    /// The savepoints that were open when the transaction was rolled back.
+    savepoints: Savepoints,
     /// CancelRequests that were sent.
     cancels: u32,
     /// Injections that were sent again because a cancel or a statement timeout of the client's hit them.
@@ -108,6 +111,7 @@ impl Session {
             transaction: self.state.transaction.number,
             told: failed || self.state.pending.skipping(),
             in_batch: false,
+            savepoints: Savepoints::default(),
             cancels: 0,
             retries: 0,
             since: now,
@@ -309,10 +313,11 @@ impl Session {
 
     /// The server has confirmed with this ReadyForQuery that nothing of the transaction is left.
     fn confirmed(&mut self, status: &[u8], now: Instant) {
-        let Some(ending) = &self.ending else {
+        let Some(ending) = &mut self.ending else {
             return;
         };
         self.released = None;
+        ending.savepoints = std::mem::take(&mut self.state.transaction.savepoints);
         let kind = ending.incident.kind;
         if let Some(finished) = self.state.enforced(kind, status, now) {
             self.record(*finished);
@@ -338,11 +343,10 @@ impl Session {
             && answered
             && (in_block || !ending.told || ending.in_batch)
         {
-            self.telling = Some(Box::new(Telling::new(
-                report::ended(&ending.incident),
-                ending.told,
-                ending.in_batch,
-            )));
+            let report = report::ended(&ending.incident);
+            let mut telling = Telling::new(report, ending.told, ending.in_batch);
+            telling.set_savepoints(ending.savepoints);
+            self.telling = Some(Box::new(telling));
         }
         ending.incident.outcome = outcome;
         self.report(ending.incident);

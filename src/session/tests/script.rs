@@ -347,6 +347,8 @@ pub(super) fn frontend(message: &str) -> Vec<u8> {
         "CS" => frame(b'C', format!("S{name}\0").as_bytes()),
         "CP" => frame(b'C', format!("P{name}\0").as_bytes()),
         "S" | "H" | "c" | "X" => frame(kind.as_bytes()[0], b""),
+        // lo_close, with the result as an int4.
+        "F" if rest == "953" => frame(b'F', &[0, 0, 3, 0xb9, 0, 0, 0, 0, 0, 1]),
         "F" => frame(b'F', &[0; 10]),
         "d" => frame(b'd', rest.as_bytes()),
         "f" => frame(b'f', format!("{rest}\0").as_bytes()),

@@ -203,7 +203,9 @@ fn lists_chains_and_savepoints_are_refused() {
         "ROLLBACK AND CHAIN",
         "ROLLBACK TO a",
         "RELEASE a",
-        "",
+        "DEALLOCATE ALL",
+        "CLOSE ALL",
+        "SAVEPOINT a; SELECT 1",
         "ROLLBACK PREPARED 'a'",
         "BEGIN",
         "SELECT 1; COMMIT",
@@ -544,6 +546,130 @@ fn what_a_client_that_does_not_read_runs_behind_its_rollback_is_ended_too() {
           * stalled rollback rolled_back at 1s in "client not reading" after 1s
         C: Q SELECT 1
           > Q SELECT 1
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+/// A session with a savepoint, whose idle transaction was rolled back.
+fn untold_in_savepoint() -> Player {
+    let mut player = Player::new("idle: rollback 1s");
+    player.play(
+        "C: Q BEGIN; SAVEPOINT a
+         S: C BEGIN | C SAVEPOINT | Z T
+         +1s
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+    );
+    player.transcript.clear();
+    player
+}
+
+#[test]
+fn what_a_rollback_undoes_is_answered_as_natively_and_tells_nothing() {
+    let mut player = untold_in_savepoint();
+    player.play(
+        "C: Q SAVEPOINT b
+         C: Q RELEASE SAVEPOINT b
+         C: Q ROLLBACK TO A; RELEASE a
+         C: Q UNLISTEN *
+         C: Q /* ping */
+         C: F 953
+         C: Q RELEASE a
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+    );
+    expect![[r#"
+        C: Q SAVEPOINT b
+          < C SAVEPOINT | Z T
+        C: Q RELEASE SAVEPOINT b
+          < C RELEASE | Z T
+        C: Q ROLLBACK TO A; RELEASE a
+          < C ROLLBACK | C RELEASE | Z T
+        C: Q UNLISTEN *
+          < C UNLISTEN | Z T
+        C: Q /* ping */
+          < I | Z T
+        C: F 953
+          < V | Z T
+        C: Q RELEASE a
+          < E 25P03 (ours) | Z E
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn a_name_that_is_given_up_is_closed_in_the_server() {
+    let mut player = untold_in_savepoint();
+    player.play(
+        "C: Q DEALLOCATE pdo_stmt_00000001
+         S: 3
+         S: Z E
+         C: Q SAVEPOINT s;DEALLOCATE \"_PLAN1\";CLOSE c;RELEASE s
+         S: 3 | 3 | Z E
+         C: Q INSERT INTO t VALUES (1)
+         C: Q DEALLOCATE x
+         S: E 25P02 | Z E",
+    );
+    expect![[r#"
+        C: Q DEALLOCATE pdo_stmt_00000001
+          > C | S
+          < C DEALLOCATE | Z T
+        S: 3
+        S: Z E
+        C: Q SAVEPOINT s;DEALLOCATE "_PLAN1";CLOSE c;RELEASE s
+          > C | C | S
+          < C SAVEPOINT | C DEALLOCATE | C CLOSE CURSOR | C RELEASE | Z T
+        S: 3 | 3 | Z E
+        C: Q INSERT INTO t VALUES (1)
+          < E 25P03 (ours) | Z E
+        C: Q DEALLOCATE x
+          > Q DEALLOCATE x
+        S: E 25P02 | Z E
+          < E 25P02 | Z E
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn a_batch_of_what_a_rollback_undoes_is_answered_as_natively() {
+    let mut player = untold_in_savepoint();
+    player.play(
+        "C: P - ROLLBACK TO a | B - - | DP - | E - | S
+         S: Z E
+         C: P - /* ping */ | DS - | B - - | E - | S
+         S: Z E
+         C: P - DEALLOCATE x | B - - | E - | H
+         S: 3 | Z E
+         C: P - SELECT 1 | B - - | E - | S
+         S: E 25P02
+         S: Z E",
+    );
+    expect![[r#"
+        C: P - ROLLBACK TO a | B - - | DP - | E - | S
+          > S
+          < 1 | 2 | n | C ROLLBACK
+        S: Z E
+          < Z T
+        C: P - /* ping */ | DS - | B - - | E - | S
+          > S
+          < 1 | t | n | 2 | I
+        S: Z E
+          < Z T
+        C: P - DEALLOCATE x | B - - | E - | H
+          > C | S
+          < 1 | 2 | C DEALLOCATE
+        S: 3 | Z E
+          > H
+        C: P - SELECT 1 | B - - | E - | S
+          > P - SELECT 1 | H
+        S: E 25P02
+          < E 25P03 (ours)
+          > S
+        S: Z E
+          < Z E
     "#]]
     .assert_eq(&player.transcript);
 }
