@@ -453,6 +453,9 @@ mod tests {
         let mut read = vec![0; filled + "1234\n5678\nmissing 2\n".len()];
         reader.read_exact(&mut read).unwrap();
         assert_eq!(&read[filled..], b"1234\n5678\nmissing 2\n");
+        while writer.0.lock().in_hand.bytes > 0 {
+            thread::yield_now();
+        }
         writer.write(b"more\n");
         assert_eq!(writer.close(Duration::from_secs(5)), 0);
         let mut rest = String::new();

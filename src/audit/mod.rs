@@ -183,6 +183,7 @@ mod tests {
             at: Duration::from_micros(1500),
             text: Some("SELECT * FROM t WHERE card = 'secret'".into()),
             duration: None,
+            refused: false,
         }]
     }
 
@@ -310,7 +311,7 @@ mod tests {
         let rotated = folder.path().join("audit.jsonl.1");
         let audit = Audit::start(settings(&file)).unwrap();
         audit.record(incident());
-        while lines(&file).is_empty() {
+        while !fs::read_to_string(&file).unwrap().ends_with('\n') {
             thread::yield_now();
         }
         fs::rename(&file, &rotated).unwrap();
@@ -380,7 +381,7 @@ mod tests {
         let file = folder.path().join("audit.jsonl");
         let audit = Audit::start(settings(&file)).unwrap();
         audit.record(incident());
-        while fs::read_to_string(&file).unwrap().is_empty() {
+        while !fs::read_to_string(&file).unwrap().ends_with('\n') {
             thread::yield_now();
         }
         audit.reopen(AuditSettings::default());

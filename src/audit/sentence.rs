@@ -228,6 +228,7 @@ mod tests {
                 at: Duration::ZERO,
                 text: Some("SELECT 'secret'".into()),
                 duration: None,
+                refused: false,
             }],
             statement_count: 1,
             damage: None,

@@ -26,10 +26,11 @@ use crate::{
     config::AuditSettings,
     line_writer::{LineWriter, Target},
     session::{
+        MAX_TEXT,
         damage::Waiter,
         event::{Event, Statement},
     },
-    sql,
+    sql::{self, Identifiers},
 };
 
 pub(super) struct Writer {
@@ -66,24 +67,34 @@ impl Writer {
     /// Works until the audit is closed or its last handle is gone. `_ended` tells who waits for that.
     pub(super) fn run(mut self, _ended: SyncSender<()>) {
         while let Ok(message) = self.queue.recv() {
-            // What was recorded before the closing is in the queue when the flag is seen.
-            let closing = self.shared.closing.load(Ordering::Acquire);
-            self.reopen();
             self.take(message);
-            for _ in 0..QUEUE_LENGTH {
-                let Ok(message) = self.queue.try_recv() else {
+            loop {
+                // What was recorded before the closing is in the queue when the flag is seen.
+                let closing = self.shared.closing.load(Ordering::Acquire);
+                self.reopen();
+                for _ in 0..QUEUE_LENGTH {
+                    let Ok(message) = self.queue.try_recv() else {
+                        break;
+                    };
+                    self.take(message);
+                }
+                self.write();
+                self.say_dropped();
+                if closing {
+                    return;
+                }
+                if !self.is_wanted() {
                     break;
-                };
-                self.take(message);
-            }
-            self.write();
-            self.say_dropped();
-            if closing {
-                break;
+                }
             }
             // While the writer sleeps here, a session that records an event need not wake it.
             thread::sleep(PAUSE);
         }
+    }
+
+    /// Whether there is something to do of which the message that says so may have been taken already.
+    fn is_wanted(&self) -> bool {
+        self.shared.closing.load(Ordering::Acquire) || lock(&self.shared.reopen).is_some()
     }
 
     fn take(&mut self, message: Message) {
@@ -121,7 +132,11 @@ impl Writer {
     fn statements(&mut self, statements: &[Statement]) -> Vec<StatementLine> {
         let literals = self.settings.literals;
         let line = |statement: &Statement| {
-            let known = statement.text.as_ref().map(|text| self.texts.known(text));
+            let text = statement.text.as_ref();
+            let known = text.map(|text| match statement.refused {
+                true => (Texts::hidden(text), None),
+                false => self.texts.known(text, statement.duration.is_none()),
+            });
             let (normalised, fingerprint) = known.unwrap_or_default();
             StatementLine {
                 at_ms: Millis(statement.at),
@@ -145,7 +160,8 @@ impl Writer {
             let shown = if literals {
                 text.cloned()
             } else {
-                text.and_then(|text| self.texts.known(text).0)
+                // The server has read it: it is at work on it.
+                text.and_then(|text| self.texts.known(text, false).0)
             };
             WaiterLine::new(waiter, shown)
         };
@@ -255,23 +271,40 @@ impl Ids {
 struct Texts(HashMap<Arc<str>, Option<Arc<str>>>);
 
 impl Texts {
-    /// Normalised text and fingerprint, each where it can be given.
-    fn known(&mut self, text: &str) -> (Option<Arc<str>>, Option<Arc<str>>) {
-        let Some(normalised) = sql::normalise(text) else {
+    /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read yet,
+    /// words are names only if it could be read.
+    fn known(&mut self, text: &str, may_be_unread: bool) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let Some(normalised) = sql::normalise(text, Identifiers::Shown) else {
             return (None, None);
         };
-        if let Some((normalised, fingerprint)) = self.0.get_key_value(&*normalised) {
-            return (Some(Arc::clone(normalised)), fingerprint.clone());
+        let (normalised, fingerprint) = match self.0.get_key_value(&*normalised) {
+            Some((normalised, fingerprint)) => (Arc::clone(normalised), fingerprint.clone()),
+            None => {
+                let normalised: Arc<str> = normalised.into();
+                let fingerprint: Option<Arc<str>> = sql::fingerprint(text).map(Arc::from);
+                self.remember(&normalised, &fingerprint);
+                (normalised, fingerprint)
+            }
+        };
+        let is_cut = text.len() + MAX_CHAR > MAX_TEXT;
+        if may_be_unread && fingerprint.is_none() && !is_cut {
+            return (Self::hidden(text), None);
         }
-        let normalised: Arc<str> = normalised.into();
-        let fingerprint: Option<Arc<str>> = sql::fingerprint(text).map(Arc::from);
+        (Some(normalised), fingerprint)
+    }
+
+    fn remember(&mut self, normalised: &Arc<str>, fingerprint: &Option<Arc<str>>) {
         if normalised.len() <= MAX_KNOWN_BYTES {
             if self.0.len() >= MAX_KNOWN {
                 self.0.clear();
             }
-            self.0.insert(Arc::clone(&normalised), fingerprint.clone());
+            self.0.insert(Arc::clone(normalised), fingerprint.clone());
         }
-        (Some(normalised), fingerprint)
+    }
+
+    /// A text without the words that may be anything.
+    fn hidden(text: &str) -> Option<Arc<str>> {
+        sql::normalise(text, Identifiers::Hidden).map(Arc::from)
     }
 }
 
@@ -289,6 +322,9 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// How many bytes may wait while the file cannot be written.
 const BOUND: usize = 16 << 20;
+
+/// The most bytes of a character: a text is cut before one that does not fit.
+const MAX_CHAR: usize = 4;
 
 /// How many normalised texts are remembered, and how long each may be.
 const MAX_KNOWN: usize = 1024;

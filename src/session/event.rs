@@ -96,6 +96,8 @@ pub struct Statement {
     pub text: Option<Arc<str>>,
     /// From the request to the end of its answer; `None` while it runs.
     pub duration: Option<Duration>,
+    /// Whether the server refused it before it had found what its names stand for: they may be anything.
+    pub refused: bool,
 }
 
 /// How an action on a stuck transaction came out.

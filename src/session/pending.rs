@@ -102,6 +102,8 @@ pub(super) struct Request {
     pub(super) name: Box<[u8]>,
     /// Whether it is a Query or FunctionCall that was sent into a batch without Sync.
     pub(super) in_batch: bool,
+    /// Whether it drew an error before the server had found what its names stand for.
+    pub(super) refused: bool,
 }
 
 /// The queue of requests that are not yet answered.
@@ -164,6 +166,13 @@ impl Pending {
         }
         self.queue.push_back(request);
         true
+    }
+
+    /// Notes that the request that is being answered drew an error with this SQLSTATE.
+    pub(super) fn drew_error(&mut self, sqlstate: &[u8]) {
+        if let Some(request) = self.queue.front_mut() {
+            request.refused |= !sql::found_names(sqlstate);
+        }
     }
 
     /// Notes a message from the server; returns the request whose answer it completes.

@@ -169,6 +169,10 @@ impl State {
         } else if let BackendTag::Unknown(_) = tag {
             self.unknown += 1;
         }
+        if tag == BackendTag::ErrorResponse {
+            let error = wire::ErrorFields::read(frame.body);
+            self.pending.drew_error(error.sqlstate);
+        }
         let front = match (tag, self.pending.front()) {
             (BackendTag::CommandComplete, Some(front)) => {
                 Some((front.owed, front.text.outline.clone()))
@@ -326,6 +330,7 @@ impl State {
             text,
             name: name.into(),
             in_batch: false,
+            refused: false,
         })
     }
 

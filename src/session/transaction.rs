@@ -28,6 +28,7 @@ struct Ran {
     at: Instant,
     text: Text,
     duration: Duration,
+    refused: bool,
 }
 
 /// Why a transaction is not released.
@@ -176,6 +177,7 @@ impl Transaction {
             at: request.at,
             duration: now.saturating_duration_since(request.at),
             text: request.text,
+            refused: request.refused,
         });
     }
 
@@ -287,11 +289,13 @@ impl Transaction {
             at: since_start(ran.at),
             text: ran.text.sql.clone(),
             duration: Some(ran.duration),
+            refused: ran.refused,
         });
         let running = running.map(|request| Statement {
             at: since_start(request.at),
             text: request.text.sql.clone(),
             duration: None,
+            refused: request.refused,
         });
         ran.chain(running).collect()
     }

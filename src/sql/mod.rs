@@ -12,13 +12,15 @@ mod inert;
 mod lexer;
 mod read_only;
 mod tags;
+mod words;
 
 pub use control::{
     Control, Identifier, Lexing, Outline, StatementList, certain_front, is_client_only_encoding,
     outline,
 };
-pub use fingerprint::{fingerprint, normalise};
+pub use fingerprint::{Identifiers, fingerprint, normalise};
 pub use grammar::statements;
 pub use inert::{Inert, inert};
 pub use read_only::{Names, Unproven, read_only};
 pub use tags::tags;
+pub use words::found_names;

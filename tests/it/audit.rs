@@ -164,6 +164,59 @@ fn every_end_of_a_transaction_has_its_name() {
     assert_eq!(outcomes, expected);
 }
 
+/// What PostgreSQL's grammar reads as a name may be a value, or a value that was not quoted as one.
+#[test]
+fn words_that_may_be_secrets_are_not_written() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let mut client = Client::connect(proxy.endpoint());
+    let statements = [
+        ("SET app.key = s3cret", "SET app.key = $1"),
+        ("SET LOCAL app.key TO s3cret", "SET LOCAL app.key TO $1"),
+        (
+            "ALTER ROLE postgres IN DATABASE template1 SET app.key = s3cret",
+            "ALTER ROLE postgres IN DATABASE template1 SET app.key = $1",
+        ),
+        (
+            "ALTER ROLE postgres IN DATABASE template1 RESET app.key",
+            "ALTER ROLE postgres IN DATABASE template1 RESET app.key",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET app.key = s3cret AS 'SELECT 1'",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET app.key = $1 AS $2",
+        ),
+        (
+            "ALTER ROLE postgres PASSWORD s3cret",
+            "ALTER ROLE $1 PASSWORD $2",
+        ),
+        (
+            "SELECT v FROM t WHERE v = \"s3cret\"",
+            "SELECT $1 FROM $2 WHERE $3 = $4",
+        ),
+        (
+            "SELECT v FROM t WHERE v = s3cret",
+            "SELECT $1 FROM $2 WHERE $3 = $4",
+        ),
+        (
+            "SELECT v FROM t WHERE id = 1/0",
+            "SELECT v FROM t WHERE id = $1/$2",
+        ),
+        (
+            "INSERT INTO t VALUES (1, 's3cret')",
+            "INSERT INTO t VALUES ($1, $2)",
+        ),
+    ];
+    for (text, expected) in statements {
+        client.run("BEGIN");
+        client.query(text);
+        client.query("ROLLBACK");
+        let line = wait_for("the transaction", || proxy.audit().pop());
+        let shown = &line["statements"][1]["text"];
+        assert_eq!(shown, expected, "{text}: {line}");
+        std::fs::File::create(proxy.audit_file()).unwrap();
+    }
+}
+
 /// A stopped proxy has written all it knows.
 #[test]
 fn lines_survive_the_end_of_the_process() {
