@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers test-postgres
+.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers waits test-postgres
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -52,6 +52,9 @@ hidden-requests: setup ## Send every hidden request and every COMMIT in every wa
 
 drivers: setup ## Write the table of docs/drivers.md anew
 	WRITE_DRIVERS=1 cargo test --locked --test it the_table_of_drivers
+
+waits: setup ## Write the table of docs/waits.md anew
+	WRITE_WAITS=1 cargo test --locked --test it the_table_of_waits
 
 test-postgres: setup ## Run PostgreSQL's own suites directly and through pgidle, and compare
 	$(call step,suites of PostgreSQL,scripts/test-postgres.sh)

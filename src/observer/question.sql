@@ -29,11 +29,13 @@ WITH sessions AS MATERIALIZED (
             )
             ELSE b.pids
         END AS blocked_by,
-        -- Process 0 stands for prepared transactions.
+        -- Process 0 stands for prepared transactions, each of which holds a lock on its transaction id.
         CASE WHEN 0 = ANY (b.pids) THEN (
             SELECT array_agg(h.mode || ' ' || x.gid)
-            FROM pg_prepared_xacts x JOIN pg_locks h ON h.virtualtransaction = '-1/' || x.transaction
-            WHERE h.pid IS NULL AND h.granted
+            FROM pg_prepared_xacts x
+                JOIN pg_locks own ON own.locktype = 'transactionid' AND own.transactionid = x.transaction
+                JOIN pg_locks h USING (virtualtransaction)
+            WHERE own.pid IS NULL AND own.granted AND h.pid IS NULL AND h.granted
                 AND (h.locktype, h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
                     IS NOT DISTINCT FROM
                     (l.locktype, l.database, l.relation, l.page, l.tuple, l.transactionid, l.classid, l.objid, l.objsubid)
@@ -74,10 +76,9 @@ WITH sessions AS MATERIALIZED (
                         WHERE v.pid = a.leader AND v.locktype = 'relation' AND v.mode = 'ShareUpdateExclusiveLock'
                     ))
             )
-            -- In the middle of a command nobody who waits for the client takes note of a barrier.
+            -- COPY FROM STDIN takes no note of barriers while it waits for data.
             WHEN a.wait_event = 'ProcSignalBarrier' THEN (
-                SELECT array_agg(pid) FROM activity
-                WHERE state = 'active' AND wait_event IN ('ClientRead', 'ClientWrite')
+                SELECT array_agg(pid) FROM activity WHERE state = 'active' AND wait_event = 'ClientRead'
             )
         END AS suspects
     FROM activity a

@@ -39,3 +39,4 @@ mod terminate;
 mod tls;
 mod transparency;
 mod unwritable;
+mod waits;

@@ -15,7 +15,12 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts a primary, takes a base backup of it, and starts a standby from that.
     pub(crate) fn start(version: u32) -> Self {
-        let primary = cluster(version, &[], None);
+        Self::with_settings(version, &[])
+    }
+
+    /// The same, with settings for both servers; a standby takes no notice of what is for a primary.
+    pub(crate) fn with_settings(version: u32, settings: &[(&str, &str)]) -> Self {
+        let primary = cluster(version, settings, None);
         let access = primary.data_dir().join("pg_hba.conf");
         let trusting = fs::read_to_string(&access).unwrap();
         fs::write(
@@ -39,7 +44,8 @@ impl Pair {
         fs::write(copy.join("standby.signal"), "").unwrap();
         fs::remove_file(copy.join("postmaster.pid")).unwrap();
         let from = format!("host=127.0.0.1 port={} user=postgres", primary.port());
-        let standby = cluster(version, &[("primary_conninfo", &from)], Some(copy));
+        let settings = [&[("primary_conninfo", from.as_str())], settings].concat();
+        let standby = cluster(version, &settings, Some(copy));
         wait_for("a standby that streams", || {
             let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
             (dba.value(streams) == "1").then_some(())
