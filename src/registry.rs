@@ -14,6 +14,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use tokio::sync::oneshot;
 
 use crate::{
     config::{Address, Config, Upstream},
@@ -33,6 +34,8 @@ pub enum Command {
     GateClosed,
     /// Our own CancelRequest has passed.
     CancelClosed,
+    /// A CancelRequest of the client's stands before the closed gate: [`Entry::let_pass`] or [`Entry::turn_away`].
+    CancelWaits,
 }
 
 /// All live sessions.
@@ -83,6 +86,8 @@ impl Registry {
     /// Forgets a session that is over.
     pub fn leave(&self, entry: &Entry) {
         self.sessions.remove(&entry.id);
+        entry.mailbox().over = true;
+        entry.turn_away();
     }
 
     /// How many sessions are alive.
@@ -143,6 +148,19 @@ struct Mailbox {
     cancels: u32,
     /// Whether the session wants the gate closed.
     closed: bool,
+    /// CancelRequests of the client's that stand before the closed gate.
+    waiting: Vec<oneshot::Sender<Passage>>,
+    /// Whether the session is over.
+    over: bool,
+}
+
+/// What becomes of a CancelRequest of the client's at the gate.
+#[derive(Debug)]
+pub enum Entrance {
+    /// The gate is open.
+    Open(Passage),
+    /// The gate is closed, and the session decides: what comes is a passage, or nothing where it turns the request away.
+    Waits(oneshot::Receiver<Passage>),
 }
 
 /// A CancelRequest of the client's on its way through the gate: it has passed when this is dropped, whatever becomes of
@@ -205,14 +223,37 @@ impl Entry {
         std::mem::take(&mut mailbox.commands)
     }
 
-    /// Lets a CancelRequest of the client's through, unless the gate is closed.
-    pub fn enter_gate(self: &Arc<Self>) -> Option<Passage> {
+    /// Lets a CancelRequest of the client's through, unless the gate is closed: then the session is asked.
+    pub fn enter_gate(self: &Arc<Self>) -> Entrance {
         let mut mailbox = self.mailbox();
-        if mailbox.closed {
-            return None;
+        if !mailbox.closed {
+            mailbox.cancels += 1;
+            return Entrance::Open(Passage(Arc::clone(self)));
         }
-        mailbox.cancels += 1;
-        Some(Passage(Arc::clone(self)))
+        let (decision, decided) = oneshot::channel();
+        if !mailbox.over {
+            mailbox.waiting.push(decision);
+            drop(mailbox);
+            self.tell(Command::CancelWaits);
+        }
+        Entrance::Waits(decided)
+    }
+
+    /// Lets the CancelRequests through that stand before the gate, which is open.
+    pub fn let_pass(self: &Arc<Self>) {
+        let mut mailbox = self.mailbox();
+        let waiting = std::mem::take(&mut mailbox.waiting);
+        mailbox.cancels += u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        drop(mailbox);
+        for decision in waiting {
+            // Whoever does not wait any more leaves the gate at once.
+            drop(decision.send(Passage(Arc::clone(self))));
+        }
+    }
+
+    /// Lets none of them through: there is nothing that they could be about.
+    pub fn turn_away(&self) {
+        self.mailbox().waiting.clear();
     }
 
     fn leave_gate(&self) {
@@ -236,6 +277,11 @@ impl Entry {
     pub fn gate_is_closed(&self) -> bool {
         let mailbox = self.mailbox();
         mailbox.closed && mailbox.cancels == 0
+    }
+
+    /// Whether the gate is open.
+    pub fn gate_is_open(&self) -> bool {
+        !self.mailbox().closed
     }
 
     /// Opens the gate.
@@ -285,12 +331,20 @@ mod tests {
     /// Waits as a session does: it sleeps until it is woken.
     fn wait_for(entry: &Entry, command: Command) {
         loop {
-            let commands = entry.take_commands();
+            let mut commands = entry.take_commands();
             if commands.contains(&command) {
                 return;
             }
+            commands.retain(|command| *command != Command::CancelWaits);
             assert_eq!(commands, [], "only {command:?} is waited for");
             thread::park_timeout(Duration::from_secs(60));
+        }
+    }
+
+    fn passes(entry: &Arc<Entry>) -> Option<Passage> {
+        match entry.enter_gate() {
+            Entrance::Open(passage) => Some(passage),
+            Entrance::Waits(_) => None,
         }
     }
 
@@ -298,16 +352,42 @@ mod tests {
     fn nothing_passes_a_closed_gate() {
         let entry = entry();
         assert!(entry.close_gate());
-        assert!(entry.enter_gate().is_none());
+        assert!(passes(&entry).is_none());
+        wait_for(&entry, Command::CancelWaits);
         entry.open_gate();
-        assert!(entry.enter_gate().is_some());
+        assert!(passes(&entry).is_some());
         assert_eq!(entry.take_commands(), []);
+    }
+
+    /// What came while a request was held goes on after it, and keeps the gate from being closed meanwhile.
+    #[test]
+    fn a_request_at_a_closed_gate_waits_for_what_the_session_decides() {
+        let entry = entry();
+        let waits = || match entry.enter_gate() {
+            Entrance::Open(_) => panic!("the gate is closed"),
+            Entrance::Waits(decided) => decided,
+        };
+        assert!(entry.close_gate());
+        let mut late = waits();
+        assert!(late.try_recv().is_err(), "undecided");
+        entry.open_gate();
+        entry.let_pass();
+        let passage = late.try_recv().unwrap();
+        assert!(!entry.close_gate());
+        drop(passage);
+        wait_for(&entry, Command::GateClosed);
+        let mut idle = waits();
+        entry.turn_away();
+        assert!(idle.try_recv().is_err());
+        // Nobody is there any more who could decide.
+        Registry::default().leave(&entry);
+        assert!(waits().blocking_recv().is_err());
     }
 
     #[test]
     fn the_gate_is_closed_when_the_last_request_has_passed() {
         let entry = entry();
-        let passages = [entry.enter_gate().unwrap(), entry.enter_gate().unwrap()];
+        let passages = [passes(&entry).unwrap(), passes(&entry).unwrap()];
         assert!(!entry.close_gate());
         let [first, last] = passages;
         drop(first);
@@ -316,13 +396,13 @@ mod tests {
         drop(last);
         assert_eq!(entry.take_commands(), [Command::GateClosed]);
         assert!(entry.gate_is_closed());
-        assert!(entry.enter_gate().is_none());
+        assert!(passes(&entry).is_none());
     }
 
     #[test]
     fn a_gate_that_was_opened_again_tells_nothing() {
         let entry = entry();
-        let passage = entry.enter_gate().unwrap();
+        let passage = passes(&entry).unwrap();
         assert!(!entry.close_gate());
         entry.open_gate();
         drop(passage);
@@ -333,7 +413,7 @@ mod tests {
     #[test]
     fn a_request_whose_future_is_dropped_has_passed() {
         let entry = entry();
-        let passage = entry.enter_gate().unwrap();
+        let passage = passes(&entry).unwrap();
         let never = Box::pin(async move {
             let _passage = passage;
             std::future::pending::<()>().await;
@@ -358,7 +438,7 @@ mod tests {
                 scope.spawn(|| {
                     start.wait();
                     while !over.load(Ordering::SeqCst) {
-                        let Some(passage) = entry.enter_gate() else {
+                        let Some(passage) = passes(&entry) else {
                             thread::yield_now();
                             continue;
                         };

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{Encryption, Upstream},
-    registry::Entry,
+    registry::{Entrance, Entry},
     wire::CancelKey,
 };
 
@@ -24,6 +24,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// connections takes no cancels.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(18);
 
+/// How long after a request that was held its CancelRequest follows. They take two ways, and a server that has not begun
+/// with the request ignores it; so it comes as much later as a client's own could.
+const AFTER_REQUEST: Duration = Duration::from_millis(100);
+
 /// How long a client may take to be told farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -34,8 +38,8 @@ pub(super) async fn serve(mut stream: Stream, key: &CancelKey, shared: &Shared) 
     drop(tokio::time::timeout(FAREWELL, stream.shutdown()).await);
 }
 
-/// Passes a client's request on, unless an injection of ours runs in that session: it would hit the injection, and the
-/// session has nothing else to cancel.
+/// Passes a client's request on. While an injection of ours runs in that session it would hit the injection: it waits where
+/// the client's next request does, which it is about, and is dropped where the session has nothing to cancel.
 async fn forward(shared: &Shared, key: &CancelKey) {
     let Some(entry) = shared.registry.find(key) else {
         let config = shared.config.borrow().clone();
@@ -49,10 +53,18 @@ async fn forward(shared: &Shared, key: &CancelKey) {
         }
         return;
     };
-    if let Some(passage) = entry.enter_gate() {
-        send_for(&entry, key).await;
-        drop(passage);
-    }
+    let passage = match entry.enter_gate() {
+        Entrance::Open(passage) => passage,
+        Entrance::Waits(decided) => {
+            let Ok(passage) = decided.await else {
+                return;
+            };
+            tokio::time::sleep(AFTER_REQUEST).await;
+            passage
+        }
+    };
+    send_for(&entry, key).await;
+    drop(passage);
 }
 
 /// Sends a request for a session: to the very server that it has, encrypted when the session is.

@@ -77,6 +77,8 @@ pub(super) struct Relay {
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
     timer: Option<Pin<Box<Sleep>>>,
     identified: bool,
+    /// Whether a CancelRequest of the client's may stand before the gate.
+    cancels_wait: bool,
     /// The wish to be looked at, while the session is stuck.
     watch: Option<Box<Watch>>,
 }
@@ -195,6 +197,7 @@ impl Relay {
             server: Leg::new(server, early.1),
             timer: None,
             identified: false,
+            cancels_wait: false,
             watch: None,
         }
     }
@@ -244,7 +247,11 @@ impl Relay {
         let mut more = self.pump(Side::Client, cx, scratch, now)?;
         let held = self.session.holds_client();
         more |= self.pump(Side::Server, cx, scratch, now)?;
+        let was_open = self.cancels_wait && self.entry.gate_is_open();
         let acted = self.act(worker, now)?;
+        if self.cancels_wait {
+            self.decide_cancels(was_open);
+        }
         self.publish(worker);
         // A client that was held was not read, and wakes nobody.
         let resumed = held && !self.session.holds_client();
@@ -449,6 +456,7 @@ impl Relay {
                 Command::GateClosed if self.entry.gate_is_closed() => self.session.gate_closed(now),
                 Command::GateClosed => {}
                 Command::CancelClosed => self.session.cancel_closed(now),
+                Command::CancelWaits => self.cancels_wait = true,
             }
         }
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
@@ -475,6 +483,21 @@ impl Relay {
             }
         }
         Ok(acted)
+    }
+
+    /// Decides about CancelRequests of the client's that came while the gate was closed. They are about a request that
+    /// waits here, and follow it; where none does, or the server works at one, they have nothing of their own to cancel.
+    fn decide_cancels(&mut self, was_open: bool) {
+        if !self.entry.gate_is_open() {
+            self.cancels_wait = !self.client.input.is_empty() && !self.session.awaits_server();
+            if !self.cancels_wait {
+                self.entry.turn_away();
+            }
+        } else if was_open && self.session.output(Side::Server).is_empty() {
+            // The gate was open when the client's bytes were last looked at: they have gone.
+            self.cancels_wait = false;
+            self.entry.let_pass();
+        }
     }
 
     fn cancel(&self) {

@@ -401,6 +401,11 @@ impl Session {
         quiet && !unsent && self.state.phase == Phase::Ready
     }
 
+    /// Whether the server still owes an answer to a request of the client's.
+    pub fn awaits_server(&self) -> bool {
+        !self.state.pending.is_empty()
+    }
+
     /// How many messages have passed of types that are not known.
     pub fn unknown_messages(&self) -> u64 {
         self.state.unknown

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use crate::support::{
     Endpoint,
     dba::Dba,
-    frontend::{bind, execute, parse, sync},
+    frontend::{bind, cancel_request, execute, parse, query, sync},
+    let_pass,
     pair::Pair,
     proxy::Proxy,
     server::{VERSIONS, newest, on_every_server},
+    slow::slow,
     wait_for,
     wire::Client,
 };
@@ -246,6 +248,65 @@ fn a_client_hears_nothing_about_statements_that_it_did_not_send() {
             client.hears_nothing_for(Duration::from_millis(100));
         }
     });
+}
+
+/// It is about the request that waits until the question is answered, and follows it. psycopg's `cancel()` waits too.
+#[test]
+fn a_cancel_that_comes_during_the_question_hits_the_request_that_waits_for_it() {
+    on_every_server(|server| {
+        let database = server.database();
+        let (mut dba, mut locker) = (Dba::new(&database), Dba::new(&database));
+        dba.run(IN_THE_WAY);
+        for (reader, outcome) in [("SELECT v FROM t", "released"), (READER, "not_releasable")] {
+            let proxy = Proxy::with_rules(&database, RULES);
+            let mut client = Client::connect(proxy.endpoint());
+            client.begin(reader);
+            locker.run("BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE");
+            dba.wait_for_waiters(1);
+            let key = client.backend_key.clone();
+            let cancel = || {
+                let mut canceller = Client::silent(proxy.endpoint());
+                canceller.send(&cancel_request(&key));
+                canceller
+            };
+            assert_eq!(cancel().until_closed(), "closed", "nothing waits");
+            client.send(&query("SELECT pg_sleep(60)"));
+            let mut canceller = cancel();
+            canceller.hears_nothing_for(Duration::from_millis(100));
+            locker.run("ROLLBACK");
+            assert_eq!(client.until_ready(), "T / E 57014 / Z E", "{outcome}");
+            assert_eq!(canceller.until_closed(), "closed");
+            let incident = wait_for("an incident", || proxy.incidents().into_iter().next());
+            assert_eq!(incident["outcome"], outcome, "{incident}");
+            assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+            assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
+        }
+    });
+}
+
+/// Whatever pgidle does in a session that takes its time, a cancel for what waits is not lost.
+#[test]
+fn no_cancel_is_lost_where_the_network_is_slow() {
+    let database = newest().database();
+    Dba::new(&database).run(IN_THE_WAY);
+    let door = slow(&database, Duration::from_millis(60));
+    for reader in ["SELECT v FROM t", READER] {
+        let rules = RULES.replace("300ms", "1ms");
+        let proxy = Proxy::with_rules(&door, &rules);
+        let mut client = Client::connect(proxy.endpoint());
+        for _ in 0..3 {
+            client.begin(reader);
+            // The question takes two times the delay, and the limit is a millisecond.
+            let_pass(Duration::from_millis(30));
+            client.send(&query("SELECT pg_sleep(60)"));
+            let_pass(Duration::from_millis(30));
+            let mut canceller = Client::silent(proxy.endpoint());
+            canceller.send(&cancel_request(&client.backend_key));
+            assert_eq!(client.until_ready(), "T / E 57014 / Z E");
+            assert_eq!(canceller.until_closed(), "closed");
+            assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+        }
+    }
 }
 
 /// The text in pg_stat_activity is that of the latest statement.

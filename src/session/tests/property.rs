@@ -177,6 +177,7 @@ struct World {
     reads: bool,
     unread: Vec<u8>,
     cancel_requests: usize,
+    cancels_wait: bool,
     own_cancels: usize,
     gate_waits: bool,
     gate_closed: bool,
@@ -203,6 +204,7 @@ impl World {
             reads: true,
             unread: Vec::new(),
             cancel_requests: 0,
+            cancels_wait: false,
             own_cancels: 0,
             gate_waits: false,
             gate_closed: false,
@@ -231,8 +233,9 @@ impl World {
             Op::Exchange => self.exchange(true)?,
             Op::Pass(millis) => self.pass(Duration::from_millis(*millis))?,
             Op::Wake => drop(self.server.wake()),
-            // The gate holds the client's cancels, and drops them.
-            Op::CancelRequest => self.cancel_requests += usize::from(!self.gate_closed),
+            // Before a closed gate cancels wait for a request that waits too; without one they are dropped.
+            Op::CancelRequest if !self.gate_closed => self.cancel_requests += 1,
+            Op::CancelRequest => self.cancels_wait |= self.held && !self.session.awaits_server(),
             Op::CancelsLand => self.land_cancels(),
             Op::Timeout => self.server.cancel(),
             Op::Unasked(message) => self.server.unasked(&backend(message)),
@@ -362,6 +365,9 @@ impl World {
                     break;
                 }
                 self.feed_client()?;
+                if !self.gate_closed && std::mem::take(&mut self.cancels_wait) {
+                    self.cancel_requests += 1;
+                }
                 continue;
             };
             if action == Action::CloseGate {

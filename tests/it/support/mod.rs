@@ -12,6 +12,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod realm;
 pub(crate) mod server;
+pub(crate) mod slow;
 pub(crate) mod valve;
 pub(crate) mod wire;
 
