@@ -43,8 +43,8 @@ bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a n
 	BANK_SECONDS=$(SECONDS) BANK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it six_dialects -- --nocapture --test-threads=1
 
-release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number, SUBJECT=name; one of them: CASE=number
-	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SUBJECT='$(SUBJECT)' RELEASE_SEED=$${SEED:-$$(date +%s)} \
+release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number, SUBJECT=name, DELAY=ms of the network; one of them: CASE=number
+	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SUBJECT='$(SUBJECT)' RELEASE_DELAY=$(DELAY) RELEASE_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it release_changes_nothing -- --nocapture
 
 hidden-requests: setup ## Send every hidden request and every COMMIT in every way, which takes half an hour

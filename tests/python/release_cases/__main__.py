@@ -67,8 +67,9 @@ class Run:
             pair = Pair(direct, self.side(worker, "proxied", self.options.proxy, self.audit))
             while (number := self.next()) is not None:
                 case = make(self.options.seed, number, self.options.planted, self.options.subject)
-                if self.note(pair.difference(case)):
-                    self.smallest.append(pair.minimised(case))
+                difference = pair.difference(case)
+                if self.note(difference):
+                    self.smallest.append(pair.minimised(case, difference))
         except Exception as error:
             self.failures.append(f"case {number}: {type(error).__name__}: {error}")
             raise

@@ -19,6 +19,7 @@ EFFECTS = [
 
 BASE = """
 DROP FUNCTION IF EXISTS pg_catalog.lower(varchar);
+GRANT SELECT ON pg_catalog.pg_cast, pg_catalog.pg_depend, pg_catalog.pg_amop TO PUBLIC;
 DROP CAST IF EXISTS (text AS point);
 DROP SCHEMA IF EXISTS public, other CASCADE;
 CREATE SCHEMA public;
@@ -77,7 +78,20 @@ PROBES = [
     "SET TRANSACTION READ ONLY",
     "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
     "SET TRANSACTION READ WRITE",
+    "ROLLBACK TO pgidle_release",
 ]
+# What others do meanwhile: whether it is done or not, no client can tell, and what can be done directly has to be done.
+NEUTRAL = [
+    "VACUUM FULL pg_catalog.pg_cast",
+    "VACUUM FULL pg_catalog.pg_opfamily",
+    "VACUUM FULL pg_catalog.pg_statistic_ext",
+    "REINDEX TABLE pg_catalog.pg_amproc",
+    "REINDEX TABLE t",
+    "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE t ADD CHECK (id > 0); ALTER TABLE t DROP CONSTRAINT t_id_check",
+]
+# The question needs it, and plain statements do not.
+LOCKED = "BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE"
 # Differs, and is documented to: locks that were held are gone. It shows that the comparison finds a difference.
 PLANTED = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 't'::regclass"
 READS = [
@@ -112,12 +126,16 @@ READS = [
 
 @dataclass
 class Subject:
-    """Objects (SQL that runs before the case) and statements; those of `prelude` come before any other."""
+    """Objects (SQL that runs before the case) and statements; those of `prelude` come before any other.
+
+    `others` are what somebody else does between two of them.
+    """
 
     setup: str = ""
     safe: list = field(default_factory=list)
     near: list = field(default_factory=list)
     prelude: list = field(default_factory=list)
+    others: list = field(default_factory=list)
 
 
 ENUM = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE feeling (m mood, ms mood[]); \
@@ -367,7 +385,65 @@ SUBJECTS = {
         ],
     ),
     "savepoints": Subject(
-        near=["SAVEPOINT a", "ROLLBACK TO a", "RELEASE a", "SAVEPOINT b; INSERT INTO log VALUES ('b')"],
+        near=[
+            "SAVEPOINT a",
+            "ROLLBACK TO a",
+            "RELEASE a",
+            "SAVEPOINT b; INSERT INTO log VALUES ('b')",
+            "SAVEPOINT pgidle_release",
+            "ROLLBACK TO pgidle_release",
+            "RELEASE pgidle_release",
+        ],
+    ),
+    # The first two rows are gone: where the table is written anew, each of the others moves, and has a new version.
+    "places and versions": Subject(
+        "CREATE TABLE placed (id int, v text); INSERT INTO placed SELECT id, 'x' FROM generate_series(1, 8) id;"
+        "DELETE FROM placed WHERE id < 3;",
+        safe=["SELECT v FROM placed WHERE id = 5", "SELECT id, placed FROM placed ORDER BY id"],
+        near=[
+            "SELECT ctid FROM placed WHERE id = 5",
+            "SELECT p.ctid FROM public.placed p WHERE p.id = 4",
+            "SELECT x.a FROM (SELECT id, ctid AS a FROM placed) x WHERE id = 5",
+            "SELECT max(ctid::text) FROM placed WHERE id = 5",
+            "SELECT 'v' || xmin::text FROM placed WHERE id = 5",
+            "SELECT 'v' || p.xmin::text FROM placed p WHERE id = 6",
+            "DELETE FROM placed WHERE ctid = '{place}' RETURNING id",
+            "UPDATE placed SET v = 'seen' WHERE ctid = '{place}' RETURNING id",
+            "UPDATE placed SET v = 'seen' WHERE 'v' || xmin::text = '{version}' AND id > 4 RETURNING id",
+        ],
+        others=["VACUUM FULL placed", "ALTER TABLE placed ALTER COLUMN v TYPE text USING v || ''"],
+    ),
+    "values of any type": Subject(
+        "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; CREATE TABLE terms (id int);"
+        "INSERT INTO terms VALUES (1), (2); ALTER TABLE terms ADD COLUMN w citext DEFAULT 'term'; ANALYZE terms;"
+        "CREATE FUNCTION term_json(citext) RETURNS json LANGUAGE sql AS 'SELECT to_json(effect())';"
+        "CREATE CAST (citext AS json) WITH FUNCTION term_json(citext);",
+        safe=["SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0"],
+        near=[
+            "SELECT to_json(most_common_vals) FROM pg_stats WHERE tablename = 'terms' AND attname = 'w'",
+            "SELECT json_agg(s.most_common_vals) FROM pg_catalog.pg_stats s WHERE s.tablename = 'terms'",
+            "SELECT count(row_to_json(s)) FROM pg_stats s WHERE tablename = 'terms'",
+            "SELECT to_json(stavalues1) FROM pg_statistic WHERE starelid = 'terms'::regclass AND staattnum = 2",
+            "SELECT to_json(attmissingval) FROM pg_attribute WHERE attrelid = 'terms'::regclass AND atthasmissing",
+            "SELECT count(row_to_json(a)) FROM pg_attribute a WHERE attrelid = 'terms'::regclass AND attnum = 2",
+        ],
+    ),
+    "revoked rights": Subject(
+        "REVOKE SELECT ON pg_catalog.pg_cast, pg_catalog.pg_depend, pg_catalog.pg_amop FROM PUBLIC;",
+        prelude=["SET ROLE reader"],
+    ),
+    "planner settings": Subject(
+        prelude=[
+            "SET work_mem = '64kB'; SET hash_mem_multiplier = 1",
+            "SET enable_nestloop = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_sort = off",
+            "SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off",
+            "SET jit = on; SET jit_above_cost = 0; SET plan_cache_mode = force_generic_plan",
+            "SET max_parallel_workers_per_gather = 4; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0",
+        ],
+    ),
+    "messages": Subject(
+        prelude=["SET log_statement = 'all'; SET client_min_messages = 'log'"],
+        near=["SET client_min_messages = 'log'", "DO $$BEGIN RAISE NOTICE 'said'; END$$"],
     ),
     "statements by name": Subject(
         safe=["SELECT v FROM t WHERE id = 1"],

@@ -4,11 +4,13 @@ Notifications are kept apart: a released transaction does not hold them back, as
 """
 
 import struct
+import threading
 
 import psycopg
 
 from bank.wire import FLUSH, SYNC, Wire, message, parse, query, run, text
 
+CANCEL_REQUEST = 80877102
 COPY_DATA = message(b"d", b"copied\n") + message(b"c")
 DESCRIBE = message(b"D", b"P\0")
 
@@ -50,6 +52,19 @@ class Simple:
         self.in_transaction = answer[-1] == ("Z", b"T")
         return answer
 
+    def run_cancelled(self, sql, patience):
+        """Runs a statement, and asks for its end after so many seconds."""
+        impatient = threading.Timer(patience, self.cancel)
+        impatient.start()
+        answer = self.run(sql)
+        impatient.join()
+        return answer
+
+    def cancel(self):
+        with self.wire.open() as connection:
+            connection.sendall(struct.pack("!ii", 16, CANCEL_REQUEST) + self.wire.key)
+            connection.recv(1)
+
     def request(self, sql):
         return query(sql)
 
@@ -89,7 +104,8 @@ class Named(Simple):
     def part(self, sql):
         # A name that was given to what did not parse stays without a statement, and is an error each time.
         known = sql in self.names
-        name = self.names.setdefault(sql, f"s{len(self.names)}")
+        # The first one is what the names of pgidle's own begin with.
+        name = self.names.setdefault(sql, f"pgidle_release{len(self.names) or ''}")
         return (b"" if known else parse(name, sql)) + bound(name)
 
 
@@ -129,6 +145,13 @@ class Psycopg:
         except psycopg.Error as error:
             answer = [type(error).__name__, str(error), *diagnostics(error.diag)]
         return [answer, list(self.said), self.connection.info.transaction_status.name]
+
+    def run_cancelled(self, sql, patience):
+        impatient = threading.Timer(patience, self.connection.cancel)
+        impatient.start()
+        answer = self.run(sql)
+        impatient.join()
+        return answer
 
     def execute(self, sql):
         cursor = self.connection.cursor()
