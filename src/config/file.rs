@@ -204,7 +204,7 @@ fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault>
         let Some(rungs) = section.section(kind.name(), table)? else {
             continue;
         };
-        limits.ladders[kind.index()] = ladder(kind, &rungs, section)?;
+        limits.ladders[kind] = ladder(kind, &rungs, section)?;
         if kind == Kind::Age {
             rungs.set("implicit", &mut limits.age_implicit, boolean)?;
         }

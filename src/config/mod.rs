@@ -341,7 +341,7 @@ impl IdleLimit {
             release_timeout,
             ..Limits::default()
         };
-        limits.ladders[Kind::Idle.index()] = Ladder::new([(self.action, self.limit)])
+        limits.ladders[Kind::Idle] = Ladder::new([(self.action, self.limit)])
             .map_err(|error| ConfigError::in_flag("--idle-limit", error.to_string()))?;
         Ok(Rule {
             name,

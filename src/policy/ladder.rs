@@ -1,6 +1,11 @@
 //! What is done about a stuck transaction, and when: actions in order of severity, each with its time.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::{Index, IndexMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::LockMode;
 
@@ -82,10 +87,23 @@ impl Kind {
             Self::Blocking => "blocking",
         }
     }
+}
 
-    /// The position of this kind in [`Kind::ALL`].
-    pub const fn index(self) -> usize {
-        self as usize
+/// One value for each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerKind<T>([T; Kind::ALL.len()]);
+
+impl<T> Index<Kind> for PerKind<T> {
+    type Output = T;
+
+    fn index(&self, kind: Kind) -> &T {
+        &self.0[kind as usize]
+    }
+}
+
+impl<T> IndexMut<Kind> for PerKind<T> {
+    fn index_mut(&mut self, kind: Kind) -> &mut T {
+        &mut self.0[kind as usize]
     }
 }
 
@@ -172,8 +190,8 @@ pub enum LadderError {
 pub struct Limits {
     /// Name of the rule that these limits come from.
     pub rule: Arc<str>,
-    /// One ladder for each kind, indexed by [`Kind::index`].
-    pub ladders: [Ladder; 5],
+    /// One ladder for each kind.
+    pub ladders: PerKind<Ladder>,
     /// Whether `age` holds for implicit transactions too (CREATE INDEX CONCURRENTLY, VACUUM, COPY).
     pub age_implicit: bool,
     /// The only lock mode whose waiters count for `blocking`; `None` counts all.
@@ -189,7 +207,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             rule: Arc::default(),
-            ladders: Default::default(),
+            ladders: PerKind::default(),
             age_implicit: false,
             blocking_mode: None,
             release_timeout: RELEASE_TIMEOUT,
@@ -200,6 +218,6 @@ impl Default for Limits {
 impl Limits {
     /// The ladder of one kind.
     pub fn ladder(&self, kind: Kind) -> &Ladder {
-        &self.ladders[kind.index()]
+        &self.ladders[kind]
     }
 }

@@ -11,7 +11,7 @@ mod rule;
 mod target;
 
 pub use duration::{DurationError, format_duration, parse_duration};
-pub use ladder::{Action, Kind, Ladder, LadderError, Limits, RELEASE_TIMEOUT};
+pub use ladder::{Action, Kind, Ladder, LadderError, Limits, PerKind, RELEASE_TIMEOUT};
 pub use lock::{LockMode, LockModeError};
 pub use rule::{ClientNet, DEFAULT_RULE, Identity, Match, Pattern, Rule, Rules, builtin_rules};
 pub use target::{ServerKind, Target};

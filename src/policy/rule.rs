@@ -206,7 +206,7 @@ fn observing_limits() -> Limits {
         (Kind::Stalled, 10),
         (Kind::Age, 15 * 60),
     ] {
-        limits.ladders[kind.index()] = log_after(seconds);
+        limits.ladders[kind] = log_after(seconds);
     }
     limits
 }
@@ -312,7 +312,7 @@ mod tests {
         ] {
             let limits = named(application_name, replication);
             assert_eq!(&*limits.rule, expected);
-            let exempt = limits.ladders.iter().all(Ladder::is_empty);
+            let exempt = Kind::ALL.iter().all(|&kind| limits.ladder(kind).is_empty());
             assert_eq!(exempt, expected != "default");
         }
     }

@@ -64,9 +64,7 @@ impl Session {
             .update(&damage, self.limits.blocking_mode, now);
         if self.waited_for.anyone.is_none() {
             self.waited_for = WaitedFor::default();
-            if let Some(taken) = self.taken.get_mut(Kind::Blocking.index()) {
-                *taken = 0;
-            }
+            self.ladders.restart(Kind::Blocking);
         }
         let seen = damage.at;
         self.damage = Some(damage);

@@ -226,14 +226,14 @@ impl Session {
 
     /// The rungs of a ladder that were not taken and can be.
     pub(super) fn rungs(&self, kind: Kind) -> impl Iterator<Item = (Duration, Action)> {
-        let taken = self.taken.get(kind.index()).copied().unwrap_or_default();
         // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
         // itself that is stuck.
         let waiting = self.is_half_forwarded()
             && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
         let rungs = self.limits.ladder(kind).rungs().iter().copied();
+        let quiet = self.is_quiet();
         rungs
-            .skip(usize::from(taken))
+            .filter(move |&(_, action)| self.ladders.is_open(kind, action, quiet))
             .filter(move |&(_, action)| !waiting || action != Action::Rollback)
     }
 
@@ -284,9 +284,7 @@ impl Session {
 
     /// Notes that a rung is taken, and writes down of what.
     pub(super) fn taken(&mut self, rung: Rung, now: Instant) -> Incident {
-        if let Some(taken) = self.taken.get_mut(rung.kind.index()) {
-            *taken += 1;
-        }
+        self.ladders.take(rung.kind, rung.action);
         self.incident(rung, now)
     }
 
@@ -314,6 +312,12 @@ impl Session {
             }
         }
         self.report(incident);
+    }
+
+    /// Whether nothing is under way, in either direction.
+    fn is_quiet(&self) -> bool {
+        let between = self.client.scanner.rest() == 0 && self.server.scanner.rest() == 0;
+        self.state.pending.is_empty() && between
     }
 
     /// Whether the server has a part of a message whose rest cannot be made up.
@@ -354,7 +358,11 @@ impl Session {
         }
     }
 
+    /// Reports how an action came out; what was not possible is due again.
     pub(super) fn report(&mut self, incident: Incident) {
+        if incident.outcome == Outcome::NotPossible {
+            self.ladders.defer(incident.kind, incident.action);
+        }
         self.events.push_back(Event::Incident(Box::new(incident)));
     }
 }

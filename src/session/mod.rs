@@ -12,6 +12,7 @@ mod enforce;
 pub mod event;
 mod imitate;
 mod in_flight;
+mod ladders;
 mod limits;
 mod pending;
 mod prepared;
@@ -35,12 +36,13 @@ use self::{
     damage::Damage,
     enforce::{Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
+    ladders::Ladders,
     state::{Finished, Phase, State, TransactionStatus},
     telling::Telling,
 };
 pub use self::{limits::Look, sasl::ChannelBinding};
 use crate::{
-    policy::{Limits, ServerKind, Target},
+    policy::{Kind, Limits, ServerKind, Target},
     wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
 };
 
@@ -190,8 +192,7 @@ pub struct Session {
     to_server: BytesMut,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
-    /// Rungs taken of each ladder, by `Kind::index`.
-    taken: [u8; 5],
+    ladders: Ladders,
     /// What somebody saw who looked, since the client last spoke.
     damage: Option<Arc<Damage>>,
     /// Since when somebody waits for what the session holds, as far as that is known.
@@ -262,7 +263,7 @@ impl Session {
             to_server: BytesMut::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
-            taken: [0; 5],
+            ladders: Ladders::default(),
             damage: None,
             waited_for: WaitedFor::default(),
             last_client: now,
@@ -495,8 +496,7 @@ impl Session {
 
     /// The clock of `stalled` begins anew, and so does its ladder.
     fn restart_stalled(&mut self) {
-        let [_, _, stalled, _, _] = &mut self.taken;
-        *stalled = 0;
+        self.ladders.restart(Kind::Stalled);
     }
 
     fn leg(&mut self, side: Side) -> &mut Leg {
@@ -512,6 +512,7 @@ impl Session {
         if self.holds_client() || !leaves && self.begins_again(now) {
             return Verdict::Hold;
         }
+        self.client_spoke(now);
         if self.discarding != Discarding::Nothing && self.discards(FrontendTag::from(frame.tag)) {
             return Verdict::Drop;
         }
@@ -522,6 +523,19 @@ impl Session {
             return Verdict::Drop;
         }
         self.pass_client(frame, now)
+    }
+
+    /// Whoever was stuck is not any more, whatever becomes of what was said: our error may be all of the answer.
+    fn client_spoke(&mut self, now: Instant) {
+        if !self.state.pending.is_empty() {
+            return;
+        }
+        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled, Kind::Blocking] {
+            self.ladders.restart(kind);
+        }
+        self.damage = None;
+        self.waited_for = WaitedFor::default();
+        self.state.client_spoke(now);
     }
 
     fn server_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
@@ -563,13 +577,6 @@ impl Session {
     }
 
     fn pass_client(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        // A new request: whoever was stuck is not.
-        if self.state.pending.is_empty() {
-            let [idle, failed, stalled, _, blocking] = &mut self.taken;
-            (*idle, *failed, *stalled, *blocking) = (0, 0, 0, 0);
-            self.damage = None;
-            self.waited_for = WaitedFor::default();
-        }
         self.state.sent(frame, now);
         Verdict::Pass
     }
@@ -586,7 +593,7 @@ impl Session {
         }
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
         if idle || self.state.transaction.number != transaction {
-            self.taken = [0; 5];
+            self.ladders.reset();
         }
         if tag == BackendTag::ReadyForQuery {
             self.settled = false;

@@ -139,18 +139,18 @@ impl State {
         if let Owed::Query | Owed::FunctionCall = request.owed {
             self.prepared.replaced();
         }
-        let was_clients_turn = self.pending.is_empty();
-        if !self.pending.sent(request) {
-            return;
+        if self.pending.sent(request) {
+            self.transaction.started.get_or_insert(now);
         }
-        if was_clients_turn {
-            if self.transaction.open {
-                let waited = now.saturating_duration_since(self.turn_since);
-                self.transaction.waited_for_client(waited);
-            }
-            self.turn_since = now;
+    }
+
+    /// Notes that the client, whose turn it was, has sent something.
+    pub(super) fn client_spoke(&mut self, now: Instant) {
+        if self.transaction.open {
+            let waited = now.saturating_duration_since(self.turn_since);
+            self.transaction.waited_for_client(waited);
         }
-        self.transaction.started.get_or_insert(now);
+        self.turn_since = now;
     }
 
     /// Notes a frame from the server; a transaction block that it ended is returned when records are kept.

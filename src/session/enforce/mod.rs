@@ -154,10 +154,8 @@ impl Session {
 
     /// Nothing is done now, and the rung that was taken may be due again.
     fn put_off(&mut self) {
-        let kind = self.ending.take().map(|ending| ending.incident.kind);
-        let taken = kind.and_then(|kind| self.taken.get_mut(kind.index()));
-        if let Some(taken) = taken {
-            *taken = taken.saturating_sub(1);
+        if let Some(Ending { incident, .. }) = self.ending.take().map(|ending| *ending) {
+            self.ladders.give_back(incident.kind, incident.action);
         }
     }
 
@@ -323,7 +321,7 @@ impl Session {
             self.record(*finished);
         }
         if self.state.status == TransactionStatus::Idle {
-            self.taken = [0; 5];
+            self.ladders.reset();
         }
         self.finish(Outcome::RolledBack);
     }

@@ -7,6 +7,7 @@
 mod abort;
 mod blocking;
 mod errors;
+mod ladders;
 mod model;
 mod positions;
 mod property;

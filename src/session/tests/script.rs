@@ -45,7 +45,7 @@ pub(super) fn limits(text: &str) -> Arc<Limits> {
                 .find(|known| known.name() == action);
             (action.unwrap(), parse_duration(at).unwrap())
         });
-        limits.ladders[kind.index()] = Ladder::new(rungs).unwrap();
+        limits.ladders[kind] = Ladder::new(rungs).unwrap();
     }
     Arc::new(limits)
 }
@@ -138,6 +138,8 @@ impl Player {
             self.session.observed(seen(waiting, self.now), self.now);
         } else if line == "client leaves" {
             self.left = true;
+        } else if let Some(text) = line.strip_prefix("limits: ") {
+            self.session.set_limits(limits(text));
         } else if line == "drain" {
             self.session.drain();
         } else {
