@@ -323,7 +323,10 @@ impl Session {
 
     /// Whether bytes from the client cannot be dealt with at present, and none should be read.
     pub fn holds_client(&self) -> bool {
-        self.ending_holds_client() || self.telling_holds_client() || self.cancels_open > 0
+        self.ending_holds_client()
+            || self.telling_holds_client()
+            || self.state.pending.is_full()
+            || self.cancels_open > 0
     }
 
     /// Tells what of a client that is held waits unread, and whether nothing more comes: that it leaves is noticed.

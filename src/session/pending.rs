@@ -19,6 +19,16 @@ use crate::{
 /// Bytes of a statement's text that are kept.
 pub(crate) const MAX_TEXT: usize = 4096;
 
+/// Requests that may wait for their answers before no more is read from the client. A server keeps the answers to a batch
+/// without Sync until its buffer of 8 KiB is full, which is far fewer than these.
+const MAX_REQUESTS: usize = 8192;
+
+/// Bytes of text that those requests may keep, likewise: 2,000 texts of full length are more than such a buffer answers.
+const MAX_WAITING_TEXT: usize = 8 << 20;
+
+/// Requests that an empty queue keeps memory for.
+const KEPT_CAPACITY: usize = 32;
+
 /// A kind of request, by what answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owed {
@@ -106,6 +116,15 @@ pub(super) struct Request {
     pub(super) refused: bool,
 }
 
+impl Request {
+    /// Bytes of text that it keeps and others do not.
+    fn text_bytes(&self) -> usize {
+        let own = matches!(self.owed, Owed::Query | Owed::Parse);
+        let sql = self.text.sql.as_deref().filter(|_| own);
+        sql.map_or(0, str::len)
+    }
+}
+
 /// The queue of requests that are not yet answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
@@ -115,6 +134,8 @@ pub(super) struct Pending {
     /// What the Parse and Bind messages in the queue make.
     statements: InFlight,
     portals: InFlight,
+    /// Bytes of text that the requests in the queue keep.
+    text_bytes: usize,
     /// The server ignores everything up to a Sync that has not been sent yet.
     skipping: bool,
     /// The server takes COPY data, and the client has not ended it.
@@ -161,6 +182,7 @@ impl Pending {
         request.in_batch = self.unsynced && owed.earns_ready() && owed != Owed::Sync;
         self.unsynced = !owed.earns_ready();
         self.ready_owed += usize::from(owed.earns_ready());
+        self.text_bytes += request.text_bytes();
         if let Some(names) = self.made_by(owed) {
             names.sent(&request.name, &request.text);
         }
@@ -226,6 +248,11 @@ impl Pending {
     /// How many requests are not answered.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Whether so much waits for an answer that no more is to be read from the client.
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= MAX_REQUESTS || self.text_bytes >= MAX_WAITING_TEXT
     }
 
     /// How many ReadyForQuery are owed.
@@ -325,6 +352,19 @@ impl Pending {
         self.unsynced = false;
     }
 
+    /// Requests that memory is kept for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
+    /// Gives the memory of an empty queue back, if it is more than a few requests take.
+    pub(super) fn shrink_if_large(&mut self) {
+        if self.queue.capacity() > KEPT_CAPACITY {
+            self.shrink();
+        }
+    }
+
     /// Gives the memory of an empty queue back.
     pub(super) fn shrink(&mut self) {
         if self.queue.is_empty() {
@@ -413,6 +453,7 @@ impl Pending {
     fn pop(&mut self) -> Option<Request> {
         let request = self.queue.pop_front()?;
         self.ready_owed -= usize::from(request.owed.earns_ready());
+        self.text_bytes -= request.text_bytes();
         if let Some(names) = self.made_by(request.owed) {
             names.done(&request.name);
         }

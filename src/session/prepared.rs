@@ -6,8 +6,14 @@ use std::collections::HashMap;
 
 use super::pending::Text;
 
-/// Named statements whose text is kept; those beyond keep only what they do to the transaction.
-const MAX_TEXTS: usize = 1000;
+/// Bytes of text that named statements keep; those beyond keep only what they do to the transaction.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// Bytes of names, and of what little is kept for each: of a statement beyond them nothing is known.
+const MAX_NAME_BYTES: usize = 1 << 20;
+
+/// What a name costs beside its bytes.
+const NAME_OVERHEAD: usize = 128;
 
 type Names = HashMap<Box<[u8]>, Text>;
 
@@ -20,6 +26,9 @@ pub(super) struct Prepared {
     unnamed_portal: Option<Text>,
     statements: Option<Box<Names>>,
     portals: Option<Box<Names>>,
+    /// Bytes of text and of names that `statements` keeps.
+    text_bytes: usize,
+    name_bytes: usize,
 }
 
 impl Prepared {
@@ -34,20 +43,24 @@ impl Prepared {
     }
 
     /// The server has confirmed a Parse.
-    pub(super) fn parsed(&mut self, name: Box<[u8]>, text: Text) {
-        let full = self
-            .statements
-            .as_ref()
-            .is_some_and(|names| names.len() >= MAX_TEXTS);
-        self.unbound |= name.is_empty();
-        let sql = text.sql.filter(|_| !full || name.is_empty());
-        let text = Text { sql, ..text };
-        set(
-            &mut self.unnamed_statement,
-            &mut self.statements,
-            name,
-            text,
-        );
+    pub(super) fn parsed(&mut self, name: Box<[u8]>, mut text: Text) {
+        if name.is_empty() {
+            self.unbound = true;
+            self.unnamed_statement = Some(text);
+            return;
+        }
+        self.statement_closed(&name);
+        let (name_bytes, text_bytes) = (name.len() + NAME_OVERHEAD, text_bytes(&text));
+        if self.name_bytes + name_bytes > MAX_NAME_BYTES {
+            return;
+        }
+        if self.text_bytes + text_bytes > MAX_TEXT_BYTES {
+            text.sql = None;
+        } else {
+            self.text_bytes += text_bytes;
+        }
+        self.name_bytes += name_bytes;
+        self.statements.get_or_insert_default().insert(name, text);
     }
 
     /// Whether the client has parsed the unnamed statement and not gone on to bind it.
@@ -63,17 +76,41 @@ impl Prepared {
     /// The server has confirmed a Bind.
     pub(super) fn bound(&mut self, name: Box<[u8]>, text: Text) {
         self.unbound = false;
-        set(&mut self.unnamed_portal, &mut self.portals, name, text);
+        if name.is_empty() {
+            self.unnamed_portal = Some(text);
+        } else {
+            self.portals.get_or_insert_default().insert(name, text);
+        }
     }
 
-    /// A Close of a statement was confirmed.
+    /// A Close of a statement was confirmed, or a DEALLOCATE.
     pub(super) fn statement_closed(&mut self, name: &[u8]) {
-        remove(&mut self.unnamed_statement, &mut self.statements, name);
+        if name.is_empty() {
+            self.unnamed_statement = None;
+        } else if let Some(names) = &mut self.statements
+            && let Some(text) = names.remove(name)
+        {
+            self.name_bytes -= name.len() + NAME_OVERHEAD;
+            self.text_bytes -= text_bytes(&text);
+            if names.is_empty() {
+                self.statements = None;
+            }
+        }
     }
 
     /// A Close of a portal was confirmed.
     pub(super) fn portal_closed(&mut self, name: &[u8]) {
-        remove(&mut self.unnamed_portal, &mut self.portals, name);
+        if name.is_empty() {
+            self.unnamed_portal = None;
+        } else if let Some(names) = &mut self.portals {
+            names.remove(name);
+        }
+    }
+
+    /// What the names of statements cost, in bytes.
+    #[cfg(test)]
+    pub(super) fn name_bytes(&self) -> usize {
+        self.name_bytes
     }
 
     /// Portals end with their transaction.
@@ -112,18 +149,6 @@ fn find<'a>(
     named.as_ref()?.get(name)
 }
 
-fn set(unnamed: &mut Option<Text>, named: &mut Option<Box<Names>>, name: Box<[u8]>, text: Text) {
-    if name.is_empty() {
-        *unnamed = Some(text);
-    } else {
-        named.get_or_insert_default().insert(name, text);
-    }
-}
-
-fn remove(unnamed: &mut Option<Text>, named: &mut Option<Box<Names>>, name: &[u8]) {
-    if name.is_empty() {
-        *unnamed = None;
-    } else if let Some(names) = named {
-        names.remove(name);
-    }
+fn text_bytes(text: &Text) -> usize {
+    text.sql.as_deref().map_or(0, str::len)
 }

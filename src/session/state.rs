@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     policy::Kind,
-    sql::{self, Control, Identifier, Lexing, Outline},
+    sql::{self, Control, Identifier, Inert, Lexing, Outline},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
 
@@ -173,8 +173,14 @@ impl State {
             let error = wire::ErrorFields::read(frame.body);
             self.pending.drew_error(error.sqlstate);
         }
+        let command = CommandTag::read(frame.body);
         let front = match (tag, self.pending.front()) {
             (BackendTag::CommandComplete, Some(front)) => {
+                if command == CommandTag::Deallocate
+                    && let Some(name) = self.deallocated(&front.text)
+                {
+                    self.prepared.statement_closed(name.as_bytes());
+                }
                 Some((front.owed, front.text.outline.clone()))
             }
             (_, _) => None,
@@ -190,7 +196,21 @@ impl State {
         let (owed, outline) = front?;
         let statement = outline.statement(self.completed);
         self.completed += usize::from(owed == Owed::Query);
-        self.command(CommandTag::read(frame.body), statement, now)
+        self.command(command, statement, now)
+    }
+
+    /// The statement that the next command of a text deallocates, where that is known.
+    fn deallocated(&self, text: &Text) -> Option<Identifier> {
+        let sql = text.sql.as_deref().filter(|_| text.certain)?;
+        let mut list = sql::inert(sql.as_bytes(), self.lexing)?;
+        match list.drain(..).nth(self.completed)? {
+            Inert::Deallocate(name) => Some(name),
+            Inert::Savepoint(_)
+            | Inert::Release(_)
+            | Inert::RollbackTo(_)
+            | Inert::CloseCursor(_)
+            | Inert::Unlisten => None,
+        }
     }
 
     /// The newest statement known by this name, confirmed or still on its way.
@@ -416,6 +436,7 @@ impl State {
         self.set_status(body);
         if self.status == TransactionStatus::Idle {
             self.prepared.transaction_ended();
+            self.pending.shrink_if_large();
             // A block that ends without a tag ended with an error: a COMMIT that failed.
             return self.end(TransactionOutcome::Rollback, now);
         }

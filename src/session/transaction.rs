@@ -225,7 +225,7 @@ impl Transaction {
                 self.savepoints.released(savepoint);
                 return None;
             }
-            (CommandTag::ForgetAll | CommandTag::Other, _) => return None,
+            (CommandTag::Deallocate | CommandTag::ForgetAll | CommandTag::Other, _) => return None,
         };
         let begun = matches!(control, Control::CommitAndChain | Control::RollbackAndChain);
         Some(Ended { outcome, begun })

@@ -92,6 +92,8 @@ pub enum CommandTag {
     Savepoint,
     /// RELEASE SAVEPOINT.
     Release,
+    /// DEALLOCATE of one prepared statement.
+    Deallocate,
     /// DISCARD ALL or DEALLOCATE ALL: every prepared statement is gone.
     ForgetAll,
     /// Any other command.
@@ -108,6 +110,7 @@ impl CommandTag {
             b"PREPARE TRANSACTION\0" => Self::Prepare,
             b"SAVEPOINT\0" => Self::Savepoint,
             b"RELEASE\0" => Self::Release,
+            b"DEALLOCATE\0" => Self::Deallocate,
             b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => Self::ForgetAll,
             _ => Self::Other,
         }

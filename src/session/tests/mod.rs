@@ -6,6 +6,7 @@
 
 mod abort;
 mod blocking;
+mod bounds;
 mod errors;
 mod ladders;
 mod model;

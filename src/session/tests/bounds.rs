@@ -1,0 +1,71 @@
+//! What a client can make a session keep has bounds.
+
+use super::script::{backend, frontend, opened};
+use crate::session::Side;
+
+/// More requests than a session lets wait.
+const MANY: usize = 20_000;
+
+#[test]
+fn a_client_that_sends_without_end_is_held_until_the_server_has_answered() {
+    let (mut session, now) = opened("");
+    let sync = frontend("S");
+    let stream = sync.repeat(MANY);
+    let step = session.client_bytes(&stream, now).unwrap();
+    let sent = step.consumed / sync.len();
+    assert!(session.holds_client() && sent < MANY, "{sent}");
+    let answers = backend("Z I").repeat(sent);
+    session.server_bytes(&answers, now).unwrap();
+    assert!(!session.holds_client());
+    let rest = session.client_bytes(&stream[step.consumed..], now).unwrap();
+    assert_eq!(rest.consumed, rest.verbatim);
+    session
+        .server_bytes(&backend("Z I").repeat(MANY), now)
+        .unwrap();
+    assert!(session.output(Side::Client).is_empty());
+    assert!(session.state.pending.capacity() < 100, "memory is kept");
+}
+
+#[test]
+fn texts_that_wait_have_a_bound_of_their_own() {
+    let (mut session, now) = opened("");
+    let query = frontend(&format!("Q SELECT '{}'", "x".repeat(4000)));
+    let step = session.client_bytes(&query.repeat(5000), now).unwrap();
+    assert!(session.holds_client());
+    let kept = step.consumed / query.len() * 4000;
+    assert!((4 << 20..16 << 20).contains(&kept), "{kept}");
+}
+
+#[test]
+fn statements_that_sql_deallocates_are_forgotten() {
+    let (mut session, now) = opened("");
+    for number in 0..MANY {
+        let name = format!("_pg3_{number}");
+        let sent = [
+            frontend(&format!("P {name} SELECT {number}")),
+            frontend("S"),
+            frontend(&format!("Q DEALLOCATE {name}")),
+        ];
+        session.client_bytes(&sent.concat(), now).unwrap();
+        let answers = ["1", "Z I", "C DEALLOCATE", "Z I"].map(backend).concat();
+        session.server_bytes(&answers, now).unwrap();
+    }
+    assert_eq!(session.state.prepared.name_bytes(), 0);
+}
+
+#[test]
+fn names_and_texts_of_statements_have_bounds() {
+    let (mut session, now) = opened("");
+    for number in 0..MANY {
+        let text = "x".repeat(500);
+        let parse = frontend(&format!("P s{number} SELECT 1 -- {text}"));
+        session.client_bytes(&parse, now).unwrap();
+        session.server_bytes(&backend("1"), now).unwrap();
+    }
+    let prepared = &session.state.prepared;
+    assert!(prepared.name_bytes() <= 1 << 20);
+    let known = |number: usize| prepared.statement(format!("s{number}").as_bytes());
+    assert!(known(0).is_some_and(|text| text.sql.is_some()));
+    assert!(known(5000).is_some_and(|text| text.sql.is_none()));
+    assert!(known(MANY - 1).is_none());
+}
