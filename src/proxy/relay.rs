@@ -139,12 +139,10 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     relay.session.closed(Instant::now().into_std());
     relay.publish(&worker);
     let who = relay.session.who();
-    let (reason, error) = (
-        closed.reason.name(),
-        closed.error.as_deref().unwrap_or_default(),
-    );
+    let ended = relay.session.close_reason(closed.reason);
+    let (reason, error) = (ended.name(), closed.error.as_deref().unwrap_or_default());
     let (session, user, database) = (who.session, &*who.user, &*who.database);
-    match closed.reason {
+    match ended {
         CloseReason::ClientLeft | CloseReason::Policy | CloseReason::Drain => {
             tracing::debug!(session, user, database, reason, "session closed");
         }

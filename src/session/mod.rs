@@ -410,6 +410,18 @@ impl Session {
         !self.state.pending.is_empty()
     }
 
+    /// Why the session ended, for one of whose connections this was the end: after its Terminate a client leaves, whoever
+    /// closes first.
+    pub fn close_reason(&self, seen: CloseReason) -> CloseReason {
+        use CloseReason::{ClientIo, ClientLeft, ServerIo, ServerLeft};
+        let closed = matches!(seen, ServerLeft | ServerIo | ClientIo);
+        if closed && self.state.terminated {
+            ClientLeft
+        } else {
+            seen
+        }
+    }
+
     /// How many messages have passed of types that are not known.
     pub fn unknown_messages(&self) -> u64 {
         self.state.unknown

@@ -103,6 +103,8 @@ pub(super) struct State {
     pub(super) records: bool,
     /// Messages of types that are not known.
     pub(super) unknown: u64,
+    /// Whether the client has sent Terminate.
+    pub(super) terminated: bool,
     /// Statements of the simple Query that runs which the server has completed.
     pub(super) completed: usize,
 }
@@ -124,15 +126,18 @@ impl State {
             replication,
             records,
             unknown: 0,
+            terminated: false,
             completed: 0,
         }
     }
 
     /// Notes a frame that goes to the server.
     pub(super) fn sent(&mut self, frame: Frame<'_>, now: Instant) {
-        if let FrontendTag::Unknown(_) = FrontendTag::from(frame.tag) {
+        let tag = FrontendTag::from(frame.tag);
+        if let FrontendTag::Unknown(_) = tag {
             self.unknown += 1;
         }
+        self.terminated |= tag == FrontendTag::Terminate;
         let Some(request) = self.request(frame, now) else {
             return;
         };

@@ -23,6 +23,7 @@ mod drivers_table;
 mod gss;
 mod hidden_requests;
 mod idle_in_transaction;
+mod leaving;
 mod library_sequences;
 mod listening;
 mod positions;
