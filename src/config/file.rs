@@ -11,9 +11,12 @@ use super::{
     one_for_two_cpus, parse_dsn,
     section::{Section, boolean, count, duration, name, parsed, text},
 };
-use crate::policy::{
-    Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, Target,
-    builtin_rules,
+use crate::{
+    policy::{
+        Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, Target,
+        builtin_rules,
+    },
+    wire::MAX_NAME,
 };
 
 /// Reads settings, and the rules of the file with the built-in ones before them. What the flags say counts where rules
@@ -249,11 +252,22 @@ fn conditions(section: &Section<'_>) -> Result<Match, Fault> {
     let pattern = |value: &DeValue<'_>| text(value).map(Pattern::new);
     Ok(Match {
         application_name: section.get("application_name", pattern)?,
-        database: section.get("database", pattern)?,
-        user: section.get("user", pattern)?,
+        database: section.get("database", of_name)?,
+        user: section.get("user", of_name)?,
         client: section.get("client", client)?,
         replication: section.get("replication", boolean)?,
     })
+}
+
+/// A pattern for a role or a database.
+fn of_name(value: &DeValue<'_>) -> Result<Pattern, String> {
+    let text = text(value)?;
+    if text.bytes().filter(|&byte| byte != b'*').count() > MAX_NAME {
+        return Err(format!(
+            "it never matches: of a name the server keeps {MAX_NAME} bytes"
+        ));
+    }
+    Ok(Pattern::new(text))
 }
 
 /// A block of addresses, one address, or `unix`.
@@ -539,6 +553,11 @@ mod tests {
             &expect![
                 "f:4: rule.idle: `rollback` at 5s comes before `log` at 1min; expected times that do not shrink from log to terminate"
             ],
+        );
+        let long = format!("match = {{ user = \"{}*\" }}", "u".repeat(64));
+        refused_rule(
+            &long,
+            &expect!["f:4: rule.match.user: it never matches: of a name the server keeps 63 bytes"],
         );
         refused_rule(
             "age = { release = \"5s\" }",

@@ -18,6 +18,7 @@ pub use body::{
 pub use frame::{Frame, FrameScanner, HEADER_LEN, InvalidLength, Scanned};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, read_proxy_header};
 pub use startup::{
-    CancelKey, MAX_STARTUP_PACKET, Startup, StartupError, StartupPacket, parse_startup, ssl_request,
+    CancelKey, MAX_NAME, MAX_STARTUP_PACKET, Startup, StartupError, StartupPacket, parse_startup,
+    ssl_request,
 };
 pub use tag::{BackendTag, FrontendTag};

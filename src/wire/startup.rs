@@ -10,8 +10,8 @@ const CANCEL_REQUEST: u32 = 1234 << 16 | 5678;
 const SSL_REQUEST: u32 = 1234 << 16 | 5679;
 const GSSENC_REQUEST: u32 = 1234 << 16 | 5680;
 
-/// How many bytes a name has at most, and one more (`NAMEDATALEN` in `src/include/pg_config_manual.h`).
-const NAMEDATALEN: usize = 64;
+/// How many bytes the server keeps of a name (`NAMEDATALEN` in `src/include/pg_config_manual.h`, less one for the end).
+pub const MAX_NAME: usize = 63;
 
 /// First byte of a TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -125,7 +125,7 @@ impl StartupPacket {
             body = rest;
         }
         let database = if database.is_empty() { user } else { database };
-        let name = |bytes: &[u8]| text(bytes.get(..NAMEDATALEN - 1).unwrap_or(bytes));
+        let name = |bytes: &[u8]| text(bytes.get(..MAX_NAME).unwrap_or(bytes));
         Self {
             version: (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
             parameters,

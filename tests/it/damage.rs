@@ -16,8 +16,9 @@ use crate::support::{
         SEEN_SOON, dsn, incident_of, modes, observed, observed_by, observed_through, observing,
         seen, seen_of,
     },
+    pair::door,
     proxy::Proxy,
-    server::{Server, newest, on_every_server},
+    server::{Server, VERSIONS, cluster, newest, on_every_server},
     wait_for,
     wire::Client,
 };
@@ -320,6 +321,12 @@ fn seen_by(role: &str, server: &Server) -> Value {
     let altering = waits(&database, "ALTER TABLE t ADD COLUMN added int");
     let incident = incident_of(&proxy, reader.server_pid());
     drop(altering);
+    // Of those who wait for no lock an ordinary role knows nothing.
+    let harmless = observed_by(&user, &database, SEEN_SOON);
+    let mut other = Client::connect(harmless.endpoint());
+    other.run("BEGIN; CREATE TABLE other ()");
+    let blocked = &seen(&harmless, &mut other)["blocked"];
+    assert_eq!(blocked.is_null(), role == "ordinary", "{blocked}");
     incident
 }
 
@@ -600,4 +607,30 @@ fn what_cannot_be_read_is_null_and_hides_nothing_else() {
             assert_eq!(proxy.log().matches("the observer is connected").count(), 1);
         }
     });
+}
+
+#[test]
+fn the_statement_of_a_waiter_is_cut_and_loses_its_literals_as_all_do() {
+    let settings = [("track_activity_query_size", "1MB")];
+    let server = cluster(VERSIONS[0], &settings, None);
+    let database = door(&server);
+    Dba::new(&database).run("CREATE TABLE t (id int, v text)");
+    let proxy = observed(&database, "blocking = { rollback = \"300ms\" }");
+    // What is kept ends within the first literal, with the half of a character.
+    let before = "SELECT 'a secret', id FROM t -- ".to_owned();
+    let filled = format!(
+        "{before}{}\nWHERE v = 'é",
+        "x".repeat(4096 - before.len() - 13)
+    );
+    let statement = format!("{filled}{}'", "another secret".repeat(1000));
+    assert!(!statement.is_char_boundary(4096));
+    let mut holder = Client::connect(proxy.endpoint());
+    holder.run("BEGIN; LOCK TABLE t");
+    let mut waiting = waits(&database, &statement);
+    let incident = proxy.rolled_back(holder.server_pid());
+    let shown = incident["blocked"][0]["statement"].as_str().unwrap();
+    assert!(shown.starts_with("SELECT $1, id FROM t"), "{shown}");
+    assert!(shown.ends_with("WHERE v = …"), "{shown}");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert_eq!(waiting.until_ready(), "T / C SELECT 0 / Z I");
 }
