@@ -43,7 +43,10 @@ use self::{
 pub use self::{limits::Look, sasl::ChannelBinding};
 use crate::{
     policy::{Kind, Limits, ServerKind, Target},
-    wire::{self, BackendTag, CancelKey, Frame, FrameScanner, FrontendTag, InvalidLength, Scanned},
+    wire::{
+        self, BackendTag, CancelKey, ErrorFields, Frame, FrameScanner, FrontendTag, InvalidLength,
+        Scanned,
+    },
 };
 
 /// What the caller has to do for a session.
@@ -598,12 +601,13 @@ impl Session {
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let tag = BackendTag::from(frame.tag);
-        let spent = tag == BackendTag::ErrorResponse && self.is_spent_cancel(frame);
+        let dropped = tag == BackendTag::ErrorResponse
+            && (self.is_spent_cancel(frame) || self.is_second_error(frame));
         let transaction = self.state.transaction.number;
         if let Some(finished) = self.state.received(frame, now) {
             self.record(*finished);
         }
-        if spent {
+        if dropped {
             return Verdict::Drop;
         }
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
@@ -622,6 +626,12 @@ impl Session {
             self.set_cancel_key(frame.body);
         }
         Verdict::Pass
+    }
+
+    /// Whether this error comes after the last answer of a batch that the client believes to have failed already.
+    fn is_second_error(&self, frame: Frame<'_>) -> bool {
+        let failed = self.discarding == Discarding::Batch && self.state.pending.is_empty();
+        failed && !ErrorFields::read(frame.body).is_fatal()
     }
 
     /// Whether a message still belongs to a request that has failed; ends the discarding where it does not.

@@ -179,10 +179,12 @@ impl Session {
             self.finish(Outcome::ServerClosed);
             return self.pass_server(frame, now);
         }
-        if !step.is_ours() {
-            self.client_is_sent(frame);
-        }
-        let verdict = self.answer_of(step, frame, now);
+        let verdict = if self.is_unasked(step, frame) {
+            self.hold_error(frame, now)
+        } else {
+            self.client_is_sent(step, frame);
+            self.answer_of(step, frame, now)
+        };
         self.step_ended(Some(step), now);
         verdict
     }
@@ -206,9 +208,26 @@ impl Session {
         }
     }
 
+    /// Whether an error, of our cancel most likely, came after everything that the client has asked was answered.
+    fn is_unasked(&self, step: Step, frame: Frame<'_>) -> bool {
+        let failed = BackendTag::from(frame.tag) == BackendTag::ErrorResponse;
+        let answered = self.state.pending.is_empty() && !self.is_over();
+        failed && answered && matches!(step, Step::CopyFail | Step::Cancel(_))
+    }
+
+    /// Keeps such an error from the client, who waits for nothing, and hears of it in the answer to its next message.
+    fn hold_error(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        self.pass_server(frame, now);
+        if let Some(ending) = &mut self.ending {
+            ending.in_batch = true;
+        }
+        self.request_ended(now);
+        Verdict::Drop
+    }
+
     /// An ErrorResponse tells the client, until a ReadyForQuery says that it has recovered (ROLLBACK TO).
-    fn client_is_sent(&mut self, frame: Frame<'_>) {
-        let Some(ending) = &mut self.ending else {
+    fn client_is_sent(&mut self, step: Step, frame: Frame<'_>) {
+        let Some(ending) = self.ending.as_mut().filter(|_| !step.is_ours()) else {
             return;
         };
         let tag = BackendTag::from(frame.tag);
@@ -268,8 +287,10 @@ impl Session {
         } else if pending.ends_block() && self.position() == Position::Running {
             self.leave_commit();
         } else if pending.skipping() {
+            if !ending.in_batch {
+                self.discarding = Discarding::Batch;
+            }
             self.state.pending.skip();
-            self.discarding = Discarding::Batch;
             self.sync();
         } else if !quiet {
             self.cancel(now);

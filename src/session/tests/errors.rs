@@ -255,3 +255,40 @@ fn a_ready_that_was_not_counted_is_not_taken_for_the_answer_to_a_query() {
         "#]],
     );
 }
+
+/// Our own cancel is noticed after the last answer: the client, who waits for nothing, is not sent an error.
+#[test]
+fn a_cancel_of_ours_that_comes_after_the_last_answer_of_a_batch_is_told_later() {
+    check(
+        "age: rollback 1s",
+        "C: P - BEGIN | B - - | E -
+         +1s
+         S: 1 | 2 | C BEGIN | E 57014
+         cancelled
+         S: Z E
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+         C: P - INSERT INTO t VALUES (1) | B - - | E - | S
+         S: Z E",
+        &expect![[r#"
+            C: P - BEGIN | B - - | E -
+              > P - BEGIN | B | E
+            +1s
+              > H
+              ! Cancel
+            S: 1 | 2 | C BEGIN | E 57014
+              < 1 | 2 | C BEGIN
+            cancelled
+              > S
+            S: Z E
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 1 statement(s)
+              * age rollback rolled_back at 1s in "active" after 0ns
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | S
+              > S
+              < E 25P04 (ours)
+            S: Z E
+              < Z E
+        "#]],
+    );
+}

@@ -70,6 +70,8 @@ pub(super) struct Server {
     savepoints: Vec<usize>,
     /// `ignore_till_sync`.
     skipping: bool,
+    /// `doing_extended_query_message`: whether an error makes it skip.
+    extended: bool,
     in_query: bool,
     list: VecDeque<String>,
     busy: Busy,
@@ -102,6 +104,7 @@ impl Server {
             tokens: Vec::new(),
             savepoints: Vec::new(),
             skipping: false,
+            extended: false,
             in_query: false,
             list: VecDeque::new(),
             busy: Busy::No,
@@ -200,6 +203,14 @@ impl Server {
         }
     }
 
+    /// A cancel or a timeout that it notices after a message of the extended protocol, which it has answered.
+    pub(super) fn interrupt(&mut self) {
+        let between = self.busy == Busy::No && self.list.is_empty() && !self.in_query;
+        if between && self.extended && !self.skipping && !self.gone {
+            self.error("57014");
+        }
+    }
+
     /// Does one thing; `false` when there is nothing to do. An error is a breach of the protocol by whoever talks to it.
     pub(super) fn step(&mut self) -> Result<bool, String> {
         if self.gone || self.sleeps() {
@@ -286,6 +297,9 @@ impl Server {
             return Ok(true);
         }
         let words = strings(&body);
+        // Before the first message of a batch there is nothing that a timeout could be of.
+        self.extended =
+            matches!(tag, b'P' | b'B' | b'D' | b'E' | b'C') || self.extended && tag == b'H';
         match tag {
             b'Q' => {
                 self.statements.remove("");
@@ -889,7 +903,7 @@ impl Client {
             self.sent.push_front(Sent { expect, at: 0 });
         }
         let Some(front) = self.sent.front_mut().filter(|s| s.at < self.delivered) else {
-            return Err("nothing was asked".to_owned());
+            return self.unasked(tag, body);
         };
         match (tag, &mut front.expect) {
             (b'E', _) => return self.error(),
@@ -913,6 +927,19 @@ impl Client {
             }
             (_, expect) => return Err(format!("not the answer to {expect:?}")),
         }
+        Ok(())
+    }
+
+    /// An error in the middle of a batch may be about what was answered, and then is about nothing.
+    fn unasked(&mut self, tag: u8, body: &[u8]) -> Result<(), String> {
+        let interrupted = tag == b'E' && String::from_utf8_lossy(body).contains("C57014");
+        if !interrupted || !self.batch || self.skipping || !self.is_quiet() {
+            return Err("nothing was asked".to_owned());
+        }
+        self.acknowledged.extend(self.told.drain(..));
+        self.error_seen = true;
+        self.parsed = None;
+        self.skipping = true;
         Ok(())
     }
 

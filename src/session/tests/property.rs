@@ -112,6 +112,10 @@ enum Op {
     CancelsLand,
     /// A timeout of the server's own hits what runs.
     Timeout,
+    /// The server notices one between two messages.
+    Interrupt,
+    /// The server does nothing more, or goes on.
+    Hang(bool),
     Unasked(&'static str),
     /// The server's output buffer is full.
     Spill,
@@ -160,6 +164,8 @@ fn op(
         1 => Just(Op::CancelRequest),
         2 => Just(Op::CancelsLand),
         1 => Just(Op::Timeout),
+        2 => Just(Op::Interrupt),
+        1 => any::<bool>().prop_map(Op::Hang),
         1 => select(UNASKED).prop_map(Op::Unasked),
         1 => Just(Op::Spill),
         1 => any::<bool>().prop_map(Op::Reads),
@@ -196,6 +202,8 @@ struct World {
     gate_waits: bool,
     gate_closed: bool,
     lag: bool,
+    /// Whether the server does nothing.
+    hangs: bool,
     /// Whether a block was begun where the machine does not look: by AND CHAIN inside a list.
     hidden_block: bool,
     closed: bool,
@@ -225,6 +233,7 @@ impl World {
             gate_waits: false,
             gate_closed: false,
             lag: false,
+            hangs: false,
             hidden_block: false,
             closed: false,
             streams: Default::default(),
@@ -242,7 +251,7 @@ impl World {
             Op::Send(len) => self.send(*len)?,
             Op::Serve(steps) => {
                 for _ in 0..*steps {
-                    self.server.step()?;
+                    self.serve()?;
                 }
             }
             Op::Deliver(len) => self.deliver(*len)?,
@@ -254,6 +263,15 @@ impl World {
             Op::CancelRequest => self.cancels_wait |= self.held && !self.session.awaits_server(),
             Op::CancelsLand => self.land_cancels(),
             Op::Timeout => self.server.cancel(),
+            // What an error is about that crosses a request neither side could say.
+            Op::Interrupt
+                if self.client.is_quiet() && self.client_input.is_empty() && self.reads =>
+            {
+                self.server.interrupt();
+                self.deliver(usize::MAX)?;
+            }
+            Op::Interrupt => {}
+            Op::Hang(hangs) => self.hangs = *hangs,
             Op::Unasked(message) => self.server.unasked(&backend(message)),
             Op::Spill => self.server.flush(),
             Op::Reads(reads) => self.set_reads(*reads)?,
@@ -268,6 +286,10 @@ impl World {
         self.limited |= !text.is_empty();
         self.may_close |= may_close(text);
         self.session.set_limits(limits(text));
+    }
+
+    fn serve(&mut self) -> Result<bool, String> {
+        Ok(!self.hangs && self.server.step()?)
     }
 
     fn send(&mut self, len: usize) -> Result<(), String> {
@@ -436,7 +458,7 @@ impl World {
                 self.send(usize::MAX)?;
             }
             self.settle()?;
-            while self.server.step()? {}
+            while self.serve()? {}
             self.deliver(usize::MAX)?;
             self.settle()?;
             if before == (self.now, self.streams.each_ref().map(Vec::len)) {
@@ -497,6 +519,25 @@ impl World {
         if (covered || aged) && !self.closed && self.server.holds() {
             return Err(format!("stuck in {position:?}"));
         }
+        Ok(())
+    }
+
+    /// A server that does nothing more keeps no session for ever that is being ended.
+    fn check_patience(&mut self) -> Result<(), String> {
+        self.land_cancels();
+        self.be_silent()?;
+        if self.session.ending.is_some() && !self.closed {
+            let terminates = |kind| self.acts(kind, PolicyAction::Terminate);
+            if Kind::ALL.into_iter().all(terminates) {
+                return Err("not terminated".to_owned());
+            }
+            self.session.client_waits(&self.client_input, true);
+            self.pass(Duration::from_secs(5))?;
+            if !self.closed {
+                return Err("the client has left, and the session has not".to_owned());
+            }
+        }
+        self.hangs = false;
         Ok(())
     }
 
@@ -566,7 +607,9 @@ fn run(limits: &'static str, closes_idle: bool, ops: &[Op], silent: bool) -> Res
     for op in ops {
         world.apply(op)?;
     }
-    if silent {
+    if world.hangs {
+        world.check_patience()?;
+    } else if silent {
         world.be_silent()?;
         world.check_free()?;
     }
