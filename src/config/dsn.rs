@@ -1,10 +1,13 @@
-//! How pgidle itself connects to the server: libpq's connection strings, with libpq's words for TLS.
+//! How pgidle itself connects to the server: libpq's connection strings, with libpq's words.
 //!
-//! tokio-postgres reads the string; what it does not know, the certificates and the stricter modes, is taken out before.
+//! tokio-postgres reads the string; what it does not know is taken out before, or refused with the words that are known.
 
 use std::error::Error as _;
 
-use super::tls::{SslMode, UpstreamTls};
+use super::{
+    section::hint,
+    tls::{SslMode, UpstreamTls},
+};
 
 /// A connection string. Its `Debug` does not show the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,44 @@ pub struct Dsn {
 /// # Errors
 /// What is wrong with it, without its values.
 pub fn parse_dsn(text: &str) -> Result<Box<Dsn>, String> {
-    let (rest, of_tls) = divide(text);
+    let is_url = is_url(text);
+    let (front, parameters) = divide(text);
+    let mut tls = UpstreamTls {
+        sslmode: SslMode::Prefer,
+        ..UpstreamTls::default()
+    };
+    let mut rest = Vec::new();
+    for parameter in parameters {
+        let Some((key, written)) = parameter.split_once('=') else {
+            rest.push(parameter.to_owned());
+            continue;
+        };
+        let key = key.trim();
+        let value = plain(written.trim(), is_url);
+        let wrong = |expected: &str| format!("{key}: {expected}");
+        match key {
+            "sslmode" => tls.sslmode = value.parse().map_err(wrong)?,
+            "sslnegotiation" => tls.negotiation = value.parse().map_err(wrong)?,
+            "sslrootcert" => tls.root_cert = Some(value.into()),
+            "sslcert" => tls.cert = Some(value.into()),
+            "sslkey" => tls.key = Some(value.into()),
+            // Nothing here encrypts by GSSAPI, which both of these allow.
+            "gssencmode" if matches!(&*value, "disable" | "prefer") => {}
+            "gssencmode" => return Err(wrong(NO_GSS)),
+            "target_session_attrs" if !TARGETS.contains(&&*value) => return Err(wrong(NO_TARGET)),
+            "keepalives_count" => rest.push(format!("keepalives_retries={written}")),
+            _ if KNOWN.contains(&key) => rest.push(parameter.to_owned()),
+            _ if OF_LIBPQ.contains(&key) => {
+                let known = KNOWN.join(", ");
+                return Err(format!(
+                    "`{key}` is not known here; expected one of {known}"
+                ));
+            }
+            _ => return Err(format!("unknown option `{key}`; {}", hint(key, KNOWN))),
+        }
+    }
+    let separator = if is_url { "&" } else { " " };
+    let rest = front + &rest.join(separator);
     let postgres: tokio_postgres::Config = rest.parse().map_err(|error: tokio_postgres::Error| {
         let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
         format!("expected a connection string such as \"host=/run/postgresql user=pgidle dbname=postgres\"{cause}")
@@ -28,28 +68,31 @@ pub fn parse_dsn(text: &str) -> Result<Box<Dsn>, String> {
     if postgres.get_hosts().is_empty() {
         return Err("the connection string names no host".to_owned());
     }
-    let mut tls = UpstreamTls {
-        sslmode: SslMode::Prefer,
-        ..UpstreamTls::default()
-    };
-    let is_url = is_url(text);
-    for (key, value) in of_tls {
-        let value = plain(value, is_url);
-        let wrong = |expected: &str| format!("{key}: {expected}");
-        match key {
-            "sslmode" => tls.sslmode = value.parse().map_err(wrong)?,
-            "sslnegotiation" => tls.negotiation = value.parse().map_err(wrong)?,
-            "sslrootcert" => tls.root_cert = Some(value.into()),
-            "sslcert" => tls.cert = Some(value.into()),
-            _ => tls.key = Some(value.into()),
-        }
-    }
     tls.check()
         .map_err(|(key, problem)| format!("{key}: {problem}"))?;
     Ok(Box::new(Dsn { postgres, tls }))
 }
 
-const TLS_KEYS: [&str; 5] = [
+/// libpq's words that mean something here.
+const KNOWN: &[&str] = &[
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "target_session_attrs",
+    "load_balance_hosts",
+    "channel_binding",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "gssencmode",
     "sslmode",
     "sslnegotiation",
     "sslrootcert",
@@ -57,29 +100,54 @@ const TLS_KEYS: [&str; 5] = [
     "sslkey",
 ];
 
-/// The string without the keys of TLS, and these with their values as they are written.
-fn divide(text: &str) -> (String, Vec<(&str, &str)>) {
-    let (front, pairs, separator) = match text.split_once('?') {
+/// libpq's other words (`PQconninfoOptions` in `src/interfaces/libpq/fe-connect.c` of PostgreSQL 18).
+const OF_LIBPQ: &[&str] = &[
+    "service",
+    "servicefile",
+    "passfile",
+    "client_encoding",
+    "fallback_application_name",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "krbsrvname",
+    "gsslib",
+    "gssdelegation",
+    "sslcompression",
+    "sslcertmode",
+    "sslpassword",
+    "sslcrl",
+    "sslcrldir",
+    "sslsni",
+    "sslkeylogfile",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "min_protocol_version",
+    "max_protocol_version",
+    "scram_client_key",
+    "scram_server_key",
+    "oauth_issuer",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_scope",
+];
+
+const NO_GSS: &str = "GSSAPI encryption is not known here: expected \"disable\" or \"prefer\"";
+
+/// What tokio-postgres asks of a server.
+const TARGETS: [&str; 3] = ["any", "read-write", "read-only"];
+const NO_TARGET: &str = "expected \"any\", \"read-write\" or \"read-only\" here; \"read-write\" finds a primary, and [upstream] target_session_attrs knows libpq's other words";
+
+/// The front of a URL, up to its parameters, and each parameter as it is written.
+fn divide(text: &str) -> (String, Vec<&str>) {
+    match text.split_once('?') {
         Some((front, query)) if is_url(text) => {
-            (format!("{front}?"), query.split('&').collect(), "&")
+            let parameters: Vec<_> = query.split('&').filter(|p| !p.is_empty()).collect();
+            (format!("{front}?"), parameters)
         }
-        None if is_url(text) => return (text.to_owned(), Vec::new()),
-        _ => (String::new(), settings(text), " "),
-    };
-    let (mut rest, mut of_tls) = (Vec::new(), Vec::new());
-    for pair in pairs {
-        match pair.split_once('=') {
-            Some((key, value)) if TLS_KEYS.contains(&key.trim()) => {
-                of_tls.push((key.trim(), value.trim()));
-            }
-            _ => rest.push(pair),
-        }
+        None if is_url(text) => (text.to_owned(), Vec::new()),
+        _ => (String::new(), settings(text)),
     }
-    let front = front.strip_suffix(if rest.is_empty() { "?" } else { "" });
-    (
-        front.unwrap_or_default().to_owned() + &rest.join(separator),
-        of_tls,
-    )
 }
 
 fn is_url(text: &str) -> bool {
@@ -160,6 +228,14 @@ mod tests {
                 "{text}"
             );
         }
+        let words = "host=h gssencmode=prefer keepalives_count=3 target_session_attrs=read-write";
+        for text in [
+            words,
+            "postgresql://h?",
+            &format!("postgresql://h?{}", words.replace(' ', "&")),
+        ] {
+            assert!(parse_dsn(text).is_ok(), "{text}");
+        }
         let direct = parse_dsn("host=h sslmode=require sslnegotiation=direct").unwrap();
         assert_eq!(direct.tls.negotiation, Negotiation::Direct);
     }
@@ -172,6 +248,27 @@ mod tests {
             ("postgresql://h?sslcert=/secret", "sslkey: missing"),
             ("host=h secret", "expected a connection string"),
             ("host=h secret=1", "unknown option"),
+            ("host=h prot=secret", "did you mean `port`?"),
+            (
+                "host=h service=secret",
+                "`service` is not known here; expected one of host, hostaddr",
+            ),
+            (
+                "postgresql://h/d?passfile=secret&sslmode=require",
+                "`passfile` is not known here",
+            ),
+            (
+                "host=h gssencmode=require",
+                "gssencmode: GSSAPI encryption is not known here",
+            ),
+            (
+                "host=h target_session_attrs=primary",
+                "expected \"any\", \"read-write\" or \"read-only\" here",
+            ),
+            (
+                "host=h sslrootcert=system sslmode=verify-full",
+                "\"system\" is not known here",
+            ),
             ("user='secret", "expected a connection string"),
         ] {
             let error = parse_dsn(text).unwrap_err();

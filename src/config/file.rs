@@ -65,6 +65,9 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
                 return Err(section.fault_at(kind.name(), RELEASE_BEHIND_A_POOLER.to_owned()));
             }
         }
+        if rule.name.is_empty() {
+            return Err(section.fault_at("name", NAMELESS.to_owned()));
+        }
         if !names.insert(Arc::clone(&rule.name)) {
             let problem = format!(
                 "another rule has the name {:?} too; expected one of its own",
@@ -153,6 +156,8 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
 /// What pgidle needs to know a server before a client has authenticated with it.
 const UNASKED: &str = "choosing among several addresses needs a role to ask each server what it is: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN";
 
+const NAMELESS: &str = "missing; every rule has a name, which its incidents carry";
+
 /// Says what is missing to know who waits for whom.
 fn require_observer(config: &Config, flags: &Flags) -> Result<(), String> {
     if config.observer.dsn.is_none() && flags.observer_dsn.is_none() {
@@ -184,14 +189,11 @@ fn addresses<T: std::str::FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result
     items.iter().map(|item| parsed(item.get_ref())).collect()
 }
 
+/// Reads a rule; one without a name has an empty one.
 fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault> {
-    let own_name = section.get("name", |value| name(value).map(Arc::<str>::from))?;
-    let name = own_name.ok_or_else(|| {
-        section.fault_at(
-            "name",
-            "missing; every rule has a name, which its incidents carry".to_owned(),
-        )
-    })?;
+    // That it is missing is said last, so that it hides no other mistake.
+    let name = section.get("name", |value| name(value).map(Arc::<str>::from))?;
+    let name = name.unwrap_or_default();
     let mut limits = Limits {
         rule: Arc::clone(&name),
         release_timeout,
@@ -531,6 +533,18 @@ mod tests {
             &expect!["f:2: rule.name: missing; every rule has a name, which its incidents carry"],
         );
         refused(
+            "\n[[rule]]\nblocking = { log = \"1s\" }",
+            &expect![
+                "f:3: rule.blocking: needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
+            ],
+        );
+        refused(
+            "\n[[rule]]\nmatch = { client = \"x\" }",
+            &expect![
+                "f:3: rule.match.client: `x` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix"
+            ],
+        );
+        refused(
             "[[rule]]\nname = \"default\"",
             &expect![[
                 r#"f:2: rule.name: another rule has the name "default" too; expected one of its own"#
@@ -603,9 +617,7 @@ mod tests {
         );
         refused(
             "[observer]\ndsn = \"user=u password=secret prot=1\"",
-            &expect![[
-                r#"f:2: observer.dsn: expected a connection string such as "host=/run/postgresql user=pgidle dbname=postgres": unknown option `prot`"#
-            ]],
+            &expect![["f:2: observer.dsn: unknown option `prot`; did you mean `port`?"]],
         );
         refused(
             "[observer]\ndsn = \"user=u password=secret\"",

@@ -115,15 +115,8 @@ impl<'a> Section<'a> {
 
     fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) -> Fault {
         let name = key.get_ref();
-        let near = known.iter().map(|k| (edit_distance(name, k), k)).min();
-        let hint = match near {
-            // A third of the letters wrong is still a slip.
-            Some((distance, near)) if distance <= 1 + name.len() / 4 => {
-                format!("did you mean `{near}`?")
-            }
-            _ => format!("expected one of {}", known.join(", ")),
-        };
-        self.fault(key.span(), name, format!("unknown key; {hint}"))
+        let problem = format!("unknown key; {}", hint(name, known));
+        self.fault(key.span(), name, problem)
     }
 
     fn fault(&self, span: Range<usize>, key: &str, problem: String) -> Fault {
@@ -198,6 +191,18 @@ fn mismatch(expected: &str, found: &DeValue<'_>) -> String {
 fn keys_of(section: &str) -> &'static [&'static str] {
     let listed = KEYS.iter().find(|(name, _)| *name == section);
     listed.map_or(&[], |(_, keys)| keys)
+}
+
+/// What a word that is not known should have been.
+pub(super) fn hint(word: &str, known: &[&str]) -> String {
+    let near = known.iter().map(|k| (edit_distance(word, k), k)).min();
+    match near {
+        // A third of the letters wrong is still a slip.
+        Some((distance, near)) if distance <= 1 + word.len() / 4 => {
+            format!("did you mean `{near}`?")
+        }
+        _ => format!("expected one of {}", known.join(", ")),
+    }
 }
 
 /// Levenshtein's: how many letters to add, drop or change.

@@ -229,6 +229,10 @@ impl TlsSettings {
 impl UpstreamTls {
     /// Says which key is missing, or does not go with another.
     pub(super) fn check(&self) -> Result<(), TlsFault> {
+        if self.root_cert.as_deref() == Some(Path::new("system")) {
+            let problem = "\"system\" is not known here: expected the path of a PEM file, such as /etc/ssl/certs/ca-certificates.crt";
+            return Err(("sslrootcert", problem.to_owned()));
+        }
         if self.sslmode >= SslMode::VerifyCa && self.root_cert.is_none() {
             let problem = "missing; expected the path of a PEM file with the authority of the server's certificate";
             return Err(("sslrootcert", problem.to_owned()));

@@ -52,10 +52,8 @@ fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('\'') else {
         let len = text.find([',', ' ']).unwrap_or(text.len());
         let (number, after) = text.split_at(len);
-        return number
-            .parse::<f64>()
-            .is_ok()
-            .then(|| (number.to_owned(), after));
+        let is_number = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        return (is_number && !number.is_empty()).then(|| (number.to_owned(), after));
     };
     // A quote in a value is written `\'`, where it is not percent-encoded.
     let mut quotes = quoted.match_indices('\'').map(|(at, _)| at);
