@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers waits test-postgres
+.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers waits test-next test-postgres
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -55,6 +55,10 @@ drivers: setup ## Write the table of docs/drivers.md anew
 
 waits: setup ## Write the table of docs/waits.md anew
 	WRITE_WAITS=1 cargo test --locked --test it the_table_of_waits
+
+test-next: setup-next ## Run the integration tests on the PostgreSQL that comes next, from Debian experimental
+	$(call step,tests on PostgreSQL 19,PGIDLE_TEST_NEXT=1 PATH="$(CURDIR)/.cache/next/bin:$$PATH" \
+		cargo test --locked --test it -- --test-threads 4)
 
 test-postgres: setup ## Run PostgreSQL's own suites directly and through pgidle, and compare
 	$(call step,suites of PostgreSQL,scripts/test-postgres.sh)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test
+# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test|next
 #
 # Tools come from Debian's packages: root gets them installed, an ordinary user is told which command does.
 # The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
@@ -174,6 +174,8 @@ test_folders() {
     keyed python python_drivers tests/requirements.txt <(python3 --version)
 }
 
+next_server() { scripts/next-server.sh "$cache/next-apt" "$1"; }
+
 case ${1:-} in
     build) provide rust compiler libclang ;;
     demo) provide rust compiler libclang server ;;
@@ -182,5 +184,12 @@ case ${1:-} in
         provide rust lints compiler libclang server test_tools
         test_folders
         ;;
-    *) fail "usage: scripts/setup.sh build|demo|lint|test" ;;
+    next)
+        provide rust lints compiler libclang server test_tools
+        test_folders
+        next=$(scripts/next-server.sh "$cache/next-apt")
+        keyed next next_server scripts/next-server.sh <(echo "$next")
+        say "PostgreSQL $next"
+        ;;
+    *) fail "usage: scripts/setup.sh build|demo|lint|test|next" ;;
 esac

@@ -18,7 +18,7 @@ use crate::support::{
     },
     pair::door,
     proxy::Proxy,
-    server::{Server, VERSIONS, cluster, newest, on_every_server},
+    server::{Server, cluster, newest, on_every_server, versions},
     wait_for,
     wire::Client,
 };
@@ -44,10 +44,9 @@ fn the_celery_reader_and_the_alter_table_behind_it() {
         }
         dba.wait_for_waiters(11);
         proxy.change_rules(&observing(&dsn(&database, "postgres"), SEEN_SOON));
-        let incident = seen_of(&proxy, pid, &mut reads);
+        let incident = seen_of(&proxy, pid, reads);
         let rollback = "idle = { rollback = '300ms' }";
         proxy.change_rules(&observing(&dsn(&database, "postgres"), rollback));
-        reads();
         proxy.rolled_back(pid);
         alter.join().unwrap();
 
@@ -612,7 +611,7 @@ fn what_cannot_be_read_is_null_and_hides_nothing_else() {
 #[test]
 fn the_statement_of_a_waiter_is_cut_and_loses_its_literals_as_all_do() {
     let settings = [("track_activity_query_size", "1MB")];
-    let server = cluster(VERSIONS[0], &settings, None);
+    let server = cluster(versions()[0], &settings, None);
     let database = door(&server);
     Dba::new(&database).run("CREATE TABLE t (id int, v text)");
     let proxy = observed(&database, "blocking = { rollback = \"300ms\" }");

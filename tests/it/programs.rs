@@ -16,7 +16,7 @@ use crate::support::{
     Endpoint,
     dba::Dba,
     frontend::{message, startup},
-    program::{python, run, start_psql},
+    program::{path_of, python, run, start_psql},
     proxy::Proxy,
     server::{Server, oldest, on_every_server},
     wait_for,
@@ -240,10 +240,10 @@ fn pg_dump_and_pg_restore() {
 
 #[test]
 fn pg_basebackup_and_pg_receivewal() {
-    let server = oldest();
+    let server = Server::alone();
     let database = server.database();
     let mut dba = Dba::new(&database);
-    for door in doors(server, &database) {
+    for door in doors(&server, &database) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let backup = path("backup");
@@ -251,8 +251,7 @@ fn pg_basebackup_and_pg_receivewal() {
             "pg_basebackup",
             &["-D", &backup, "-X", "stream", "-c", "fast", "--no-sync"],
         );
-        let verify = "/usr/lib/postgresql/15/bin/pg_verifybackup";
-        let said = door.run(verify, &["--no-parse-wal", &backup]);
+        let said = door.run(&path_of("pg_verifybackup"), &["--no-parse-wal", &backup]);
         assert!(
             said.contains("successfully verified"),
             "{}: {said}",

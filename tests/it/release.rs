@@ -157,6 +157,10 @@ fn what_may_do_more_than_read_is_not_released_and_the_rollback_acts() {
         (&[begin, "SELECT id, ctid FROM t"], "ctid"),
         (&[begin, "SELECT x.xmin FROM public.t x"], "xmin"),
     ] {
+        let setting = statements[0];
+        if setting.starts_with("SET ") && !Client::connect(&database).takes(setting) {
+            continue;
+        }
         let found = refused(&database, statements);
         assert!(found.contains(why), "{statements:?}: {found}");
     }

@@ -9,7 +9,7 @@ use crate::support::{
     let_pass,
     pair::Pair,
     proxy::Proxy,
-    server::{VERSIONS, newest, on_every_server},
+    server::{newest, oldest_and_newest, on_every_server},
     slow::slow,
     wait_for,
     wire::Client,
@@ -334,7 +334,7 @@ fn what_stays_until_the_end_is_asked_about_once() {
 /// Locks of the question's that stayed would be in the way of replay, which ends the session for that.
 #[test]
 fn a_refused_reader_on_a_hot_standby_is_in_the_way_of_no_catalogue() {
-    for version in [VERSIONS[0], VERSIONS[VERSIONS.len() - 1]] {
+    for &version in oldest_and_newest() {
         let pair = Pair::start(version);
         let mut primary = Dba::new(&pair.primary());
         primary.run("CREATE TABLE t (id int, v text); INSERT INTO t VALUES (1, 'one')");

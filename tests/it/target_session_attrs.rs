@@ -8,14 +8,20 @@ use nix::{
 };
 
 use crate::support::{
-    Endpoint, frontend::startup, pair::Pair, proxy::Proxy, server::VERSIONS, wait_for, wire::Client,
+    Endpoint,
+    frontend::startup,
+    pair::Pair,
+    proxy::Proxy,
+    server::{oldest_and_newest, versions},
+    wait_for,
+    wire::Client,
 };
 
 /// Runs a test on a pair of the oldest servers and on one of the newest.
 fn on_pairs(test: impl Fn(Pair) + Sync) {
     thread::scope(|scope| {
         let test = &test;
-        for version in [VERSIONS[0], VERSIONS[VERSIONS.len() - 1]] {
+        for &version in oldest_and_newest() {
             thread::Builder::new()
                 .name(format!("PostgreSQL {version}"))
                 .spawn_scoped(scope, move || test(Pair::start(version)))
@@ -136,7 +142,7 @@ fn after_a_failover_sessions_go_to_the_server_that_was_promoted() {
 /// As libpq: a server that takes no sessions now (57P03) is passed over.
 #[test]
 fn a_server_that_shuts_down_is_passed_over() {
-    let pair = Pair::start(VERSIONS[0]);
+    let pair = Pair::start(versions()[0]);
     let (primary, standby) = (pair.primary(), pair.standby());
     let proxy = unasking("any", &[primary.clone(), standby.clone()], "");
     assert_eq!(server_of(&proxy, "postgres"), primary.port.to_string());

@@ -1,6 +1,10 @@
 //! PostgreSQL's own client programs, as Debian's packages install them.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::{
+    env,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
 
 use super::{Endpoint, in_repository, installed};
 
@@ -108,6 +112,16 @@ pub(crate) fn run(
     String::from_utf8_lossy(&output.stdout)
         .trim_end()
         .to_owned()
+}
+
+/// The path of a program that Debian has no link to in `PATH`, of the newest version that is installed.
+pub(crate) fn path_of(name: &str) -> String {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let of_version = |version: u32| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"));
+    let mut folders = env::split_paths(&path).chain((15..100).rev().map(of_version));
+    let path = folders.find_map(|folder| Some(folder.join(name)).filter(|path| path.is_file()));
+    let path = path.unwrap_or_else(|| panic!("{name} is not installed; run `make setup`"));
+    path.to_str().unwrap().to_owned()
 }
 
 /// Starts psql on a statement, with more environment variables, to be interrupted.

@@ -2,7 +2,7 @@
 //! each test.
 
 use std::{
-    fs,
+    env, fs,
     path::PathBuf,
     sync::{
         OnceLock,
@@ -15,8 +15,18 @@ use pgidle::demo::{Cluster, ClusterOptions};
 
 use super::{Endpoint, certificates::Certificates, installed, wire::Client};
 
-/// Versions that pgidle is tested with.
-pub(crate) const VERSIONS: [u32; 4] = [15, 16, 17, 18];
+/// Versions that pgidle is tested with, and the one that comes next, with which `make test-next` tests it.
+const VERSIONS: [u32; 4] = [15, 16, 17, 18];
+const NEXT: u32 = 19;
+
+/// The versions that this run tests with, the oldest first.
+pub(crate) fn versions() -> &'static [u32] {
+    if is_next() { &[NEXT] } else { &VERSIONS }
+}
+
+fn is_next() -> bool {
+    env::var_os("PGIDLE_TEST_NEXT").is_some()
+}
 
 /// Room for every test at once, and for what the promises speak of: replication and prepared transactions.
 const SETTINGS: [(&str, &str); 5] = [
@@ -50,8 +60,13 @@ impl Server {
     /// The server of a version, started by whoever asks first.
     fn of(version: u32) -> &'static Self {
         static SERVERS: [OnceLock<Server>; VERSIONS.len()] = [const { OnceLock::new() }; _];
-        let index = VERSIONS.iter().position(|&known| known == version);
+        let index = versions().iter().position(|&known| known == version);
         SERVERS[index.expect("a tested version")].get_or_init(|| Self::start(version))
+    }
+
+    /// A server of the oldest version that has no other databases, for what reads all of it.
+    pub(crate) fn alone() -> Self {
+        Self::start(versions()[0])
     }
 
     fn start(version: u32) -> Self {
@@ -119,9 +134,13 @@ pub(crate) fn cluster(
     settings: &[(&str, &str)],
     copy_of: Option<PathBuf>,
 ) -> Cluster {
-    let bin_dir = installed(&format!(
-        "servers/node_modules/postgresql-{version}/native/bin"
-    ));
+    let bin_dir = if version == NEXT {
+        installed("next/bin")
+    } else {
+        installed(&format!(
+            "servers/node_modules/postgresql-{version}/native/bin"
+        ))
+    };
     let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
     Cluster::start(&ClusterOptions {
         bin_dir: Some(bin_dir),
@@ -135,7 +154,7 @@ pub(crate) fn cluster(
 pub(crate) fn on_every_server(test: impl Fn(&'static Server) + Sync) {
     thread::scope(|scope| {
         let test = &test;
-        for version in VERSIONS {
+        for &version in versions() {
             thread::Builder::new()
                 .name(format!("PostgreSQL {version}"))
                 .spawn_scoped(scope, move || test(Server::of(version)))
@@ -146,10 +165,21 @@ pub(crate) fn on_every_server(test: impl Fn(&'static Server) + Sync) {
 
 /// The server that the programs of Debian's packages belong to.
 pub(crate) fn oldest() -> &'static Server {
-    Server::of(VERSIONS[0])
+    Server::of(versions()[0])
+}
+
+/// The oldest version and the newest, for what takes long, or the only one.
+pub(crate) fn oldest_and_newest() -> &'static [u32] {
+    static ENDS: [u32; 2] = [VERSIONS[0], VERSIONS[VERSIONS.len() - 1]];
+    if is_next() { &[NEXT] } else { &ENDS }
+}
+
+/// The newest version, for a server that nobody else uses.
+pub(crate) fn newest_version() -> u32 {
+    *versions().last().expect("a version")
 }
 
 /// The newest server, for what does not depend on its version.
 pub(crate) fn newest() -> &'static Server {
-    Server::of(VERSIONS[VERSIONS.len() - 1])
+    Server::of(newest_version())
 }

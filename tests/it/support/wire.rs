@@ -294,6 +294,13 @@ impl Client {
         answer
     }
 
+    /// Whether the server has such a setting: from 19 on `standard_conforming_strings` cannot be off.
+    pub(crate) fn takes(&mut self, setting: &str) -> bool {
+        let answer = self.query(setting);
+        assert!(answer.starts_with("C SET") || answer == "E 0A000 / Z I");
+        answer.starts_with("C SET")
+    }
+
     /// Opens a transaction with a statement that must succeed, in one packet.
     pub(crate) fn begin(&mut self, sql: &str) {
         self.error = None;

@@ -20,7 +20,7 @@ use crate::support::{
     in_repository,
     pair::Pair,
     proxy::Proxy,
-    server::{VERSIONS, on_every_server},
+    server::{on_every_server, versions},
     wait_for,
     wire::Client,
 };
@@ -291,9 +291,11 @@ fn the_table_of_waits_says_who_is_seen_and_what_is_done() {
             let thread = thread::Builder::new().name(name);
             thread.spawn_scoped(scope, move || table(version)).unwrap()
         };
-        VERSIONS.map(play).map(|table| table.join().unwrap())
+        let tables: Vec<_> = versions().iter().map(|&version| play(version)).collect();
+        let tables = tables.into_iter().map(|table| table.join().unwrap());
+        tables.collect::<Vec<_>>()
     });
-    for (version, table) in VERSIONS.iter().zip(&tables) {
+    for (version, table) in versions().iter().zip(&tables) {
         assert_eq!(tables[0], *table, "PostgreSQL {version}");
     }
     let path = in_repository("docs/waits.md");
