@@ -43,6 +43,9 @@ const TURN: Duration = Duration::from_micros(500);
 /// How long a closed session waits for its client to take what was sent and to leave.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long its server may take for its last message: next to no time, where it takes any.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Why a session ended, with the error if one was seen.
 #[derive(Debug)]
 struct Closed {
@@ -589,15 +592,20 @@ impl Relay {
         {
             return None;
         }
-        let (mut client, mut server) = (client.stream, server.stream);
+        let (blocked, mut client, mut server) = (server.blocked, client.stream, server.stream);
+        let to_server = session.output(Side::Server).split();
         let farewell = async {
             // A server that is gone takes nothing, and that is known already.
-            drop(server.write_all(session.output(Side::Server)).await);
+            drop(server.write_all(&to_server).await);
             drop(server.shutdown().await);
-            drop(server);
-            client.write_all(session.output(Side::Client)).await
         };
-        let taken = tokio::time::timeout(LINGER, farewell).await;
+        // What a server did not take before is not for it any more, and would keep the client from its last message.
+        if !blocked {
+            drop(tokio::time::timeout(FAREWELL, farewell).await);
+        }
+        drop(server);
+        let last = client.write_all(session.output(Side::Client));
+        let taken = tokio::time::timeout(LINGER, last).await;
         matches!(taken, Ok(Ok(()))).then_some(client)
     }
 }

@@ -214,6 +214,8 @@ pub struct Session {
     draining: bool,
     /// CancelRequests of ours whose connection is open.
     cancels_open: u32,
+    /// Since when the gate is waited for, over all that the client says meanwhile.
+    gate_since: Option<Instant>,
     /// Whether a client that is held has said that it sends nothing more.
     client_left: bool,
     /// Whether a CancelRequest of ours may hit what has been forwarded.
@@ -276,6 +278,7 @@ impl Session {
             flushed: false,
             draining: false,
             cancels_open: 0,
+            gate_since: None,
             client_left: false,
             cancelled: false,
             settled: false,

@@ -174,3 +174,30 @@ fn a_cancel_connection_that_is_never_closed_delays_a_limit_within_a_bound() {
         assert_eq!(canceller.until_closed(), "closed");
     });
 }
+
+/// A server that takes nothing any more keeps no client from hearing why its session was ended.
+#[test]
+fn a_server_that_takes_nothing_keeps_no_client_from_its_last_message() {
+    on_every_server(|server| {
+        let database = server.database();
+        let way = Valve::open(&database);
+        let rules = "[[rule]]\nname = 'all'\nage = { terminate = '1s' }";
+        let proxy = Proxy::with_rules(way.endpoint(), rules);
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("BEGIN");
+        client.send(&query("COPY t FROM STDIN"));
+        assert_eq!(client.until(b'G'), "G");
+        way.block_requests(true);
+        let mut sender = client.another();
+        let sender = std::thread::spawn(move || {
+            while sender
+                .try_send(&[b'd', 0, 0, 0, 6, b'x', b'\n'].repeat(9000))
+                .is_ok()
+            {}
+        });
+        assert_eq!(client.until_closed(), "E FATAL 25P04 / closed");
+        drop(client);
+        sender.join().unwrap();
+        way.block_requests(false);
+    });
+}

@@ -39,7 +39,8 @@ impl Session {
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
         let ending = self.ending.as_ref()?;
         let deadline = ending.since + PATIENCE;
-        if self.client_left || ending.checked < deadline {
+        let looked_at = ending.step != Step::Gate && ending.checked >= deadline;
+        if self.client_left || !looked_at {
             return Some(deadline);
         }
         let terminates = self.terminate_rung().map(|rung| rung.at);

@@ -14,6 +14,8 @@
 //!                                         │ status I, or E after Abort ........ done
 //!                                         ▼
 //! ```
+//! Each step has a deadline, past which something else may be done ([`deadline`]).
+//!
 //! While a step runs nothing of the client's goes to the server. In Poison, Synced and Abort every reply is an answer to
 //! us and is swallowed; in CopyFail and Cancel replies belong to the client's own request and pass.
 
@@ -104,6 +106,10 @@ impl Session {
     /// Begins to end the transaction: asks for the gate.
     pub(super) fn begin_ending(&mut self, incident: Incident, now: Instant) {
         let failed = self.state.status == TransactionStatus::Failed;
+        let began = self.state.transaction.started;
+        let since = self.gate_since.filter(|&since| Some(since) >= began);
+        let since = since.unwrap_or(now);
+        self.gate_since = Some(since);
         self.ending = Some(Box::new(Ending {
             incident,
             acted: now,
@@ -114,7 +120,7 @@ impl Session {
             savepoints: Savepoints::default(),
             cancels: 0,
             retries: 0,
-            since: now,
+            since,
             checked: now,
         }));
         self.actions.push_back(Action::CloseGate);
@@ -140,6 +146,7 @@ impl Session {
             ending.incident.delay(waited);
             ending.acted = now;
         }
+        self.gate_since = None;
         self.next_step(now);
         self.step_ended(Some(Step::Gate), now);
     }

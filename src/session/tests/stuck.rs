@@ -481,3 +481,44 @@ fn a_transaction_that_does_not_begin_again_is_terminated_by_its_age_alone() {
         "#]],
     );
 }
+
+/// A client that speaks all the time does not keep the limit away: the time in which the gate was waited for counts.
+#[test]
+fn a_cancel_connection_that_stays_open_does_not_let_a_busy_client_go_on() {
+    check(
+        "age: rollback 1s",
+        "cancel opens
+         C: Q BEGIN
+         S: C BEGIN | Z T
+         +2s
+         C: Q SELECT 1
+         S: T | D | C SELECT 1 | Z T
+         +900ms
+         C: Q SELECT 1
+         S: T | D | C SELECT 1 | Z T
+         +100ms
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+        &expect![[r#"
+            cancel opens
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +2s
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: T | D | C SELECT 1 | Z T
+              < T | D | C SELECT 1 | Z T
+            +900ms
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: T | D | C SELECT 1 | Z T
+              < T | D | C SELECT 1 | Z T
+            +100ms
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 3 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 3 statement(s)
+              * age rollback rolled_back at 1s in "idle in transaction" after 0ns
+        "#]],
+    );
+}

@@ -26,6 +26,13 @@ impl Stream {
         UnixStream::connect(path).map(Self::Unix)
     }
 
+    fn another(&self) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone().unwrap()),
+            Self::Unix(stream) => Self::Unix(stream.try_clone().unwrap()),
+        }
+    }
+
     fn set_read_timeout(&self, timeout: Duration) {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)).unwrap(),
@@ -213,6 +220,15 @@ impl Client {
             _ => {}
         }
         Some(message)
+    }
+
+    /// The same connection again, for whoever sends while another reads.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            stream: self.stream.another(),
+            backend_key: self.backend_key.clone(),
+            error: None,
+        }
     }
 
     /// Waits longer for answers than is usual.
