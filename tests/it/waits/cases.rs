@@ -35,6 +35,8 @@ pub(super) struct Case {
     /// What the DBA does afterwards.
     pub(super) cleanup: &'static [&'static str],
     pub(super) verdict: Verdict,
+    /// The first version that has it.
+    pub(super) since: u32,
 }
 
 const PLAIN: Case = Case {
@@ -47,6 +49,7 @@ const PLAIN: Case = Case {
     waiters: &[],
     cleanup: &[],
     verdict: Ends,
+    since: 0,
 };
 
 /// A function that waits for a lock where the server holds something for a moment only: in an index, in a parallel worker.
@@ -244,6 +247,15 @@ pub(super) const CASES: &[Case] = &[
         holder: &["BEGIN; INSERT INTO t VALUES (2)"],
         waiters: &["SELECT pg_create_logical_replication_slot('slot', 'pgoutput')"],
         cleanup: &["SELECT pg_drop_replication_slot('slot')"],
+        ..PLAIN
+    },
+    Case {
+        who: "REPACK (CONCURRENTLY), in a worker (from 19 on)",
+        holds: "a row inserted, anywhere",
+        setup: &["CREATE TABLE elsewhere ()"],
+        holder: &["BEGIN; INSERT INTO elsewhere DEFAULT VALUES"],
+        waiters: &["REPACK (CONCURRENTLY) t"],
+        since: 19,
         ..PLAIN
     },
     Case {
