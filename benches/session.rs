@@ -31,6 +31,7 @@ fn session() -> (Session, Instant) {
         nonce: 0,
         binding: ChannelBinding::default(),
         target: Target::default(),
+        authenticate_by: None,
     };
     let mut session = Session::new(opening, Arc::new(Limits::default()), now);
     session

@@ -67,6 +67,8 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
         kinds: Kinds::default(),
         config,
     });
+    let capacity = proxy::capacity(workers).context("could not raise the limit of open files")?;
+    shared.registry.set_capacity(capacity);
     let (stop, stopped) = watch::channel(false);
     let (end, ended) = watch::channel(false);
     let bound: Arc<[Bound]> = bound.into();
@@ -87,6 +89,10 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
     for address in &addresses {
         tracing::info!(%address, "listening");
     }
+    tracing::info!(
+        sessions = capacity,
+        "as many sessions as the limit of open files allows"
+    );
     // The threads stop listening when the last of them drops its share.
     drop(bound);
     runtime.block_on(async {

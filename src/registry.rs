@@ -11,10 +11,12 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
+    time::Duration,
 };
 
 use dashmap::DashMap;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::{
     config::{Address, Config, Upstream},
@@ -28,6 +30,8 @@ pub enum Command {
     Drain,
     /// End now.
     Shutdown,
+    /// End if the client is not authenticated: another one waits for the place.
+    GiveWay,
     /// The rules have changed.
     Reload,
     /// The last CancelRequest of the client's has passed, and the gate is closed.
@@ -44,6 +48,10 @@ pub struct Registry {
     sessions: DashMap<u64, Arc<Entry>>,
     last: AtomicU64,
     seats: Arc<AtomicUsize>,
+    /// How many sessions there can be; `None` where nothing bounds them.
+    capacity: OnceLock<NonZeroUsize>,
+    /// Whether the log has been told that all places are taken.
+    full: AtomicBool,
 }
 
 /// A place for one session, from before its server is connected until the session is over.
@@ -57,14 +65,34 @@ impl Drop for Seat {
 }
 
 impl Registry {
-    /// Takes a place, if fewer than `limit` are taken.
+    /// Notes how many sessions there can be at all. The first call counts.
+    pub fn set_capacity(&self, capacity: NonZeroUsize) {
+        self.capacity.get_or_init(|| capacity);
+    }
+
+    /// Takes a place, if fewer than `limit` are taken, and fewer than there can be.
     pub fn seat(&self, limit: Option<NonZeroUsize>) -> Option<Seat> {
+        let limit = limit.into_iter().chain(self.capacity.get().copied()).min();
         let free = |taken: usize| limit.is_none_or(|limit| taken < limit.get());
         let (ordering, seats) = (Ordering::Relaxed, &self.seats);
-        seats
-            .fetch_update(ordering, ordering, |taken| free(taken).then_some(taken + 1))
-            .ok()?;
-        Some(Seat(Arc::clone(seats)))
+        let taken =
+            seats.fetch_update(ordering, ordering, |taken| free(taken).then_some(taken + 1));
+        match taken {
+            Ok(_) => {
+                self.full.store(false, ordering);
+                Some(Seat(Arc::clone(seats)))
+            }
+            Err(sessions) => {
+                if !self.full.swap(true, ordering) {
+                    tracing::warn!(
+                        sessions,
+                        "all places are taken (upstream.max_sessions, or the limit of open files): who comes now is \
+                         refused"
+                    );
+                }
+                None
+            }
+        }
     }
 
     /// Enters a new session, connected to one of the servers that `config` names; numbers count from 1.
@@ -75,12 +103,27 @@ impl Registry {
             config,
             server,
             _seat: seat,
+            since: Instant::now(),
+            authenticated: AtomicBool::new(false),
             key: OnceLock::new(),
             rung: AtomicBool::new(false),
             mailbox: Mutex::default(),
         });
         self.sessions.insert(id, Arc::clone(&entry));
         entry
+    }
+
+    /// Ends the oldest session whose client has tried to log in for longer than `patience`; `false` when there is none.
+    pub fn end_slowest_login(&self, patience: Duration) -> bool {
+        let slow = |entry: &Entry| {
+            !entry.authenticated.load(Ordering::Relaxed) && entry.since.elapsed() > patience
+        };
+        let oldest = self.sessions.iter().filter(|entry| slow(entry));
+        let Some(oldest) = oldest.min_by_key(|entry| entry.since) else {
+            return false;
+        };
+        oldest.tell(Command::GiveWay);
+        true
     }
 
     /// Forgets a session that is over.
@@ -134,6 +177,9 @@ pub struct Entry {
     config: Arc<Config>,
     server: Server,
     _seat: Seat,
+    /// When it was entered.
+    since: Instant,
+    authenticated: AtomicBool,
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
     rung: AtomicBool,
@@ -186,6 +232,11 @@ impl Entry {
         let upstream = &self.config.upstream;
         let address = upstream.addresses.get(self.server.index)?;
         Some((self.server, address, upstream))
+    }
+
+    /// Notes that the server has let the client in.
+    pub fn authenticated(&self) {
+        self.authenticated.store(true, Ordering::Relaxed);
     }
 
     /// Notes what names the session in a CancelRequest. The first call counts.

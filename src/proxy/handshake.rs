@@ -6,7 +6,9 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     io,
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -24,6 +26,7 @@ use super::{
 use crate::{
     config::{Config, Pooler},
     policy::Identity,
+    registry::{Registry, Seat},
     session::{ChannelBinding, Opening, Session, event::Who},
     wire::{
         self, CancelKey, Startup, StartupPacket,
@@ -31,6 +34,13 @@ use crate::{
         parse_startup,
     },
 };
+
+/// How long a client may take to log in before it gives way to others, where all places are taken.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a client waits for the place of one that gives way, and how often it looks.
+const SEAT_WAIT: Duration = Duration::from_secs(3);
+const SEAT_POLL: Duration = Duration::from_millis(20);
 
 /// Serves one connection from its first byte to its last.
 pub(super) fn serve(
@@ -64,7 +74,8 @@ async fn open_in_time(
     worker: Arc<Worker>,
 ) -> Option<Opened> {
     let limit = worker.config().startup_timeout;
-    let opening = open(stream, client, worker);
+    let until = limit.map(|limit| Instant::now() + limit);
+    let opening = open(stream, client, worker, until);
     let Some(limit) = limit else {
         return opening.await;
     };
@@ -80,6 +91,7 @@ async fn open(
     mut stream: Stream,
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
+    until: Option<Instant>,
 ) -> Option<Opened> {
     let config = worker.config();
     let client = match announced(&mut stream, &config).await {
@@ -115,7 +127,7 @@ async fn open(
             Startup::Cancel(key) => return Some(Opened::Cancel(stream, key)),
             Startup::Session(startup) => {
                 let early = bytes.to_vec();
-                match connect(&startup, &packet, &stream, client, &worker, &config).await {
+                match connect(&startup, &packet, &stream, client, &worker, &config, until).await {
                     Ok((session, (server, answer), entry)) => {
                         let early = (early, answer);
                         let relay = Relay::new(session, stream, server, early, entry);
@@ -187,13 +199,14 @@ async fn connect(
     address: Option<SocketAddr>,
     worker: &Worker,
     config: &Arc<Config>,
+    until: Option<Instant>,
 ) -> Result<Connected, Report> {
     if let Some(report) = tls::refuses_session(stream, &config.tls, &packet.user) {
         return Err(report);
     }
     let registry = &worker.shared.registry;
-    let seat = registry
-        .seat(config.upstream.max_sessions)
+    let seat = seat(registry, config.upstream.max_sessions)
+        .await
         .ok_or_else(|| refusal("53300", "sorry, too many sessions already".to_owned()))?;
     let opened = upstream::open_session(config, &worker.shared.kinds, startup)
         .await
@@ -227,9 +240,29 @@ async fn connect(
         nonce: RandomState::new().hash_one(entry.id()),
         binding: binding(stream, &opened.stream, config),
         target: config.upstream.target,
+        authenticate_by: until.map(Instant::into_std),
     };
     let session = Session::new(opening, limits, Instant::now().into_std());
     Ok((session, (opened.stream, opened.answer), entry))
+}
+
+/// A place for a session. When all are taken, clients that are slow to log in give way: they may be many, and mean no good.
+async fn seat(registry: &Registry, limit: Option<NonZeroUsize>) -> Option<Seat> {
+    if let Some(seat) = registry.seat(limit) {
+        return Some(seat);
+    }
+    if !registry.end_slowest_login(LOGIN_PATIENCE) {
+        return None;
+    }
+    let freed = async {
+        loop {
+            tokio::time::sleep(SEAT_POLL).await;
+            if let Some(seat) = registry.seat(limit) {
+                return seat;
+            }
+        }
+    };
+    tokio::time::timeout(SEAT_WAIT, freed).await.ok()
 }
 
 /// Whether what a client proves about its TLS connection holds for the server's: for the binding that PostgreSQL knows,

@@ -226,6 +226,7 @@ pub(super) async fn accept(
         Address::Tcp { .. } => Listener::Tcp(TcpListener::from_std(socket.into())?),
         Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
     };
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -233,10 +234,14 @@ pub(super) async fn accept(
         };
         match accepted {
             Ok((stream, client)) => {
+                failing = false;
                 tokio::spawn(handshake::serve(stream, client, Arc::clone(&worker)));
             }
             Err(error) => {
-                tracing::warn!(address = %bound.address, %error, "could not accept a connection");
+                // Once, and not as often as it is tried.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(address = %bound.address, %error, "could not accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -2,6 +2,7 @@
 //! bytes between the two until one side leaves. Cancel requests have a short path of their own.
 
 mod cancel;
+mod descriptors;
 mod handshake;
 mod kinds;
 mod listener;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::{audit::Audit, config::Config, observer::Observer, registry::Registry};
 
+pub use descriptors::capacity;
 pub use kinds::Kinds;
 pub use listener::{Bound, ListenError, bind, run};
 pub use own_address::{OwnAddress, refuse_own_address};

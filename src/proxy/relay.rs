@@ -165,6 +165,8 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     let entry = Arc::clone(&relay.entry);
     let client = relay.close().await;
     worker.shared.registry.leave(&entry);
+    // Its place is free: the server's connection is closed.
+    drop(entry);
     if let Some(client) = client {
         linger(client).await;
     }
@@ -452,6 +454,7 @@ impl Relay {
             match command {
                 Command::Drain => self.session.drain(),
                 Command::Shutdown => self.session.shut_down(),
+                Command::GiveWay => self.session.give_way(),
                 Command::Reload => self.identify(worker),
                 // It may have been opened since.
                 Command::GateClosed if self.entry.gate_is_closed() => self.session.gate_closed(now),
@@ -479,6 +482,7 @@ impl Relay {
                 Action::OpenGate => self.entry.open_gate(),
                 Action::Cancel => self.cancel(),
                 Action::Identify => self.identify(worker),
+                Action::Authenticated => self.entry.authenticated(),
                 Action::SetCancelKey(key) => self.entry.set_key(key),
                 Action::Close(reason) => return Err(reason.into()),
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Session,
+    CloseReason, Session,
     event::{Event, Incident, Outcome, Position},
     report,
     state::{Phase, TransactionStatus},
@@ -88,6 +88,9 @@ impl Session {
             let timeouts = [self.cancel_timeout(), self.deadline()];
             return timeouts.into_iter().flatten().min();
         }
+        if self.state.phase == Phase::Authenticating {
+            return self.authenticate_by;
+        }
         if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
             return None;
         }
@@ -101,6 +104,9 @@ impl Session {
             self.cancel_again(now);
             self.step_ended(step, now);
             return self.overdue(now);
+        }
+        if self.authenticate_by.is_some_and(|at| at <= now) {
+            self.fatal(&report::login_too_slow(), CloseReason::Authentication);
         }
         if self.flush_at().is_some_and(|at| at <= now) {
             self.flush_batch();

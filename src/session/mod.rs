@@ -61,6 +61,8 @@ pub enum Action {
     Cancel,
     /// The application name has changed: find the rule again and call [`Session::set_limits`].
     Identify,
+    /// The server has let the client in.
+    Authenticated,
     /// Remember what names this session in a CancelRequest.
     SetCancelKey(CancelKey),
     /// Write what is due to both sides, then close them.
@@ -228,6 +230,8 @@ pub struct Session {
     nonce: u64,
     binding: ChannelBinding,
     target: Target,
+    /// See [`Opening::authenticate_by`]; `None` once the client is authenticated.
+    authenticate_by: Option<Instant>,
     server_kind: ServerKind,
     discarding: Discarding,
     ending: Option<Box<Ending>>,
@@ -253,6 +257,8 @@ pub struct Opening {
     pub binding: ChannelBinding,
     /// What the server has to be.
     pub target: Target,
+    /// Until when the client has to be authenticated.
+    pub authenticate_by: Option<Instant>,
 }
 
 impl Session {
@@ -286,6 +292,7 @@ impl Session {
             nonce: opening.nonce,
             binding: opening.binding,
             target: opening.target,
+            authenticate_by: opening.authenticate_by,
             server_kind: ServerKind::default(),
             discarding: Discarding::Nothing,
             ending: None,
@@ -396,6 +403,13 @@ impl Session {
     /// Ends the session, whatever is open in it.
     pub fn shut_down(&mut self) {
         self.fatal(&report::shutdown(), CloseReason::Drain);
+    }
+
+    /// Ends a session that is not authenticated, for those who wait for its place.
+    pub fn give_way(&mut self) {
+        if self.state.phase == Phase::Authenticating {
+            self.fatal(&report::gives_way(), CloseReason::Authentication);
+        }
     }
 
     /// Whether this is (or has become) a replication connection.
@@ -606,6 +620,10 @@ impl Session {
         let tag = BackendTag::from(frame.tag);
         let dropped = tag == BackendTag::ErrorResponse
             && (self.is_spent_cancel(frame) || self.is_second_error(frame));
+        if tag == BackendTag::ReadyForQuery && self.state.phase == Phase::Authenticating {
+            self.authenticate_by = None;
+            self.actions.push_back(Action::Authenticated);
+        }
         let transaction = self.state.transaction.number;
         if let Some(finished) = self.state.received(frame, now) {
             self.record(*finished);

@@ -97,6 +97,28 @@ pub(super) fn shutdown() -> Report {
     }
 }
 
+/// The FATAL error of a client that is not authenticated in time, in PostgreSQL's words (`PerformAuthentication` in
+/// `src/backend/utils/init/postinit.c`).
+pub(super) fn login_too_slow() -> Report {
+    Report {
+        sqlstate: "57014",
+        message: "pgidle: canceling authentication due to timeout (startup_timeout)".to_owned(),
+        detail: String::new(),
+        hint: String::new(),
+    }
+}
+
+/// The FATAL error of a client that is not authenticated when others need its place.
+pub(super) fn gives_way() -> Report {
+    Report {
+        sqlstate: "53300",
+        message: "pgidle: sorry, too many sessions already, and this one is not authenticated yet"
+            .to_owned(),
+        detail: String::new(),
+        hint: String::new(),
+    }
+}
+
 /// The reason as it stands in SQL and in CopyFail: ASCII letters, digits, spaces and `:.` only.
 pub(super) fn sql_reason(incident: &Incident) -> String {
     let seconds = stuck_for(incident).as_secs();

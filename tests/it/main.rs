@@ -26,6 +26,7 @@ mod idle_in_transaction;
 mod leaving;
 mod library_sequences;
 mod listening;
+mod neighbours;
 mod positions;
 mod programs;
 mod release;

@@ -63,6 +63,7 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
         nonce: 0,
         binding: ChannelBinding::Passes,
         target: Target::Any,
+        authenticate_by: None,
     };
     let now = Clock::now().into_std();
     let mut session = Session::new(opening, limits(text), now);
@@ -206,7 +207,10 @@ impl Player {
                 quiet = false;
                 match action {
                     Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
-                    Action::CloseGate | Action::OpenGate | Action::SetCancelKey(_) => {}
+                    Action::CloseGate
+                    | Action::OpenGate
+                    | Action::Authenticated
+                    | Action::SetCancelKey(_) => {}
                     Action::Cancel | Action::Identify => {
                         writeln!(self.transcript, "  ! {action:?}").unwrap()
                     }
