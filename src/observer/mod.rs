@@ -6,6 +6,7 @@
 //! is known.
 
 mod answer;
+mod notices;
 mod queue;
 mod server;
 mod text;
@@ -28,6 +29,7 @@ use tokio::{
     time::{Instant as Clock, sleep, sleep_until, timeout},
 };
 
+pub use self::notices::attend;
 use self::server::{QUESTION_TIMEOUT, Server};
 use crate::{
     config::{Config, Dsn, ObserverSettings, Pooler},

@@ -9,6 +9,7 @@ use tokio_postgres::{
 
 use super::{
     answer::{Answer, Reader},
+    attend,
     tls::Tls,
 };
 use crate::{
@@ -83,7 +84,9 @@ async fn connect(dsn: &Dsn) -> Result<Client, Error> {
         match config.connect(Tls(dsn.tls.connector.clone())).await {
             Ok((client, connection)) => {
                 // It ends with the client or the server; the client's next question tells.
-                tokio::spawn(connection);
+                tokio::spawn(async move {
+                    drop(attend(connection, "the observer's connection").await);
+                });
                 return Ok(client);
             }
             Err(error) if error.as_db_error().is_some() && ways.peek().is_some() => {}

@@ -18,7 +18,7 @@ use tokio_postgres::NoTls;
 use super::upstream::{self, ConnectError, Place};
 use crate::{
     config::{Address, Dsn, Upstream},
-    observer::with_causes,
+    observer::{attend, with_causes},
     policy::ServerKind,
 };
 
@@ -103,7 +103,8 @@ async fn probe(
                 }
                 // A connection without its client takes leave of the server.
                 drop(client);
-                drop(connection.await);
+                let name = format!("the connection that asks what {place} is");
+                drop(attend(connection, &name).await);
                 return Ok(kind);
             }
             Err(error) => refused = Some(ConnectError::new(&place, error)),

@@ -1,10 +1,11 @@
 //! What a statement is, from its text alone: transaction control, whether it only reads, normalised
-//! text, fingerprint, tags. Pure.
+//! text, fingerprint, tags, its command. Pure.
 //!
 //! [`outline`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
 //! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`read_only()`] calls the
 //! grammar too, when a transaction is to be released, and [`statements`] when a cancel came late.
 
+mod command;
 mod control;
 mod fingerprint;
 mod grammar;
@@ -14,6 +15,7 @@ mod read_only;
 mod tags;
 mod words;
 
+pub use command::command;
 pub use control::{
     Control, Identifier, Lexing, Outline, StatementList, certain_front, is_client_only_encoding,
     outline,

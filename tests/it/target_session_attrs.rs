@@ -12,7 +12,7 @@ use crate::support::{
     frontend::startup,
     pair::Pair,
     proxy::Proxy,
-    server::{oldest_and_newest, versions},
+    server::{newest, oldest_and_newest, versions},
     wait_for,
     wire::Client,
 };
@@ -159,4 +159,39 @@ fn a_server_that_shuts_down_is_passed_over() {
     });
     let alone = unasking("any", std::slice::from_ref(&primary), "");
     assert!(server_of(&alone, "postgres").starts_with("57P03"));
+}
+
+/// As PostgreSQL 19 does to who has an MD5 password, and any server with a trigger on login.
+#[test]
+fn a_warning_after_authentication_names_the_connection_that_got_it() {
+    let database = newest().database();
+    let mut dba = Client::connect(&database);
+    dba.run(
+        "CREATE FUNCTION warn() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'think of it'; END$$",
+    );
+    dba.run("CREATE EVENT TRIGGER warn ON login EXECUTE FUNCTION warn()");
+    let address = format!("127.0.0.1:{}", database.port);
+    let settings = format!(
+        "[observer]\ndsn = 'host=127.0.0.1 port={} user=postgres dbname={}'\n\
+         [upstream]\naddress = '{address}'\ntarget_session_attrs = 'primary'\n\
+         [[rule]]\nname = 'all'\nidle = {{ log = '300ms' }}\n",
+        database.port, database.database
+    );
+    let proxy = Proxy::by_file_alone(&database, &settings);
+    let mut client = Client::silent(proxy.endpoint());
+    client.send(&startup(&[
+        ("user", "postgres"),
+        ("database", &database.database),
+    ]));
+    assert!(client.until_ready().contains("N WARNING 01000"));
+    client.begin("SELECT v FROM t");
+    for name in [
+        "the observer's connection".to_owned(),
+        format!("the connection that asks what {address} is"),
+    ] {
+        wait_for(&name, || {
+            let said = format!("the server said to {name}: WARNING: \\\"think of it\\\"");
+            proxy.log().contains(&said).then_some(())
+        });
+    }
 }
