@@ -42,37 +42,9 @@ impl Session {
                 self.run(&list, savepoints, now);
                 originate::ready_for_query(ReadyStatus::Transaction, &mut self.to_client);
             }
-            FrontendTag::Parse => {
-                let parse = wire::Parse::read(frame.body)?;
-                let text = self.state.text(frame, parse.text);
-                self.inert(&text)?;
-                if !parse.statement.is_empty() {
-                    return None;
-                }
-                self.state.prepared.parsed(parse.statement.into(), text);
-                originate::parse_complete(&mut self.to_client);
-            }
-            FrontendTag::Bind => {
-                let bind = wire::Bind::read(frame.body)?;
-                let text = self.state.statement(bind.statement);
-                self.inert(&text)?;
-                if !bind.portal.is_empty() {
-                    return None;
-                }
-                self.state.prepared.bound(bind.portal.into(), text);
-                originate::bind_complete(&mut self.to_client);
-            }
-            FrontendTag::Describe => {
-                let (kind, name) = wire::describe_target(frame.body)?;
-                let of_statement = kind == b'S';
-                let text = if of_statement {
-                    self.state.statement(name)
-                } else {
-                    self.state.portal(name)
-                };
-                self.inert(&text)?;
-                originate::describes_nothing(of_statement, &mut self.to_client);
-            }
+            FrontendTag::Parse => self.imitate_parse(frame)?,
+            FrontendTag::Bind => self.imitate_bind(frame)?,
+            FrontendTag::Describe => self.imitate_describe(frame)?,
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body)?;
                 let list = self.inert(&self.state.portal(portal))?;
@@ -97,6 +69,44 @@ impl Session {
             | FrontendTag::Unknown(_) => return None,
         }
         Some(Verdict::Drop)
+    }
+
+    /// A named statement is left to the server: it would be missed later.
+    fn imitate_parse(&mut self, frame: Frame<'_>) -> Option<()> {
+        let parse = wire::Parse::read(frame.body)?;
+        let text = self.state.text(frame, parse.text);
+        self.inert(&text)?;
+        if !parse.statement.is_empty() {
+            return None;
+        }
+        self.state.prepared.parsed(parse.statement.into(), text);
+        originate::parse_complete(&mut self.to_client);
+        Some(())
+    }
+
+    fn imitate_bind(&mut self, frame: Frame<'_>) -> Option<()> {
+        let bind = wire::Bind::read(frame.body)?;
+        let text = self.state.statement(bind.statement);
+        self.inert(&text)?;
+        if !bind.portal.is_empty() {
+            return None;
+        }
+        self.state.prepared.bound(bind.portal.into(), text);
+        originate::bind_complete(&mut self.to_client);
+        Some(())
+    }
+
+    fn imitate_describe(&mut self, frame: Frame<'_>) -> Option<()> {
+        let (kind, name) = wire::describe_target(frame.body)?;
+        let of_statement = kind == b'S';
+        let text = if of_statement {
+            self.state.statement(name)
+        } else {
+            self.state.portal(name)
+        };
+        self.inert(&text)?;
+        originate::describes_nothing(of_statement, &mut self.to_client);
+        Some(())
     }
 
     /// The statements of a prepared text, of which a batch has one at most.

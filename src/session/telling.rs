@@ -207,11 +207,13 @@ impl Session {
         let Some(answers) = answers.filter(|answers| **answers > 0) else {
             return false;
         };
-        *answers = match tag {
-            BackendTag::CloseComplete => *answers - 1,
-            BackendTag::ReadyForQuery => 0,
-            _ => return tag == BackendTag::ErrorResponse,
-        };
+        if tag == BackendTag::CloseComplete {
+            *answers -= 1;
+        } else if tag == BackendTag::ReadyForQuery {
+            *answers = 0;
+        } else {
+            return tag == BackendTag::ErrorResponse;
+        }
         true
     }
 

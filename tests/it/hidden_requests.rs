@@ -257,7 +257,7 @@ fn cases(position: usize, server: usize) -> Vec<Case> {
             let ways = match (all, position) {
                 (true, _) => 0..WAYS,
                 (false, 0) => first..first + 1,
-                (false, _) => first..first + usize::from(first % 3 == 0),
+                (false, _) => first..first + usize::from(first.is_multiple_of(3)),
             };
             if (row + column) % versions().len() != server {
                 continue;
@@ -375,6 +375,13 @@ struct Stage<'a> {
     rows: AtomicUsize,
     /// Rows that were acknowledged: those and no others must be there.
     acknowledged: Mutex<BTreeSet<usize>>,
+}
+
+impl Stage<'_> {
+    /// Notes that a row must be there.
+    fn acknowledge(&self, row: usize) {
+        self.acknowledged.lock().unwrap().insert(row);
+    }
 }
 
 /// One session that plays one case after the other.
@@ -547,7 +554,7 @@ impl<'a> Player<'a> {
         } else if !failed && !has_tag(&end, "ROLLBACK") {
             return told("a ROLLBACK without its tag");
         }
-        if failed && row % 4 == 0 {
+        if failed && row.is_multiple_of(4) {
             let again = self.query("COMMIT")?;
             if !is_told(&again) || !again.ends_with("Z I") {
                 return told(&format!("LIE by the second COMMIT: {again}"));
@@ -565,7 +572,7 @@ impl<'a> Player<'a> {
         if after != "C BEGIN / C INSERT 0 1 / C COMMIT / Z I" {
             return told(&format!("the next transaction drew {after}"));
         }
-        self.stage.acknowledged.lock().unwrap().insert(row);
+        self.stage.acknowledge(row);
         Ok(())
     }
 }

@@ -314,6 +314,10 @@ fn the_table_of_waits_says_who_is_seen_and_what_is_done() {
             let thread = thread::Builder::new().name(name);
             thread.spawn_scoped(scope, move || rows(version)).unwrap()
         };
+        #[allow(
+            clippy::needless_collect,
+            reason = "all of them have to run before the first is waited for"
+        )]
         let threads: Vec<_> = versions().iter().map(|&version| play(version)).collect();
         let rows = threads.into_iter().map(|thread| thread.join().unwrap());
         rows.collect::<Vec<_>>()
