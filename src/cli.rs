@@ -61,10 +61,12 @@ pub struct ServeArgs {
     /// Let another pgidle with this flag listen at the same addresses, so that a new process can take over from an old one.
     #[arg(long, env = "PGIDLE_REUSE_PORT")]
     pub reuse_port: bool,
-    /// A rule for every session that no other rule matches: how long it may be idle in transaction, such as 30s.
+    /// A rule for every session that no other rule matches: for how long its client may leave a transaction idle, failed
+    /// or stalled, such as 30s.
     #[arg(long, value_name = "DUR", value_parser = limit, env = "PGIDLE_IDLE_LIMIT")]
     pub idle_limit: Option<Duration>,
-    /// What is done at --idle-limit [default: log].
+    /// What is done at --idle-limit; release is done where the transaction is idle, and the others are logged [default:
+    /// log].
     #[arg(long, requires = "idle_limit", value_parser = actions(), env = "PGIDLE_ACTION")]
     pub action: Option<Action>,
     /// Append incidents and finished transactions to this file as JSON lines.
@@ -168,7 +170,7 @@ Examples:
   # Observe: log what is stuck, touch nobody
   pgidle serve --upstream 127.0.0.1:5432 --audit audit.jsonl
 
-  # Roll back whoever is idle in a transaction for a minute; the session lives on
+  # Roll back what its client leaves idle, failed or stalled for a minute; the session lives on
   pgidle serve --upstream 127.0.0.1:5432 --idle-limit 1min --action rollback
 
   # Unix sockets on both sides

@@ -231,7 +231,8 @@ pub struct Flags {
     pub log_format: Option<LogFormat>,
 }
 
-/// A rule in two flags: for every session, this action after this time idle in transaction.
+/// A rule in two flags: for every session, this action when its client has left it stuck in a transaction for so long, be
+/// it idle, failed, or stalled in the middle of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdleLimit {
     /// The limit; not zero.
@@ -341,8 +342,13 @@ impl IdleLimit {
             release_timeout,
             ..Limits::default()
         };
-        limits.ladders[Kind::Idle] = Ladder::new([(self.action, self.limit)])
-            .map_err(|error| ConfigError::in_flag("--idle-limit", error.to_string()))?;
+        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled] {
+            // Nothing but an idle transaction can be released, and a release never fails: the others are only logged.
+            let releases = self.action == Action::Release && kind != Kind::Idle;
+            let action = if releases { Action::Log } else { self.action };
+            limits.ladders[kind] = Ladder::new([(action, self.limit)])
+                .map_err(|error| ConfigError::in_flag("--idle-limit", error.to_string()))?;
+        }
         Ok(Rule {
             name,
             matching: Match::default(),
@@ -414,8 +420,11 @@ mod tests {
         assert_eq!(&*rule("batch", "pg_dump").rule, "builtin: pg_dump");
         let flags_rule = rule("other", "");
         assert_eq!(&*flags_rule.rule, "flags");
-        let idle = flags_rule.ladder(Kind::Idle).rungs();
-        assert_eq!(idle, [(Duration::from_secs(1), Action::Rollback)]);
+        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled] {
+            let rungs = flags_rule.ladder(kind).rungs();
+            assert_eq!(rungs, [(Duration::from_secs(1), Action::Rollback)]);
+        }
+        assert!(flags_rule.ladder(Kind::Age).is_empty());
 
         fs::write(&path, "[audit]\nliterals = false\n").unwrap();
         assert!(
