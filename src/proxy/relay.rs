@@ -281,12 +281,15 @@ impl Relay {
                 self.session.drain_overflowed();
                 return Ok(false);
             }
-            let ahead = from == Side::Server && self.session.reads_ahead();
             if from == Side::Client && self.session.holds_client() {
                 self.watch_held(cx, scratch);
                 return Ok(false);
             }
-            if waiting > 0 && !ahead {
+            let allowed = match from {
+                Side::Server => self.session.reads_ahead(),
+                Side::Client => Some(0),
+            };
+            if waiting > 0 && allowed.is_some_and(|allowed| waiting >= allowed) {
                 return Ok(false);
             }
             let leg = self.leg(from);

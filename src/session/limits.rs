@@ -95,7 +95,8 @@ impl Session {
             return None;
         }
         let rung = self.next_rung().map(|rung| rung.at);
-        [rung, self.flush_at()].into_iter().flatten().min()
+        let timeouts = [rung, self.flush_at(), self.read_ahead_at()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Takes every rung that is due, the earliest first.
@@ -111,6 +112,7 @@ impl Session {
         if self.flush_at().is_some_and(|at| at <= now) {
             self.flush_batch();
         }
+        self.reading_ahead |= self.read_ahead_at().is_some_and(|at| at <= now);
         while self.ending.is_none()
             && let Some(rung) = self.next_rung().filter(|rung| rung.at <= now)
         {
@@ -148,24 +150,12 @@ impl Session {
 
     /// The kind in which the session is stuck at this position, and since when.
     pub(super) fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
-        let transaction = &self.state.transaction;
         let silent_since = self.state.turn_since.max(self.last_client);
         match position {
-            Position::IdleInTransaction | Position::HalfSentRequest => {
-                Some((Kind::Idle, self.state.turn_since))
-            }
-            Position::IdleInTransactionAborted => {
-                let holds = transaction.savepoints.may_be_open();
-                let kind =
-                    transaction
-                        .enforced
-                        .unwrap_or(if holds { Kind::Idle } else { Kind::Failed });
-                // Whoever was ended for others' sake holds nothing.
-                let kind = match kind {
-                    Kind::Blocking => Kind::Failed,
-                    Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Age => kind,
-                };
-                (kind != Kind::Age).then_some((kind, self.state.turn_since))
+            Position::IdleInTransaction
+            | Position::HalfSentRequest
+            | Position::IdleInTransactionAborted => {
+                self.idle_kind().map(|kind| (kind, self.state.turn_since))
             }
             Position::UnsyncedBatch | Position::FailedBatch | Position::CopyIn => {
                 Some((Kind::Stalled, silent_since))
@@ -182,6 +172,47 @@ impl Session {
         }
     }
 
+    /// The kind in which a session is stuck whose server waits for a request.
+    fn idle_kind(&self) -> Option<Kind> {
+        let transaction = &self.state.transaction;
+        match self.state.status {
+            TransactionStatus::Idle => None,
+            TransactionStatus::InBlock => Some(Kind::Idle),
+            TransactionStatus::Failed => match transaction.enforced {
+                // Whoever was ended for others' sake holds nothing.
+                Some(Kind::Blocking) => Some(Kind::Failed),
+                Some(Kind::Age) => None,
+                Some(kind @ (Kind::Idle | Kind::Failed | Kind::Stalled)) => Some(kind),
+                None if transaction.savepoints.may_be_open() => Some(Kind::Idle),
+                None => Some(Kind::Failed),
+            },
+        }
+    }
+
+    /// The kind in which a session is stuck, besides being stalled, whose client does not read, although the server has
+    /// said everything and waits for a request; and since when.
+    fn unread(&self) -> Option<(Kind, Instant)> {
+        let pending = &self.state.pending;
+        let since = self.client_blocked_since?;
+        let waits = pending.is_empty() && !pending.unsynced() && self.released.is_none();
+        waits.then_some((self.idle_kind()?, since))
+    }
+
+    /// When the server has to be read on, although the client does not take what is due to it: whether it has said
+    /// everything and is idle cannot be told before.
+    fn read_ahead_at(&self) -> Option<Instant> {
+        let since = self.client_blocked_since?;
+        let finished = self.state.pending.is_empty();
+        if finished || self.reading_ahead || self.state.block_since().is_none() {
+            return None;
+        }
+        let kinds = [Kind::Idle, Kind::Failed].into_iter();
+        let rungs = kinds.flat_map(|kind| self.rungs(kind));
+        let acting = rungs.filter(|&(_, action)| action >= Action::Release);
+        let first = acting.map(|(limit, _)| limit).min()?;
+        Some(since + first)
+    }
+
     fn next_rung(&self) -> Option<Rung> {
         let position = self.position();
         if matches!(
@@ -191,26 +222,36 @@ impl Session {
             return None;
         }
         let transaction = &self.state.transaction;
-        let explicit = transaction.explicit || self.state.pending.begins_block();
-        let aged = explicit || self.limits.age_implicit;
         // A failed transaction that holds nothing is over but for its ROLLBACK: there is nothing to end, and a Query of
         // ours could take away the unnamed statement which that ROLLBACK was parsed as.
         let over =
             position == Position::IdleInTransactionAborted && !transaction.savepoints.may_be_open();
-        let age = transaction.started.filter(|_| aged && !over);
-        let rung = |(kind, since)| self.rung(kind, since);
-        let stuck = self.stuck(position).and_then(rung);
-        let age = age.map(|since| (Kind::Age, since)).and_then(rung);
+        let age = self.age_since().filter(|_| !over);
+        let clocks = [
+            self.stuck(position),
+            self.unread(),
+            age.map(|since| (Kind::Age, since)),
+        ];
         let between = self.between_batches_until();
         let after_batch = |rung: Rung| Rung {
             at: between.map_or(rung.at, |until| rung.at.max(until)),
             ..rung
         };
-        [stuck, age]
-            .into_iter()
-            .flatten()
+        let clocks = clocks.into_iter().flatten();
+        clocks
+            .filter_map(|(kind, since)| self.rung(kind, since))
             .map(after_batch)
             .min_by_key(|rung| rung.at)
+    }
+
+    /// Since when the transaction counts for `age`.
+    fn age_since(&self) -> Option<Instant> {
+        if self.limits.ladder(Kind::Age).is_empty() {
+            return None;
+        }
+        let implicit = self.state.transaction.started;
+        let block = self.state.block_since();
+        block.or_else(|| implicit.filter(|_| self.limits.age_implicit))
     }
 
     /// Until when a client that has parsed the unnamed statement is taken to be on its way to bind it.
@@ -245,9 +286,7 @@ impl Session {
 
     /// The `terminate` of a ladder whose clock runs since then, or of `age`, whichever is due first.
     pub(super) fn last_rung(&self, kind: Kind, since: Option<Instant>) -> Option<Rung> {
-        let transaction = &self.state.transaction;
-        let aged = transaction.explicit || self.limits.age_implicit;
-        let age = transaction.started.filter(|_| aged);
+        let age = self.age_since();
         let rung = |(kind, since): (Kind, Option<Instant>)| {
             let rungs = self.limits.ladder(kind).rungs().iter();
             let &(limit, action) = rungs
@@ -267,8 +306,8 @@ impl Session {
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
     /// the same before.
     fn flush_at(&self) -> Option<Instant> {
-        let watched = !self.limits.ladder(Kind::Stalled).is_empty()
-            || !self.limits.ladder(Kind::Age).is_empty();
+        let mut watching = [Kind::Stalled, Kind::Age, Kind::Blocking].into_iter();
+        let watched = watching.any(|kind| !self.limits.ladder(kind).is_empty());
         (watched && self.may_owe_a_flush()).then(|| self.last_client + FLUSH_AFTER)
     }
 
@@ -353,8 +392,10 @@ impl Session {
             limit: rung.limit,
             idle: now.saturating_duration_since(since),
             waited: blocking.then(|| now.saturating_duration_since(rung.at) + rung.limit),
-            age: transaction
-                .started
+            age: self
+                .state
+                .block_since()
+                .or(transaction.started)
                 .map(|started| now.saturating_duration_since(started)),
             position,
             statements: transaction.statements(running),

@@ -49,6 +49,10 @@ use crate::{
     },
 };
 
+/// How much of an answer is read to learn whether the server has said everything: more than lies in the sockets' buffers
+/// (`tcp(7)`: `tcp_wmem` and `tcp_rmem`) of a server that has.
+const UNREAD: usize = 16 << 20;
+
 /// What the caller has to do for a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -206,6 +210,8 @@ pub struct Session {
     last_client: Instant,
     /// Since when the client has not taken a byte of what is due to it.
     client_blocked_since: Option<Instant>,
+    /// Whether the server is read on all the same, to learn whether it has said everything.
+    reading_ahead: bool,
     /// Whether the server does not take what is due to it.
     server_blocked: bool,
     /// Whether the front of a request has come that is held until it is whole.
@@ -279,6 +285,7 @@ impl Session {
             waited_for: WaitedFor::default(),
             last_client: now,
             client_blocked_since: None,
+            reading_ahead: false,
             server_blocked: false,
             half_sent: false,
             flushed: false,
@@ -347,9 +354,16 @@ impl Session {
         self.client_left = ended || self.client.terminates(unread);
     }
 
-    /// Whether the server must be read although the client does not take what is due to it.
-    pub fn reads_ahead(&self) -> bool {
-        self.ending_holds_client()
+    /// How many bytes may lie unsent for the client while the server is read on all the same; `None` for as many as there
+    /// are.
+    pub fn reads_ahead(&self) -> Option<usize> {
+        if self.ending_holds_client() {
+            None
+        } else if self.reading_ahead {
+            Some(UNREAD)
+        } else {
+            Some(0)
+        }
     }
 
     /// What is due to a side, behind what was passed on verbatim.
@@ -380,6 +394,7 @@ impl Session {
         match side {
             Side::Server => self.server_blocked = blocked,
             Side::Client if !blocked => {
+                self.reading_ahead = false;
                 if self.client_blocked_since.take().is_some() && self.state.pending.is_empty() {
                     // Idle counts from when the client took the ReadyForQuery.
                     self.state.turn_since = now;
@@ -387,6 +402,7 @@ impl Session {
             }
             Side::Client => {
                 if progress || self.client_blocked_since.is_none() {
+                    self.reading_ahead = false;
                     self.client_blocked_since = Some(now);
                     self.restart_stalled();
                 }

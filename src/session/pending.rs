@@ -323,12 +323,14 @@ impl Pending {
         self.queue.iter().filter(|request| request.owed.runs())
     }
 
-    /// Whether what runs is a transaction block, or will be one as soon as the server gets to it, whose BEGIN is not
-    /// answered: the server keeps that answer in its buffer while it works.
-    pub(super) fn begins_block(&self) -> bool {
-        let mut controls = self.running().map(|request| request.text.control());
-        matches!(controls.next(), Some(Control::Begin | Control::BeginThen))
-            && controls.all(|control| !control.ends_block())
+    /// The requests one of which runs: up to the first that earns a ReadyForQuery, which the server does not keep back.
+    pub(super) fn may_run(&self) -> impl Iterator<Item = &Request> {
+        let mut over = false;
+        let front = self
+            .queue
+            .iter()
+            .take_while(move |request| !std::mem::replace(&mut over, request.owed.earns_ready()));
+        front.filter(|request| request.owed.runs())
     }
 
     /// Whether what runs ends the transaction block, and nothing else.

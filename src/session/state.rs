@@ -234,6 +234,33 @@ impl State {
             .unwrap_or(Text::UNKNOWN)
     }
 
+    /// Since when the transaction block is open that the server works in, or may work in: it keeps the answers to BEGIN and
+    /// COMMIT in its buffer until it has answered what follows them. Where one block may have followed another, the last
+    /// counts; where a statement outside of a block may have, none.
+    pub(super) fn block_since(&self) -> Option<Instant> {
+        let mut since = self.transaction.started?;
+        let mut block = self.transaction.explicit.then_some(since);
+        let mut ended = false;
+        let mut answered = self.completed;
+        for request in self.pending.may_run() {
+            block = block.filter(|_| !ended);
+            ended = false;
+            for (control, last) in request.text.outline.controls(answered) {
+                if control.ends_block() {
+                    since = request.at;
+                    block = block.filter(|_| last);
+                    ended = last;
+                }
+                if control.begins_block() {
+                    block = Some(since);
+                    ended = false;
+                }
+            }
+            answered = 0;
+        }
+        block
+    }
+
     /// What a whole text does to the transaction.
     pub(super) fn classify(&self, frame: Frame<'_>, text: &[u8]) -> Control {
         self.outline(frame, text).control()
@@ -428,7 +455,10 @@ impl State {
     }
 
     fn ready(&mut self, body: &[u8], now: Instant) -> Option<Box<Finished>> {
-        self.phase = Phase::Ready;
+        if self.phase == Phase::Authenticating {
+            self.started_up(body, now);
+            return None;
+        }
         self.completed = 0;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.owed.runs()) {
@@ -453,10 +483,16 @@ impl State {
         None
     }
 
+    /// The first ReadyForQuery answers the startup packet, and none of the requests that were sent together with it.
+    fn started_up(&mut self, body: &[u8], now: Instant) {
+        self.phase = Phase::Ready;
+        self.set_status(body);
+        self.turn_since = now;
+        self.transaction.started = (!self.pending.is_empty()).then_some(now);
+    }
+
     fn server_answered(&mut self, now: Instant) {
-        if self.phase == Phase::Ready {
-            self.transaction.busy += now.saturating_duration_since(self.turn_since);
-        }
+        self.transaction.busy += now.saturating_duration_since(self.turn_since);
         self.turn_since = now;
     }
 

@@ -60,6 +60,14 @@ impl Control {
         }
     }
 
+    /// Whether a transaction block is open after it that was not before.
+    pub fn begins_block(self) -> bool {
+        matches!(
+            self,
+            Self::Begin | Self::CommitAndChain | Self::RollbackAndChain
+        )
+    }
+
     /// Whether it ends the transaction block that it is run in, or a part of it.
     fn ends_something(self) -> bool {
         self.ends_block() || self == Self::RollbackTo
@@ -212,16 +220,22 @@ impl Outline {
         }
     }
 
-    /// What each of the statements does that controls the transaction, in order.
-    pub fn controls(&self) -> impl Iterator<Item = Control> {
+    /// What each of the statements does that controls the transaction, in order, and whether it is the last of the text;
+    /// from the one on that has so many before it.
+    pub fn controls(&self, index: usize) -> impl Iterator<Item = (Control, bool)> {
         let (one, list) = match self {
             Self::Unknown => (None, None),
-            Self::One(control) => (Some(*control), None),
-            Self::List(list) => (None, Some(&list.controls)),
+            Self::One(control) => (Some((*control, true)), None),
+            Self::List(list) => (None, Some(list)),
         };
-        let one = one.filter(|control| *control != Control::Other);
-        let listed = list.into_iter().flatten().map(|found| found.control);
-        one.into_iter().chain(listed)
+        let listed = list.into_iter().flat_map(move |list| {
+            let from = list
+                .controls
+                .iter()
+                .filter(move |found| found.index >= index);
+            from.map(|found| (found.control, list.whole && found.index + 1 == list.count))
+        });
+        one.into_iter().filter(move |_| index == 0).chain(listed)
     }
 }
 

@@ -99,7 +99,10 @@ fn a_block_whose_begin_is_not_answered_yet_is_ended() {
         let statements = ["BEGIN", "DELETE FROM t", "SELECT pg_sleep(60)"];
         let list = query(&statements.join("; "));
         let pipeline = [statements.map(unnamed).concat(), sync()].concat();
-        for request in [list, pipeline] {
+        let later_in_list = query("SET a.b = 1; BEGIN; DELETE FROM t; SELECT pg_sleep(60)");
+        let later = [unnamed("SELECT 1"), pipeline.clone()].concat();
+        let quoted = query("BEGIN; DELETE FROM t; DO $$ BEGIN PERFORM pg_sleep(60); END $$");
+        for request in [list, pipeline, later_in_list, later, quoted] {
             let mut client = Client::connect(proxy.endpoint());
             client.send(&request);
             let answers = client.until_ready();

@@ -32,6 +32,7 @@ mod programs;
 mod release;
 mod release_cases;
 mod release_question;
+mod reload;
 mod rollback;
 mod sizes;
 mod startup;

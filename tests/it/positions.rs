@@ -9,6 +9,7 @@ use crate::support::{
         bind, cancel_request, copy_data, copy_done, execute, message, parse, query, sync, unnamed,
     },
     let_pass,
+    observed::observed,
     proxy::Proxy,
     server::{Server, newest, on_every_server},
     wait_for,
@@ -281,6 +282,50 @@ fn result_that_is_not_read() {
             },
             "Z E / E 25P03",
         );
+    });
+}
+
+/// The server has said everything; what is not read lies in the buffers of the sockets.
+#[test]
+fn end_of_a_result_that_is_not_read() {
+    let rules = "[[rule]]\nname = \"test\"\nidle = { rollback = \"1s\" }\n";
+    on_every_server(|server| {
+        frees_the_table(
+            server,
+            rules,
+            |client| {
+                client.begin(INSERT);
+                let big = "SELECT repeat('x', 10000) FROM generate_series(1, 500)";
+                client.send(&query(big));
+            },
+            |client| {
+                let answer = client.until_ready();
+                let end: Vec<_> = answer.rsplit(" / ").take(2).collect();
+                end.join(" / ") + " / " + &client.query("COMMIT")
+            },
+            "Z T / C SELECT 500 / E 25P03 / Z I",
+        );
+    });
+}
+
+/// A client in libpq's pipeline mode asks for no answer before it syncs.
+#[test]
+fn batch_without_sync_that_keeps_others_waiting() {
+    on_every_server(|server| {
+        let database = server.database();
+        let proxy = observed(&database, "blocking = { rollback = '300ms' }");
+        let mut client = Client::connect(proxy.endpoint());
+        client.run("BEGIN");
+        client.send(&unnamed(INSERT));
+        let mut dba = Dba::new(&database);
+        wait_for("a lock on the table", || {
+            (dba.locked_relations(client.server_pid()) != "0").then_some(())
+        });
+        dba.alters_table().join().unwrap();
+        let incident = proxy.rolled_back(client.server_pid());
+        assert_eq!(incident["kind"], "blocking", "{incident}");
+        let answer = client.ask(&[sync()]);
+        assert_eq!(answer, "1 / 2 / C INSERT 0 1 / E 25P03 / Z E");
     });
 }
 

@@ -26,6 +26,29 @@ fn a_startup_packet_may_come_byte_by_byte() {
     assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
 }
 
+/// The first ReadyForQuery answers the startup packet.
+#[test]
+fn requests_may_come_together_with_the_startup_packet() {
+    on_every_server(|server| {
+        let database = server.database();
+        let limit = ["--idle-limit", "200ms", "--action", "rollback"];
+        let proxy = Proxy::start(&database, &limit);
+        let mut client = Client::silent(proxy.endpoint());
+        let named = [("user", "postgres"), ("database", &database.database)];
+        let requests = ["BEGIN", "LOCK TABLE t", "SELECT pg_sleep(0.5)"].map(query);
+        client.send(&[startup(&named), requests.concat()].concat());
+        assert!(client.until_ready().ends_with("/ Z I"));
+        assert_eq!(client.until_ready(), "C BEGIN / Z T");
+        assert_eq!(client.until_ready(), "C LOCK TABLE / Z T");
+        assert_eq!(client.until_ready(), "T / D  / C SELECT 1 / Z T");
+        let incident = proxy.audit_line(&[("event", "incident")]);
+        assert_eq!(incident["position"], "idle in transaction");
+        assert_eq!(incident["outcome"], "rolled_back");
+        assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
+        assert_eq!(client.query("SELECT 1"), "T / D 1 / C SELECT 1 / Z I");
+    });
+}
+
 #[test]
 fn encryption_is_declined_and_the_session_goes_on_in_the_clear() {
     let database = newest().database();

@@ -321,7 +321,7 @@ fn idle_counts_from_when_the_client_took_the_answer() {
         "C: Q BEGIN
          S: C BEGIN | Z T
          client blocks
-         +10s
+         +1999ms
          client reads
          +1999ms
          +1ms",
@@ -331,7 +331,7 @@ fn idle_counts_from_when_the_client_took_the_answer() {
             S: C BEGIN | Z T
               < C BEGIN | Z T
             client blocks
-            +10s
+            +1999ms
             client reads
             +1999ms
             +1ms

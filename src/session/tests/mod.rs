@@ -17,3 +17,4 @@ mod savepoints;
 mod script;
 mod stuck;
 mod telling;
+mod unseen;

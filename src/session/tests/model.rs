@@ -34,6 +34,50 @@ fn is_exit(text: &str) -> bool {
     text.starts_with("COMMIT") || text.starts_with("ROLLBACK")
 }
 
+/// Savepoints by name, each with what had been written when it was opened; a name means the newest one.
+#[derive(Debug, Default)]
+pub(super) struct Savepoints(Vec<(String, usize)>);
+
+impl Savepoints {
+    fn name(text: &str) -> &str {
+        text.rsplit(' ').next().unwrap()
+    }
+
+    fn open(&mut self, text: &str, mark: usize) {
+        self.0.push((Self::name(text).to_owned(), mark));
+    }
+
+    fn find(&self, text: &str) -> Option<(usize, usize)> {
+        let index = self
+            .0
+            .iter()
+            .rposition(|(name, _)| name == Self::name(text))?;
+        Some((index, self.0[index].1))
+    }
+
+    fn release(&mut self, text: &str) -> Option<usize> {
+        let (index, mark) = self.find(text)?;
+        self.0.truncate(index);
+        Some(mark)
+    }
+
+    fn roll_back_to(&mut self, text: &str) -> Option<usize> {
+        let (index, mark) = self.find(text)?;
+        self.0.truncate(index + 1);
+        Some(mark)
+    }
+
+    /// What had been written when the newest one was opened.
+    fn last(&self) -> usize {
+        self.0.last().map_or(0, |(_, mark)| *mark)
+    }
+
+    /// Whether one of this name is open.
+    pub(super) fn is_open(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
     None,
@@ -67,7 +111,7 @@ pub(super) struct Server {
     /// Whether an implicit transaction has begun.
     working: bool,
     tokens: Vec<u32>,
-    savepoints: Vec<usize>,
+    pub(super) savepoints: Savepoints,
     /// `ignore_till_sync`.
     skipping: bool,
     /// `doing_extended_query_message`: whether an error makes it skip.
@@ -102,7 +146,7 @@ impl Server {
             block: Block::None,
             working: false,
             tokens: Vec::new(),
-            savepoints: Vec::new(),
+            savepoints: Savepoints::default(),
             skipping: false,
             extended: false,
             in_query: false,
@@ -123,7 +167,7 @@ impl Server {
         match self.block {
             Block::None => self.working,
             Block::Open => true,
-            Block::Failed => !self.savepoints.is_empty(),
+            Block::Failed => !self.savepoints.0.is_empty(),
         }
     }
 
@@ -265,8 +309,7 @@ impl Server {
             self.end(false);
         } else {
             self.block = Block::Failed;
-            self.tokens
-                .truncate(self.savepoints.last().copied().unwrap_or(0));
+            self.tokens.truncate(self.savepoints.last());
         }
         let body = format!("SERROR\0VERROR\0C{sqlstate}\0Mtext\0\0");
         self.send(b'E', body.as_bytes());
@@ -283,7 +326,7 @@ impl Server {
         if commit {
             self.committed.extend(tokens);
         }
-        self.savepoints.clear();
+        self.savepoints.0.clear();
         self.portals.clear();
         self.block = Block::None;
         self.working = false;
@@ -392,7 +435,7 @@ impl Server {
                 .any(|portal| !self.done.contains(portal));
             self.robbed = if !self.tokens.is_empty() {
                 Some("rows")
-            } else if self.savepoints.len() > 1 {
+            } else if self.savepoints.0.len() > 1 {
                 // The last one is that of the question.
                 Some("a savepoint")
             } else {
@@ -504,14 +547,16 @@ impl Server {
                 self.error("25P01");
             }
             "SAVEPOINT" => {
-                self.savepoints.push(self.tokens.len());
+                self.savepoints.open(text, self.tokens.len());
                 self.complete("SAVEPOINT");
             }
-            "RELEASE" | "ROLLBACK" => match self.savepoints.pop() {
+            "RELEASE" => match self.savepoints.release(text) {
                 None => self.error("3B001"),
-                Some(_) if command == "RELEASE" => self.complete("RELEASE"),
+                Some(_) => self.complete("RELEASE"),
+            },
+            "ROLLBACK" => match self.savepoints.roll_back_to(text) {
+                None => self.error("3B001"),
                 Some(mark) => {
-                    self.savepoints.push(mark);
                     self.tokens.truncate(mark);
                     self.block = Block::Open;
                     self.complete("ROLLBACK");
@@ -632,7 +677,7 @@ pub(super) struct Client {
     open: Vec<u32>,
     /// Tokens of a commit that was told in an answer which is not complete: an error behind it makes it refused.
     told: Vec<u32>,
-    savepoints: Vec<usize>,
+    savepoints: Savepoints,
     in_block: bool,
     error_seen: bool,
     /// Where in the stream that it receives the machine had ended a block of its.
@@ -1026,7 +1071,7 @@ impl Client {
             } else {
                 self.acknowledged.extend(tokens);
             }
-            self.savepoints.clear();
+            self.savepoints.0.clear();
             self.ended = false;
         }
         self.in_block = status != b'I';
@@ -1041,7 +1086,7 @@ impl Client {
         // An error from here on is about this statement.
         self.acknowledged.extend(self.told.drain(..));
         if text.starts_with("ROLLBACK TO") && tag == "ROLLBACK" {
-            let mark = self.savepoints.last().copied().unwrap_or(0);
+            let mark = self.savepoints.roll_back_to(text).unwrap_or(0);
             self.refused
                 .extend(self.open.drain(mark.min(self.open.len())..));
             self.error_seen = false;
@@ -1067,8 +1112,8 @@ impl Client {
                 self.doubtful = 0;
             }
             "BEGIN" => self.in_block = true,
-            "SAVEPOINT" => self.savepoints.push(self.open.len()),
-            "RELEASE" => drop(self.savepoints.pop()),
+            "SAVEPOINT" => self.savepoints.open(text, self.open.len()),
+            "RELEASE" => drop(self.savepoints.release(text)),
             "SELECT" => self.selects += 1,
             _ => {}
         }
@@ -1092,7 +1137,7 @@ impl Client {
         if committed && !text.starts_with("COMMIT") {
             return Err(format!("not the answer to {text}"));
         }
-        self.savepoints.clear();
+        self.savepoints.0.clear();
         self.error_seen = false;
         self.in_block = text.ends_with("AND CHAIN");
         Ok(())

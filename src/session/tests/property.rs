@@ -6,7 +6,7 @@ use proptest::{prelude::*, sample::select, test_runner::TestCaseResult};
 
 use super::{
     model::{Act, Client, Eager, End, NAMED, Server, Statement},
-    script::{backend, limits, opened},
+    script::{backend, limits, started, startup_answer},
 };
 use crate::{
     policy::{Action as PolicyAction, Kind},
@@ -15,6 +15,7 @@ use crate::{
         event::{Event, Outcome, Position},
         state::TransactionStatus,
     },
+    sql::{Lexing, outline},
 };
 
 /// Ladders of every kind; all of them are over before [`SILENCE`] is.
@@ -58,6 +59,9 @@ const STATEMENTS: &[Statement] = &[
     "SAVEPOINT a",
     "ROLLBACK TO a",
     "RELEASE a",
+    "SAVEPOINT b",
+    "ROLLBACK TO b",
+    "RELEASE b",
     "SELECT 1",
     "FAIL",
     "SLEEP",
@@ -182,6 +186,8 @@ fn may_close(text: &str) -> bool {
 /// Everything around the machine, as the relay is.
 struct World {
     session: Session,
+    /// Whether the server has yet to answer the startup packet.
+    starting: bool,
     limits: &'static str,
     /// Whether limits were ever in force, and whether any of them could close the session.
     limited: bool,
@@ -204,18 +210,18 @@ struct World {
     lag: bool,
     /// Whether the server does nothing.
     hangs: bool,
-    /// Whether a block was begun where the machine does not look: by AND CHAIN inside a list.
-    hidden_block: bool,
     closed: bool,
     /// What each side sent, and what each got.
     streams: [Vec<u8>; 4],
 }
 
 impl World {
+    /// A session whose startup packet is not yet answered.
     fn new(text: &'static str, closes_idle: bool) -> Self {
-        let (session, now) = opened(text);
+        let (session, now) = started(text);
         Self {
             session,
+            starting: true,
             limits: text,
             limited: !text.is_empty(),
             may_close: may_close(text),
@@ -234,7 +240,6 @@ impl World {
             gate_closed: false,
             lag: false,
             hangs: false,
-            hidden_block: false,
             closed: false,
             streams: Default::default(),
         }
@@ -242,11 +247,7 @@ impl World {
 
     fn apply(&mut self, op: &Op) -> Result<(), String> {
         match op {
-            Op::Client(act) if !self.closed => {
-                self.hidden_block |= matches!(act, Act::Query(list)
-                    if list.len() > 1 && list.iter().any(|text| text.ends_with("AND CHAIN")));
-                self.client.act(act);
-            }
+            Op::Client(act) if !self.closed => self.client.act(act),
             Op::Client(_) => {}
             Op::Send(len) => self.send(*len)?,
             Op::Serve(steps) => {
@@ -315,8 +316,22 @@ impl World {
         self.answer(&[])
     }
 
+    /// The server answers the startup packet; requests may have come together with it.
+    fn start_up(&mut self) -> Result<(), String> {
+        if std::mem::take(&mut self.starting) && !self.closed {
+            let step = self.session.server_bytes(&startup_answer(), self.now);
+            step.map_err(|error| error.to_string())?;
+            self.session.output(Side::Client).clear();
+        }
+        Ok(())
+    }
+
     fn deliver(&mut self, len: usize) -> Result<(), String> {
-        let ahead = self.unread.is_empty() || self.session.reads_ahead();
+        self.start_up()?;
+        let ahead = match self.session.reads_ahead() {
+            Some(allowed) => self.unread.is_empty() || self.unread.len() < allowed,
+            None => true,
+        };
         if self.closed || !ahead || self.server.wire.is_empty() {
             return Ok(());
         }
@@ -510,14 +525,32 @@ impl World {
             | Position::Startup
             | Position::Replication => false,
         };
-        // Before the answer to BEGIN has come it is unknown that there is a block.
+        // Before the answer to BEGIN has come it is unknown that there is a block, where a list is not wholly known.
         let aged = ends(Kind::Age)
             && self.server.has_told_all()
             && !half_forwarded
-            && !self.hidden_block
             && (self.server.status() == b'T' || self.limits.contains("implicit"));
         if (covered || aged) && !self.closed && self.server.holds() {
             return Err(format!("stuck in {position:?}"));
+        }
+        if position == Position::IdleInTransaction && !self.closed {
+            self.check_savepoints()?;
+        }
+        Ok(())
+    }
+
+    /// The savepoints are those of the server.
+    fn check_savepoints(&self) -> Result<(), String> {
+        let ours = &self.session.state.transaction.savepoints;
+        let theirs = &self.server.savepoints;
+        let open = ["a", "b"].map(|name| theirs.is_open(name));
+        let followed = ["a", "b"].map(|name| {
+            let text = format!("SAVEPOINT {name}");
+            let outline = outline(text.as_bytes(), true, Lexing::default());
+            ours.is_open(outline.statement(0).1.unwrap())
+        });
+        if open != followed || ours.may_be_open() != open.contains(&true) {
+            return Err(format!("savepoints: {ours:?}, not {theirs:?}"));
         }
         Ok(())
     }
@@ -602,8 +635,17 @@ impl World {
     }
 }
 
-fn run(limits: &'static str, closes_idle: bool, ops: &[Op], silent: bool) -> Result<(), String> {
+fn run(
+    limits: &'static str,
+    (closes_idle, early): (bool, bool),
+    ops: &[Op],
+    silent: bool,
+) -> Result<(), String> {
     let mut world = World::new(limits, closes_idle);
+    if !early {
+        world.start_up()?;
+        world.settle()?;
+    }
     for op in ops {
         world.apply(op)?;
     }
@@ -630,8 +672,9 @@ proptest! {
         limits in select(LIMITS),
         ops in prop::collection::vec(op(STATEMENTS, LIMITS), 0..50),
         silent in any::<bool>(),
+        early in any::<bool>(),
     ) {
-        let result: TestCaseResult = run(limits, false, &ops, silent).map_err(TestCaseError::fail);
+        let result: TestCaseResult = run(limits, (false, early), &ops, silent).map_err(TestCaseError::fail);
         result?;
     }
 
@@ -642,7 +685,7 @@ proptest! {
         ops in prop::collection::vec(op(READS, RELEASES), 0..50),
         silent in any::<bool>(),
     ) {
-        let result: TestCaseResult = run(limits, closes_idle, &ops, silent).map_err(TestCaseError::fail);
+        let result: TestCaseResult = run(limits, (closes_idle, false), &ops, silent).map_err(TestCaseError::fail);
         result?;
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn limits(text: &str) -> Arc<Limits> {
     Arc::new(limits)
 }
 
-/// A session that has just become ready, and when.
-pub(super) fn opened(text: &str) -> (Session, Instant) {
+/// A session whose startup packet was sent just now.
+pub(super) fn started(text: &str) -> (Session, Instant) {
     let opening = Opening {
         who: Who {
             session: 1,
@@ -66,12 +66,19 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
         authenticate_by: None,
     };
     let now = Clock::now().into_std();
-    let mut session = Session::new(opening, limits(text), now);
-    let bytes: Vec<u8> = ["R ok", "K 7", "Z I"]
-        .into_iter()
-        .flat_map(backend)
-        .collect();
-    session.server_bytes(&bytes, now).unwrap();
+    (Session::new(opening, limits(text), now), now)
+}
+
+/// What a server answers to a startup packet.
+pub(super) fn startup_answer() -> Vec<u8> {
+    let messages = ["R ok", "K 7", "Z I"].into_iter();
+    messages.flat_map(backend).collect()
+}
+
+/// A session that has just become ready, and when.
+pub(super) fn opened(text: &str) -> (Session, Instant) {
+    let (mut session, now) = started(text);
+    session.server_bytes(&startup_answer(), now).unwrap();
     while session.poll_action().is_some() {}
     (session, now)
 }
@@ -92,7 +99,15 @@ pub(super) struct Player {
 
 impl Player {
     pub(super) fn new(text: &str) -> Self {
-        let (session, now) = opened(text);
+        Self::of(opened(text))
+    }
+
+    /// One whose server has yet to answer the startup packet.
+    pub(super) fn starting(text: &str) -> Self {
+        Self::of(started(text))
+    }
+
+    fn of((session, now): (Session, Instant)) -> Self {
         Self {
             session,
             now,
@@ -133,6 +148,8 @@ impl Player {
             self.session.cancel_closed(self.now);
         } else if line == "client blocks" {
             self.session.flow(Side::Client, true, false, self.now);
+        } else if line == "client takes some" {
+            self.session.flow(Side::Client, true, true, self.now);
         } else if line == "client reads" {
             self.session.flow(Side::Client, false, true, self.now);
         } else if let Some(waiting) = line.strip_prefix("seen: ") {
