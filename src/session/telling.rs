@@ -187,7 +187,10 @@ impl Session {
                 return Verdict::Drop;
             }
         } else if tag == BackendTag::ReadyForQuery {
-            if self.state.status == TransactionStatus::Idle && telling.told {
+            // In a block that is not failed, the client has gone back to a savepoint before anything was ended.
+            let lives = self.state.status == TransactionStatus::InBlock && self.ending.is_none();
+            let over = lives || self.state.status == TransactionStatus::Idle;
+            if over && telling.told && !telling.owes_answer() {
                 self.telling = None;
             } else if self.state.status == TransactionStatus::Failed && !telling.told {
                 // Drivers look at the byte: some answer a failed one by ROLLBACK, and never show why.

@@ -374,6 +374,10 @@ impl Session {
             telling.set_savepoints(ending.savepoints);
             self.telling = Some(Box::new(telling));
         }
+        let lives = self.state.status == TransactionStatus::InBlock;
+        if outcome != Outcome::RolledBack && lives && answered {
+            self.telling = None;
+        }
         ending.incident.outcome = outcome;
         self.report(ending.incident);
     }

@@ -833,3 +833,40 @@ fn the_error_of_a_commit_comes_with_the_next_message_of_its_batch() {
         "#]],
     );
 }
+
+#[test]
+fn a_transaction_that_went_back_to_a_savepoint_and_was_not_ended_is_the_clients_own() {
+    let mut player = Player::new("age: rollback 1s");
+    player.play(
+        "C: Q BEGIN; SAVEPOINT a
+         S: C BEGIN | C SAVEPOINT | Z T
+         C: Q SELECT pg_sleep(60)
+         C: Q ROLLBACK TO a
+         C: Q COMMIT
+         C: Q BEGIN
+         +1s",
+    );
+    player.transcript.clear();
+    player.play(
+        "S: E 57014 | Z E | C ROLLBACK | Z T
+         cancelled
+         S: C COMMIT | Z I | C BEGIN | Z T
+         C: Q COMMIT AND CHAIN
+         S: C COMMIT | Z T",
+    );
+    expect![[r#"
+        S: E 57014 | Z E | C ROLLBACK | Z T
+          < E 25P04 (ours) | Z E | C ROLLBACK | Z T
+        cancelled
+        S: C COMMIT | Z I | C BEGIN | Z T
+          < C COMMIT | Z I | C BEGIN | Z T
+          * transaction commit of 3 statement(s)
+          * age rollback moot at 1s in "active" after 0ns
+        C: Q COMMIT AND CHAIN
+          > Q COMMIT AND CHAIN
+        S: C COMMIT | Z T
+          < C COMMIT | Z T
+          * transaction commit of 1 statement(s)
+    "#]]
+    .assert_eq(&player.transcript);
+}
