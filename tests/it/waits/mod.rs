@@ -3,7 +3,11 @@
 
 mod cases;
 
-use std::{collections::BTreeSet, env, fs, thread};
+use std::{
+    collections::BTreeSet,
+    env, fs, thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -18,6 +22,7 @@ use crate::support::{
     dba::Dba,
     frontend::{copy_done, query},
     in_repository,
+    observed::{dsn, observing},
     pair::Pair,
     proxy::Proxy,
     server::{on_every_server, versions},
@@ -43,18 +48,8 @@ impl Stage {
         let pair = Pair::with_settings(version, &settings);
         let mut dba = Client::connect(&pair.primary());
         dba.run("CREATE DATABASE other");
-        let proxies = [pair.primary(), pair.standby()].map(|server| {
-            let dsn = format!(
-                "host={} port={} user=postgres dbname=postgres",
-                server.host, server.port
-            );
-            let rules = format!(
-                "[observer]\ndsn = \"{dsn}\"\ninterval = \"200ms\"\n[[rule]]\nname = \"all\"\n\
-                 blocking = {{ log = \"0s\", rollback = \"1500ms\" }}\n\
-                 idle = {{ log = \"2s\", notice = \"4s\" }}\nstalled = {{ log = \"2s\", notice = \"4s\" }}\n"
-            );
-            Proxy::with_rules(&server, &rules)
-        });
+        let proxies = [pair.primary(), pair.standby()]
+            .map(|server| Proxy::with_rules(&server, &observing(&dsn(&server, "postgres"), QUIET)));
         Self { pair, proxies, dba }
     }
 
@@ -115,6 +110,7 @@ impl Stage {
         for sql in case.holder {
             hold(&mut holder, sql);
         }
+        let stuck = Instant::now();
         let others = case.others.iter().map(|(database, sql)| {
             let mut other = Client::connect(&Endpoint {
                 database: (*database).to_owned(),
@@ -125,9 +121,13 @@ impl Stage {
         });
         let others: Vec<_> = others.collect();
         let mut waiters = self.wait(case);
+        // Only now: however long it took until all of them waited, nobody has been freed.
+        let settings = |limits: &str| observing(&dsn(&server, "postgres"), limits);
+        proxy.change_rules(&settings(&acting(stuck.elapsed())));
         let result = match case.verdict {
             Ends => {
                 let incident = proxy.rolled_back(holder.server_pid());
+                proxy.change_rules(&settings(QUIET));
                 assert_eq!(incident["kind"], "blocking", "{incident}");
                 drop(others);
                 let last = waiters.last().map(Client::server_pid);
@@ -141,6 +141,7 @@ impl Stage {
             }
             Leaves(why) => {
                 let incident = left(proxy, holder.server_pid());
+                proxy.change_rules(&settings(QUIET));
                 let last = waiters.last().map(Client::server_pid);
                 go_on(&mut holder, case);
                 format!("{} | leaves it: {why}", seen(&incident, last))
@@ -199,6 +200,17 @@ impl Stage {
         }
         waiters
     }
+}
+
+/// Limits that touch nobody.
+const QUIET: &str = "idle = { log = '1h' }";
+
+/// Limits that end who keeps others waiting, and otherwise say what is seen a little later; a second time where an answer
+/// missed the first.
+fn acting(stuck: Duration) -> String {
+    let [soon, later] = [2000, 10_000].map(|after| stuck.as_millis() + after);
+    let told = format!("{{ log = '{soon}ms', notice = '{later}ms' }}");
+    format!("blocking = {{ rollback = '500ms' }}\nidle = {told}\nstalled = {told}")
 }
 
 fn hold(holder: &mut Client, sql: &str) {
