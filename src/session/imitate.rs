@@ -1,5 +1,5 @@
 //! Answers in the server's place what libraries send by themselves in a transaction that pgidle has ended, as long as
-//! the client has not been told.
+//! the client has not been told; and what takes a client that was told back to a savepoint before the error.
 //!
 //! A destructor that closes a cursor or deallocates a statement, a savepoint that a wrapper leaves, a ping without a
 //! statement: the error would go into an answer that no program reads. Each of these is undone with the transaction, or
@@ -21,7 +21,7 @@ use crate::{
 const LO_CLOSE: [u8; 4] = 953_u32.to_be_bytes();
 
 impl Session {
-    /// Answers a frame of a client that has not been told, if it can be done without the server; `None` if not.
+    /// Answers a frame in the server's place, if it can be done; `None` if not.
     pub(super) fn imitate(&mut self, frame: Frame<'_>, now: Instant) -> Option<Verdict> {
         let in_block = self.state.status == TransactionStatus::Failed;
         let telling = self
@@ -31,26 +31,38 @@ impl Session {
         if !in_block || !frame.whole {
             return None;
         }
+        let told = telling.told();
         match FrontendTag::from(frame.tag) {
             FrontendTag::Query => {
                 let (text, _) = wire::cstr(frame.body)?;
-                let list = sql::inert(text, self.state.lexing)?;
+                let (list, all) = sql::inert(text, self.state.lexing);
+                if told && !goes_back(&list) || !all && !savepoints_alone(&list) {
+                    return None;
+                }
                 let savepoints = after(&list, telling.savepoints())?;
                 // As exec_simple_query does.
                 self.state.prepared.replaced();
                 self.state.prepared.statement_closed(b"");
                 self.run(&list, savepoints, now);
+                if !all {
+                    return Some(self.refuse(frame, now));
+                }
                 originate::ready_for_query(ReadyStatus::Transaction, &mut self.to_client);
             }
-            FrontendTag::Parse => self.imitate_parse(frame)?,
-            FrontendTag::Bind => self.imitate_bind(frame)?,
-            FrontendTag::Describe => self.imitate_describe(frame)?,
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body)?;
                 let list = self.inert(&self.state.portal(portal))?;
+                if told && !goes_back(&list) {
+                    return None;
+                }
                 let savepoints = after(&list, telling.savepoints())?;
                 self.run(&list, savepoints, now);
             }
+            // The server takes what prepares a ROLLBACK TO.
+            _ if told => return None,
+            FrontendTag::Parse => self.imitate_parse(frame)?,
+            FrontendTag::Bind => self.imitate_bind(frame)?,
+            FrontendTag::Describe => self.imitate_describe(frame)?,
             FrontendTag::FunctionCall if frame.body.starts_with(&LO_CLOSE) => {
                 // What it would have closed was closed with the transaction; 0 is success.
                 let binary = frame.body.ends_with(&[0, 1]);
@@ -112,7 +124,8 @@ impl Session {
     /// The statements of a prepared text, of which a batch has one at most.
     fn inert(&self, text: &Text) -> Option<Vec<Inert>> {
         let sql = text.sql.as_deref().filter(|_| text.certain)?;
-        sql::inert(sql.as_bytes(), self.state.lexing).filter(|list| list.len() <= 1)
+        let (list, all) = sql::inert(sql.as_bytes(), self.state.lexing);
+        (all && list.len() <= 1).then_some(list)
     }
 
     fn run(&mut self, list: &[Inert], savepoints: Savepoints, now: Instant) {
@@ -138,7 +151,7 @@ impl Session {
             originate::empty_query_response(&mut self.to_client);
         }
         if let Some(telling) = &mut self.telling {
-            telling.set_savepoints(savepoints);
+            telling.carried_out(savepoints);
         }
         if !closes.is_empty() {
             self.close_names(&closes, now);
@@ -168,6 +181,23 @@ impl Session {
         };
         self.state.sent(frame, now);
     }
+}
+
+/// Whether a failed block would let this through and be whole again.
+fn goes_back(list: &[Inert]) -> bool {
+    matches!(list, [Inert::RollbackTo(_), ..])
+}
+
+/// Whether these come before another statement as a driver's own savepoint does. What takes effect at once may not be
+/// carried out there: of a list that does not parse the server carries out nothing.
+fn savepoints_alone(list: &[Inert]) -> bool {
+    let of_savepoint = |statement: &Inert| {
+        matches!(
+            statement,
+            Inert::Savepoint(_) | Inert::Release(_) | Inert::RollbackTo(_)
+        )
+    };
+    !list.is_empty() && list.iter().all(of_savepoint)
 }
 
 /// The savepoints after these statements, if every name is known to be open.

@@ -207,8 +207,8 @@ impl State {
     /// The statement that the next command of a text deallocates, where that is known.
     fn deallocated(&self, text: &Text) -> Option<Identifier> {
         let sql = text.sql.as_deref().filter(|_| text.certain)?;
-        let mut list = sql::inert(sql.as_bytes(), self.lexing)?;
-        match list.drain(..).nth(self.completed)? {
+        let (list, _) = sql::inert(sql.as_bytes(), self.lexing);
+        match list.into_iter().nth(self.completed)? {
             Inert::Deallocate(name) => Some(name),
             Inert::Savepoint(_)
             | Inert::Release(_)

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Telling {
     report: originate::Report,
-    /// Whether the client has been sent an error.
+    /// Whether the client has been sent an error, after which it has not gone back to a savepoint.
     told: bool,
     due: Due,
     /// The savepoints that the client believes to be open.
@@ -81,9 +81,14 @@ impl Telling {
         }
     }
 
-    /// Whether the client is still to be told, by the first request that cannot be carried out.
+    /// Whether the next request that cannot be carried out draws the error.
     pub(super) fn waits_for_request(&self) -> bool {
-        !self.told && self.due == Due::Request
+        self.due == Due::Request
+    }
+
+    /// Whether the client has been sent an error, after which it has not gone back to a savepoint.
+    pub(super) fn told(&self) -> bool {
+        self.told
     }
 
     /// The savepoints that the client believes to be open.
@@ -94,6 +99,12 @@ impl Telling {
     /// Notes the savepoints that the client believes to be open.
     pub(super) fn set_savepoints(&mut self, savepoints: Savepoints) {
         self.savepoints = savepoints;
+    }
+
+    /// Notes that the client believes its block to be whole, with these savepoints open.
+    pub(super) fn carried_out(&mut self, savepoints: Savepoints) {
+        self.savepoints = savepoints;
+        self.told = false;
     }
 
     /// Notes that so many answers of the server will be for us.
@@ -132,6 +143,14 @@ impl Session {
             } else {
                 self.pass_client(frame, now)
             };
+        }
+        if due == Some(Due::Batch)
+            && tag == FrontendTag::Close
+            && self.state.status == TransactionStatus::Failed
+            && let Some(telling) = &mut self.telling
+        {
+            // The batch would have gone on; libraries close a cursor so and read no answer.
+            telling.due = Due::Request;
         }
         if let Some(verdict) = self.imitate(frame, now) {
             return verdict;
@@ -325,7 +344,7 @@ impl Session {
     }
 
     /// Answers a request with our error; a batch has failed with it and is discarded up to its Sync.
-    fn refuse(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+    pub(super) fn refuse(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         self.tell();
         let tag = FrontendTag::from(frame.tag);
         if tag == FrontendTag::Sync {

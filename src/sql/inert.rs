@@ -29,28 +29,32 @@ pub enum Inert {
     Unlisten,
 }
 
-/// The statements of a text that has no others; an empty text, or one of comments alone, has none at all.
+/// The statements of this kind at the front of a text, up to the first of another kind, and whether they are all of it. An
+/// empty text, or one of comments alone, has none at all.
 ///
 /// `text` may be in any encoding and need not be valid in it.
-pub fn inert(text: &[u8], lexing: Lexing) -> Option<Vec<Inert>> {
+pub fn inert(text: &[u8], lexing: Lexing) -> (Vec<Inert>, bool) {
+    let mut statements = Vec::new();
     if lexing.client_only_encoding && !text.is_ascii() {
-        return None;
+        return (statements, false);
     }
     let mut lexer = Lexer::new(text, !lexing.standard_conforming_strings);
-    let mut statements = Vec::new();
     let mut tokens = Vec::new();
     loop {
         let token = lexer.next();
         if let Token::Semicolon | Token::End = token {
             if !tokens.is_empty() {
-                statements.push(statement(&tokens)?);
+                let Some(statement) = statement(&tokens) else {
+                    return (statements, false);
+                };
+                statements.push(statement);
                 tokens.clear();
             }
             if token == Token::End {
-                return Some(statements);
+                return (statements, true);
             }
         } else if tokens.len() == MAX_TOKENS || statements.len() == MAX_STATEMENTS {
-            return None;
+            return (statements, false);
         } else {
             tokens.push(token);
         }
@@ -115,34 +119,35 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> String {
-        format!("{:?}", inert(text.as_bytes(), Lexing::default()))
+        let (statements, all) = inert(text.as_bytes(), Lexing::default());
+        format!("{statements:?}{}", if all { "" } else { " …" })
     }
 
     #[test]
     fn statements_that_a_rollback_undoes_are_known_by_name() {
         for (text, expected) in [
-            ("", "Some([])"),
-            ("/* ping */ -- and more", "Some([])"),
-            (";;", "Some([])"),
-            ("savepoint a", r#"Some([Savepoint("a")])"#),
-            ("SAVEPOINT \"A \"\" b\";", r#"Some([Savepoint("A \" b")])"#),
-            ("Release A", r#"Some([Release("a")])"#),
-            ("RELEASE SAVEPOINT a", r#"Some([Release("a")])"#),
-            ("RELEASE SAVEPOINT", r#"Some([Release("savepoint")])"#),
-            ("ROLLBACK TO a", r#"Some([RollbackTo("a")])"#),
-            ("ROLLBACK WORK TO SAVEPOINT a", r#"Some([RollbackTo("a")])"#),
+            ("", "[]"),
+            ("/* ping */ -- and more", "[]"),
+            (";;", "[]"),
+            ("savepoint a", r#"[Savepoint("a")]"#),
+            ("SAVEPOINT \"A \"\" b\";", r#"[Savepoint("A \" b")]"#),
+            ("Release A", r#"[Release("a")]"#),
+            ("RELEASE SAVEPOINT a", r#"[Release("a")]"#),
+            ("RELEASE SAVEPOINT", r#"[Release("savepoint")]"#),
+            ("ROLLBACK TO a", r#"[RollbackTo("a")]"#),
+            ("ROLLBACK WORK TO SAVEPOINT a", r#"[RollbackTo("a")]"#),
             (
                 "DEALLOCATE pdo_stmt_00000001",
-                r#"Some([Deallocate("pdo_stmt_00000001")])"#,
+                r#"[Deallocate("pdo_stmt_00000001")]"#,
             ),
-            ("DEALLOCATE PREPARE a", r#"Some([Deallocate("a")])"#),
-            ("DEALLOCATE PREPARE", r#"Some([Deallocate("prepare")])"#),
-            ("DEALLOCATE \"all\"", r#"Some([Deallocate("all")])"#),
-            ("CLOSE c", r#"Some([CloseCursor("c")])"#),
-            ("UNLISTEN *", "Some([Unlisten])"),
+            ("DEALLOCATE PREPARE a", r#"[Deallocate("a")]"#),
+            ("DEALLOCATE PREPARE", r#"[Deallocate("prepare")]"#),
+            ("DEALLOCATE \"all\"", r#"[Deallocate("all")]"#),
+            ("CLOSE c", r#"[CloseCursor("c")]"#),
+            ("UNLISTEN *", "[Unlisten]"),
             (
                 "SAVEPOINT s;DEALLOCATE \"_PLAN1\";RELEASE s",
-                r#"Some([Savepoint("s"), Deallocate("_PLAN1"), Release("s")])"#,
+                r#"[Savepoint("s"), Deallocate("_PLAN1"), Release("s")]"#,
             ),
         ] {
             assert_eq!(said(text), expected, "{text}");
@@ -164,12 +169,21 @@ mod tests {
             "CLOSE ALL",
             "UNLISTEN",
             "SELECT 1",
-            "SAVEPOINT a; SELECT 1",
-            "SAVEPOINT a; COMMIT",
             "/* open",
         ] {
-            assert_eq!(said(text), "None", "{text}");
+            assert_eq!(said(text), "[] …", "{text}");
         }
-        assert_eq!(said(&"SAVEPOINT a;".repeat(17)), "None");
+    }
+
+    #[test]
+    fn what_comes_before_another_statement_is_known() {
+        for text in [
+            "SAVEPOINT a; SELECT 1",
+            ";SAVEPOINT a;; COMMIT; SAVEPOINT b",
+        ] {
+            assert_eq!(said(text), r#"[Savepoint("a")] …"#, "{text}");
+        }
+        let many = "SAVEPOINT a;".repeat(MAX_STATEMENTS + 1);
+        assert!(said(&many).ends_with('…'));
     }
 }

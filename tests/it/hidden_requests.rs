@@ -27,21 +27,15 @@ use crate::support::{
     dba::Dba,
     frontend::messages,
     proxy::Proxy,
+    request::{
+        Packet,
+        Request::{self, Sql, Wire},
+        SPEECHES, Speech, readies,
+    },
     server::{Server, on_every_server, versions},
     wait_for,
     wire::Client,
 };
-
-/// What a library sends by itself.
-#[derive(Clone, Copy, Debug)]
-enum Request {
-    /// A statement, which can be sent in every way.
-    Sql(&'static str),
-    /// Messages in the notation of [`messages`].
-    Wire(&'static str),
-}
-
-use Request::{Sql, Wire};
 
 /// The hidden requests. Before them there are the statement `plan`, the savepoint `sp`, the cursor `c` and a large
 /// object that is open.
@@ -199,25 +193,6 @@ name = "stalled"
 stalled = { rollback = "150ms" }
 "#;
 
-/// How a statement is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speech {
-    Simple,
-    /// One batch.
-    Extended,
-    /// Parse, Describe and the rest in batches of their own, as pg8000 does.
-    Batches,
-    /// By a statement that was prepared before the transaction began.
-    Prepared,
-}
-
-const SPEECHES: [Speech; 4] = [
-    Speech::Simple,
-    Speech::Extended,
-    Speech::Batches,
-    Speech::Prepared,
-];
-
 /// How the hidden request and the end go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Together {
@@ -272,49 +247,6 @@ fn cases(position: usize, server: usize) -> Vec<Case> {
         }
     }
     cases
-}
-
-/// Messages that are written at once.
-type Packet = Vec<Vec<u8>>;
-
-impl Request {
-    /// Its packets. A `name` is the statement's.
-    fn packets(self, speech: Speech, name: &str) -> Vec<Packet> {
-        let Sql(sql) = self else {
-            return vec![self.prepared(name)];
-        };
-        let speech = if is_list(sql) { Speech::Simple } else { speech };
-        let packets = match speech {
-            Speech::Simple => vec![format!("Q {sql}")],
-            Speech::Extended => vec![format!("P - {sql} | B - - | D P - | E - | S")],
-            Speech::Batches => vec![
-                format!("P {name}_late {sql} | S"),
-                format!("D S {name}_late | S"),
-                format!("B - {name}_late | E - | S"),
-            ],
-            Speech::Prepared => vec![format!("B - {name} | E - | S")],
-        };
-        packets.iter().map(|packet| messages(packet)).collect()
-    }
-
-    /// What prepares it for [`Speech::Prepared`]; its messages where they are given.
-    fn prepared(self, name: &str) -> Packet {
-        match self {
-            Wire(notation) => messages(notation),
-            Sql(sql) => messages(&format!("P {name} {sql} | S")),
-        }
-    }
-}
-
-/// Whether it is more than one statement, which a batch cannot run.
-fn is_list(sql: &str) -> bool {
-    sql.trim_matches([';', ' ', '\n', '\t']).contains([';'])
-}
-
-/// How many ReadyForQuery the messages earn.
-fn readies(packet: &Packet) -> usize {
-    let earns = |message: &&Vec<u8>| b"QSF".contains(&message[0]);
-    packet.iter().filter(earns).count()
 }
 
 /// How many transactions of each server process pgidle has ended, as its audit file says.
@@ -518,13 +450,11 @@ impl<'a> Player<'a> {
         let row = self.stage.rows.fetch_add(2, Ordering::Relaxed);
         let mut prepare = messages("Q DEALLOCATE ALL | Q PREPARE plan AS SELECT 1");
         for (index, request) in case.hidden.iter().enumerate() {
-            if let Sql(sql) = request
-                && !is_list(sql)
-            {
+            if let (Sql(_), false) = (request, request.is_list()) {
                 prepare.extend(request.prepared(&format!("hidden_{index}")));
             }
         }
-        if !is_list(case.end) {
+        if !Sql(case.end).is_list() {
             prepare.extend(Sql(case.end).prepared("end"));
         }
         self.client.send(&prepare.concat());
@@ -543,7 +473,8 @@ impl<'a> Player<'a> {
         // With one Sync the error of what came before is the answer to the end too.
         let joined = case.together == Together::Sync || self.is_in_batch(case);
         if !ROLLBACKS.contains(&case.end) {
-            if has_tag(&end, "ROLLBACK") {
+            // The tag may be that of a ROLLBACK TO before it.
+            if has_tag(&end, "ROLLBACK") && !(joined && is_told(&end)) {
                 return told("LIE");
             }
             if !is_told(&end) && !(has_error(&end) && (joined || LISTS.contains(&case.end))) {

@@ -6,6 +6,7 @@ use crate::support::{
     dba::Dba,
     frontend::messages,
     proxy::Proxy,
+    request::readies,
     server::{Server, newest, on_every_server},
     wire::Client,
 };
@@ -39,7 +40,7 @@ const STATEMENTS: &[Sequence] = &[
         "pdo",
         &["P pdo_stmt_00000001 SELECT v FROM t | S"],
         &[
-            ("Q DEALLOCATE pdo_stmt_00000001", "E 25P03 / Z E"),
+            ("Q DEALLOCATE pdo_stmt_00000001", "C DEALLOCATE / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
@@ -47,7 +48,7 @@ const STATEMENTS: &[Sequence] = &[
         "dbd_pg",
         &["P dbdpg_p1_1 SELECT v FROM t | S"],
         &[
-            ("Q DEALLOCATE dbdpg_p1_1", "E 25P03 / Z E"),
+            ("Q DEALLOCATE dbdpg_p1_1", "C DEALLOCATE / Z T"),
             ("Q commit", LATE),
         ],
     ),
@@ -55,14 +56,17 @@ const STATEMENTS: &[Sequence] = &[
         "tdbc",
         &["P statement2 SELECT v FROM t | S"],
         &[
-            ("Q DEALLOCATE statement2", "E 25P03 / Z E"),
+            ("Q DEALLOCATE statement2", "C DEALLOCATE / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
     sequence(
         "soci",
         &["P st_1 SELECT v FROM t | S"],
-        &[("Q DEALLOCATE st_1", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[
+            ("Q DEALLOCATE st_1", "C DEALLOCATE / Z T"),
+            ("Q COMMIT", LATE),
+        ],
     ),
     sequence(
         "psqlodbc",
@@ -70,7 +74,7 @@ const STATEMENTS: &[Sequence] = &[
         &[
             (
                 "Q SAVEPOINT _per_query_svp_;DEALLOCATE \"_PLAN0x1\";RELEASE _per_query_svp_",
-                "E 25P03 / Z E",
+                "C SAVEPOINT / C DEALLOCATE / C RELEASE / Z T",
             ),
             ("Q COMMIT", LATE),
         ],
@@ -78,12 +82,18 @@ const STATEMENTS: &[Sequence] = &[
     sequence(
         "activerecord",
         &["P a1 SELECT v FROM t | S"],
-        &[("Q DEALLOCATE a1", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[
+            ("Q DEALLOCATE a1", "C DEALLOCATE / Z T"),
+            ("Q COMMIT", LATE),
+        ],
     ),
     sequence(
         "pgx",
         &["P s SELECT v FROM t | S"],
-        &[("Q deallocate \"s\"", "E 25P03 / Z E"), ("Q commit", LATE)],
+        &[
+            ("Q deallocate \"s\"", "C DEALLOCATE / Z T"),
+            ("Q commit", LATE),
+        ],
     ),
     sequence(
         "lib_pq",
@@ -121,29 +131,38 @@ const CURSORS: &[Sequence] = &[
         "django_iterator",
         &["Q DECLARE \"_django_curs_1\" NO SCROLL CURSOR WITHOUT HOLD FOR SELECT v FROM t"],
         &[
-            ("Q CLOSE \"_django_curs_1\"", "E 25P03 / Z E"),
+            ("Q CLOSE \"_django_curs_1\"", "C CLOSE CURSOR / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
     sequence(
         "sqlalchemy_server_side",
         &["Q DECLARE \"c_1\" CURSOR WITHOUT HOLD FOR SELECT v FROM t"],
-        &[("Q CLOSE \"c_1\"", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[
+            ("Q CLOSE \"c_1\"", "C CLOSE CURSOR / Z T"),
+            ("Q COMMIT", LATE),
+        ],
     ),
     sequence(
         "libpqxx_cursor",
         &["Q DECLARE \"c_1\" SCROLL CURSOR FOR SELECT v FROM t FOR READ ONLY"],
-        &[("Q CLOSE \"c_1\"", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[
+            ("Q CLOSE \"c_1\"", "C CLOSE CURSOR / Z T"),
+            ("Q COMMIT", LATE),
+        ],
     ),
     sequence(
         "libpqxx_receiver",
         &["Q LISTEN \"news\""],
-        &[("Q UNLISTEN \"news\"", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[
+            ("Q UNLISTEN \"news\"", "C UNLISTEN / Z T"),
+            ("Q COMMIT", LATE),
+        ],
     ),
     sequence(
         "psycopg2_lobject",
         &["Q SELECT lo_open(lo_create(0), 131072)"],
-        &[("F 953 0", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[("F 953 0", "V \\0\\0\\0\\u{1}0 / Z T"), ("Q COMMIT", LATE)],
     ),
     sequence(
         "pgjdbc_closed_cursor",
@@ -166,8 +185,8 @@ const SAVEPOINTS: &[Sequence] = &[
         "django_nested_atomic",
         &["Q SAVEPOINT \"s1_x1\""],
         &[
-            ("Q ROLLBACK TO SAVEPOINT \"s1_x1\"", "E 25P03 / Z E"),
-            ("Q RELEASE SAVEPOINT \"s1_x1\"", "E 25P02 / Z E"),
+            ("Q ROLLBACK TO SAVEPOINT \"s1_x1\"", "C ROLLBACK / Z T"),
+            ("Q RELEASE SAVEPOINT \"s1_x1\"", "C RELEASE / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
@@ -175,7 +194,7 @@ const SAVEPOINTS: &[Sequence] = &[
         "django_nested_atomic_released",
         &["Q SAVEPOINT \"s1_x1\""],
         &[
-            ("Q RELEASE SAVEPOINT \"s1_x1\"", "E 25P03 / Z E"),
+            ("Q RELEASE SAVEPOINT \"s1_x1\"", "C RELEASE / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
@@ -184,14 +203,14 @@ const SAVEPOINTS: &[Sequence] = &[
         &["Q SAVEPOINT sp_1"],
         &[(
             "Q ROLLBACK TO sp_1 | Q COMMIT",
-            "E 25P03 / Z E / E 25P03 / Z I",
+            "C ROLLBACK / Z T / E 25P03 / Z I",
         )],
     ),
     sequence(
         "libpqxx_subtransaction",
         &["Q SAVEPOINT \"a_1\""],
         &[
-            ("Q ROLLBACK TO SAVEPOINT \"a_1\"", "E 25P03 / Z E"),
+            ("Q ROLLBACK TO SAVEPOINT \"a_1\"", "C ROLLBACK / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
@@ -201,7 +220,7 @@ const SAVEPOINTS: &[Sequence] = &[
         &[
             (
                 "P b2 rollback to \"s0\" | D S b2 | B - b2 | E - | S",
-                "1 / t / n / E 25P03 / Z E",
+                "1 / t / n / 2 / C ROLLBACK / Z T",
             ),
             (
                 "P b3 commit | D S b3 | B - b3 | E - | S",
@@ -215,7 +234,7 @@ const SAVEPOINTS: &[Sequence] = &[
         &[
             (
                 "P - RELEASE SAVEPOINT \"a\" | B - - | E - | S",
-                "E 25P03 / Z E",
+                "1 / 2 / C RELEASE / Z T",
             ),
             ("P S_1 COMMIT | B - S_1 | E - | S", "1 / 2 / E 25P03 / Z I"),
         ],
@@ -226,9 +245,12 @@ const SAVEPOINTS: &[Sequence] = &[
         &[
             (
                 "Q SAVEPOINT PGJDBC_AUTOSAVE | P - UPDATE t SET v = v | B - - | D P - | E - | S",
-                "E 25P03 / Z E / E 25P02 / Z E",
+                "C SAVEPOINT / Z T / E 25P03 / Z E",
             ),
-            ("Q ROLLBACK TO SAVEPOINT PGJDBC_AUTOSAVE", "E 25P03 / Z E"),
+            (
+                "Q ROLLBACK TO SAVEPOINT PGJDBC_AUTOSAVE",
+                "C ROLLBACK / Z T",
+            ),
             ("P S_1 COMMIT | B - S_1 | E - | S", "1 / 2 / E 25P03 / Z I"),
         ],
     ),
@@ -238,11 +260,11 @@ const SAVEPOINTS: &[Sequence] = &[
         &[
             (
                 "Q SAVEPOINT _EXEC_SVP_0x1;UPDATE t SET v = v",
-                "E 25P03 / Z E",
+                "C SAVEPOINT / E 25P03 / Z E",
             ),
             (
                 "Q ROLLBACK TO _EXEC_SVP_0x1;RELEASE _EXEC_SVP_0x1",
-                "E 25P03 / Z E",
+                "C ROLLBACK / C RELEASE / Z T",
             ),
             ("Q COMMIT", LATE),
         ],
@@ -252,7 +274,7 @@ const SAVEPOINTS: &[Sequence] = &[
         &["Q SAVEPOINT \"s1\";"],
         &[
             ("Q UPDATE t SET v = v", "E 25P03 / Z E"),
-            ("Q ROLLBACK TO SAVEPOINT \"s1\";", "E 25P03 / Z E"),
+            ("Q ROLLBACK TO SAVEPOINT \"s1\";", "C ROLLBACK / Z T"),
             ("Q COMMIT", LATE),
         ],
     ),
@@ -269,31 +291,27 @@ const PINGS: &[Sequence] = &[
         "dbd_pg_ping",
         &[],
         &[
-            ("Q /* DBD::Pg ping test v3.16.0 */", "E 25P03 / Z E"),
+            ("Q /* DBD::Pg ping test v3.16.0 */", "I / Z T"),
             ("Q commit", LATE),
         ],
     ),
     sequence(
         "soci_ping",
         &[],
-        &[("Q /* ping */", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[("Q /* ping */", "I / Z T"), ("Q COMMIT", LATE)],
     ),
-    sequence(
-        "pgx_ping",
-        &[],
-        &[("Q ;", "E 25P03 / Z E"), ("Q commit", LATE)],
-    ),
+    sequence("pgx_ping", &[], &[("Q ;", "I / Z T"), ("Q commit", LATE)]),
     sequence(
         "deadpool_ping",
         &[],
-        &[("Q ", "E 25P03 / Z E"), ("Q COMMIT", LATE)],
+        &[("Q ", "I / Z T"), ("Q COMMIT", LATE)],
     ),
     sequence("sqlx_ping", &[], &[("S", "Z T"), ("Q COMMIT", LATE)]),
     sequence(
         "pgjdbc_isvalid",
         &[],
         &[
-            ("P -  | B - - | D P - | E - | S", "1 / E 25P03 / Z E"),
+            ("P -  | B - - | D P - | E - | S", "1 / 2 / n / I / Z T"),
             ("P S_1 COMMIT | B - S_1 | E - | S", "1 / 2 / E 25P03 / Z I"),
         ],
     ),
@@ -320,8 +338,9 @@ const PINGS: &[Sequence] = &[
 fn answers(client: &mut Client, packet: &str) -> String {
     let packet = messages(packet);
     client.send(&packet.concat());
-    let readies = packet.iter().filter(|message| b"QSF".contains(&message[0]));
-    let answers: Vec<_> = readies.map(|_| client.until_ready()).collect();
+    let answers: Vec<_> = (0..readies(&packet))
+        .map(|_| client.until_ready())
+        .collect();
     answers.join(" / ")
 }
 

@@ -13,6 +13,7 @@
 mod support;
 
 mod age;
+mod answered_as_natively;
 mod audit;
 mod bank;
 mod cancel;

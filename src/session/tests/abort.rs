@@ -378,7 +378,8 @@ fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
          +1s
          S: C ROLLBACK | C BEGIN | E 22P02 | Z E
          C: Q ROLLBACK TO a
-         S: E 3B001 | Z E",
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
         &expect![[r#"
             C: Q BEGIN
               > Q BEGIN
@@ -398,9 +399,11 @@ fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
               * transaction enforced of 3 statement(s)
               * idle rollback rolled_back at 1s in "idle in transaction (aborted)" after 1s
             C: Q ROLLBACK TO a
-              > Q ROLLBACK TO a
-            S: E 3B001 | Z E
-              < E 25P03 (ours) | Z E
+              < C ROLLBACK | Z T
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
         "#]],
     );
 }

@@ -215,7 +215,8 @@ fn a_batch_that_failed_is_synced_and_aborted() {
          C: P - SELECT 1 | B - - | E - | S
          S: Z E
          C: Q ROLLBACK TO a
-         S: E 3B001 | Z E",
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
         &expect![[r#"
             C: Q BEGIN
               > Q BEGIN
@@ -241,9 +242,11 @@ fn a_batch_that_failed_is_synced_and_aborted() {
             S: Z E
               < Z E
             C: Q ROLLBACK TO a
-              > Q ROLLBACK TO a
-            S: E 3B001 | Z E
-              < E 25P03 (ours) | Z E
+              < C ROLLBACK | Z T
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < E 25P03 (ours) | Z I
         "#]],
     );
 }

@@ -205,7 +205,7 @@ fn lists_chains_and_savepoints_are_refused() {
         "RELEASE a",
         "DEALLOCATE ALL",
         "CLOSE ALL",
-        "SAVEPOINT a; SELECT 1",
+        "DEALLOCATE a; SELECT 1",
         "ROLLBACK PREPARED 'a'",
         "BEGIN",
         "SELECT 1; COMMIT",
@@ -670,6 +670,128 @@ fn a_batch_of_what_a_rollback_undoes_is_answered_as_natively() {
           > S
         S: Z E
           < Z E
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn a_client_that_was_told_goes_back_to_a_savepoint_and_is_told_again() {
+    let mut player = untold_in_savepoint();
+    player.play(
+        "C: Q SELECT 1
+         C: Q RELEASE a
+         S: E 25P02 | Z E
+         C: Q ROLLBACK TO a
+         C: Q SELECT 1
+         C: P s ROLLBACK TO a | DS s | B - s | E - | S
+         S: 1
+         S: t | n
+         S: 2
+         S: Z E
+         C: Q RELEASE a
+         C: Q SELECT 1
+         C: Q ROLLBACK TO a
+         S: E 3B001 | Z E
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+    );
+    expect![[r#"
+        C: Q SELECT 1
+          < E 25P03 (ours) | Z E
+        C: Q RELEASE a
+          > Q RELEASE a
+        S: E 25P02 | Z E
+          < E 25P02 | Z E
+        C: Q ROLLBACK TO a
+          < C ROLLBACK | Z T
+        C: Q SELECT 1
+          < E 25P03 (ours) | Z E
+        C: P s ROLLBACK TO a | DS s | B - s | E - | S
+          > P s- ROLLBACK TO a | H
+        S: 1
+          < 1
+          > D | H
+        S: t | n
+          < t | n
+          > B | H
+        S: 2
+          < 2
+          > S
+          < C ROLLBACK
+        S: Z E
+          < Z T
+        C: Q RELEASE a
+          < C RELEASE | Z T
+        C: Q SELECT 1
+          < E 25P03 (ours) | Z E
+        C: Q ROLLBACK TO a
+          > Q ROLLBACK TO a
+        S: E 3B001 | Z E
+          < E 25P03 (ours) | Z E
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+/// As drivers do that put a savepoint before each statement, in the same Query.
+#[test]
+fn a_savepoint_before_a_statement_that_is_refused_is_one_to_go_back_to() {
+    let mut player = untold_in_savepoint();
+    player.play(
+        "C: Q SAVEPOINT b;INSERT INTO t VALUES (1)
+         C: Q ROLLBACK TO b;RELEASE b
+         C: Q RELEASE b;SELECT 1
+         C: Q ROLLBACK TO a; SELECT 1
+         C: Q COMMIT
+         S: C ROLLBACK | Z I",
+    );
+    expect![[r#"
+        C: Q SAVEPOINT b;INSERT INTO t VALUES (1)
+          < C SAVEPOINT | E 25P03 (ours) | Z E
+        C: Q ROLLBACK TO b;RELEASE b
+          < C ROLLBACK | C RELEASE | Z T
+        C: Q RELEASE b;SELECT 1
+          < E 25P03 (ours) | Z E
+        C: Q ROLLBACK TO a; SELECT 1
+          < C ROLLBACK | E 25P03 (ours) | Z E
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn a_batch_that_was_ended_is_closed_without_being_told() {
+    let mut player = Player::new("stalled: rollback 1s");
+    player.play(
+        "C: Q BEGIN
+         S: C BEGIN | Z T
+         C: P - SELECT 1 | B c - | E c | H
+         S: 1 | 2 | s
+         +1s
+         S: E 42601
+         S: Z E
+         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
+    );
+    player.transcript.clear();
+    player.play("C: CP c | S\nS: 3\nS: Z E\nC: Q COMMIT\nS: C ROLLBACK | Z I");
+    expect![[r#"
+        C: CP c | S
+          > C | H
+        S: 3
+          < 3
+          > S
+        S: Z E
+          < Z T
+        C: Q COMMIT
+          > Q COMMIT
+        S: C ROLLBACK | Z I
+          < E 25P03 (ours) | Z I
     "#]]
     .assert_eq(&player.transcript);
 }

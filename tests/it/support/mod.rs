@@ -11,6 +11,7 @@ pub(crate) mod pooler;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod realm;
+pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod slow;
 pub(crate) mod valve;
