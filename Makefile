@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers waits test-next test-postgres
+.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers drivers-all waits test-next test-postgres
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -52,6 +52,11 @@ hidden-requests: setup ## Send every hidden request and every COMMIT in every wa
 
 drivers: setup ## Write the table of docs/drivers.md anew
 	WRITE_DRIVERS=1 cargo test --locked --test it the_table_of_drivers
+
+drivers-all: setup ## Play what some forty libraries do before a late COMMIT, and write the second table of docs/drivers.md
+	$(call step,libraries,scripts/setup-drivers.sh)
+	cargo build --locked --example rust_drivers
+	cargo test --locked --test it no_library_reports -- --ignored --nocapture
 
 waits: setup ## Write the table of docs/waits.md anew
 	WRITE_WAITS=1 cargo test --locked --test it the_table_of_waits

@@ -25,6 +25,7 @@ mod gss;
 mod hidden_requests;
 mod idle_in_transaction;
 mod leaving;
+mod libraries;
 mod library_sequences;
 mod listening;
 mod neighbours;
