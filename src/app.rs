@@ -20,8 +20,8 @@ use crate::{
 /// How often a drain looks whether the last session has gone.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// How long sessions that were told to end at once may take to say so to their clients.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// How long sessions that were told to end at once may take to end what runs in them, and to say so to their clients.
+const FAREWELL: Duration = Duration::from_secs(6);
 
 /// Reads the settings, and looks whether they make sense on this machine: pgidle must not be its own server.
 ///

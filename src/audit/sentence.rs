@@ -148,6 +148,15 @@ fn done(incident: &Incident) -> &'static str {
         Outcome::Released => "its transaction was released and begins anew when the client speaks",
         Outcome::NotReleasable => "it could not be released, and the next limit stands",
         Outcome::Moot => "it went on by itself before anything was done",
+        Outcome::NextCancelled => {
+            "its transaction ended by itself, and what came next was cancelled in its place"
+        }
+        Outcome::Unknown => {
+            "what ran was cancelled, and whether any of it was committed is unknown"
+        }
+        Outcome::CommitNotAwaited => {
+            "its commit was kept from waiting for a standby, which may not have it"
+        }
         Outcome::Terminated => "the session was ended",
         Outcome::NotPossible if incident.why.is_some() => {
             "nothing was done, and the next limit stands"
@@ -295,10 +304,10 @@ mod tests {
     fn check_damage(locks: Vec<Lock>, blocked: Vec<Waiter>, expected: &Expect) {
         let damage = Damage {
             at: tokio::time::Instant::now().into_std(),
-            wait_event: None,
             locks,
             blocked: Some(blocked),
             xmin_age: None,
+            awaits_standby: None,
         };
         expected.assert_eq(&holds(&damage));
     }

@@ -40,7 +40,7 @@ pub(super) struct Seen {
     pub(super) database: String,
     pub(super) user: String,
     pub(super) xmin_age: Option<i32>,
-    pub(super) wait_event: Option<Arc<str>>,
+    pub(super) awaits_standby: Option<bool>,
 }
 
 /// Takes an answer from its rows, and each text but once.
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
             database: name("database")?,
             user: name("role")?,
             xmin_age: row.try_get("xmin_age")?,
-            wait_event: self.text(row, "waits_for")?,
+            awaits_standby: row.try_get("awaits_standby")?,
         };
         self.answer.sessions.push(seen);
         Ok(())

@@ -95,18 +95,21 @@ WITH sessions AS MATERIALIZED (
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 )
 SELECT 'session' AS what, pid, datname::text AS database, usename::text AS role, age(backend_xmin) AS xmin_age,
-    wait_event AS waits_for, NULL AS relation, NULL AS mode, NULL::bool AS fastpath, NULL AS application_name,
+    -- Who may not see the process's state does not see either what it waits for.
+    CASE WHEN current_setting('synchronous_standby_names') = '' THEN false
+        WHEN state IS NOT NULL THEN coalesce(wait_event = 'SyncRep', false) END AS awaits_standby,
+    NULL AS waits_for, NULL AS relation, NULL AS mode, NULL::bool AS fastpath, NULL AS application_name,
     NULL AS backend_type, NULL::bytea AS statement, NULL AS encoding, NULL::int8 AS waiting_us, NULL::int4[] AS blocked_by,
     NULL::int4[] AS suspects, NULL::text[] AS prepared
 FROM activity
 WHERE pid IN (SELECT pid FROM sessions)
 UNION ALL
-SELECT 'lock', l.pid, NULL, NULL, NULL, l.locktype, n.name, l.mode, l.fastpath, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+SELECT 'lock', l.pid, NULL, NULL, NULL, NULL, l.locktype, n.name, l.mode, l.fastpath, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     NULL
 FROM locks l LEFT JOIN named n ON n.oid = l.relation AND l.database IN (0, n.database)
 WHERE l.granted
 UNION ALL
-SELECT 'waiter', coalesce(a.leader, w.pid), NULL, s.usename::text, NULL, w.waits_for, n.name, w.mode, NULL,
+SELECT 'waiter', coalesce(a.leader, w.pid), NULL, s.usename::text, NULL, NULL, w.waits_for, n.name, w.mode, NULL,
     s.application_name, s.backend_type, substr(textsend(s.query), 1, {max_text}), s.encoding,
     (extract(epoch FROM clock_timestamp() - w.waitstart) * 1000000)::int8, w.blocked_by, w.suspects, w.prepared
 FROM waiting w

@@ -38,7 +38,7 @@ impl Answer {
             let is_known = !queue.is_empty() || self.sees_all && !self.suspects.contains(&pid);
             let damage = Damage {
                 at,
-                wait_event: seen.wait_event,
+                awaits_standby: seen.awaits_standby,
                 locks: Vec::new(),
                 blocked: is_known.then_some(queue),
                 xmin_age: seen.xmin_age,

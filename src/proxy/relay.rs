@@ -158,6 +158,16 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
             tracing::info!(session, user, database, reason, error, "session closed");
         }
     }
+    let requests = relay.session.unknown_requests();
+    if requests > 0 && closed.reason == CloseReason::Drain {
+        tracing::warn!(
+            session,
+            user,
+            database,
+            requests,
+            "the outcome of requests is unknown: they were not answered before pgidle had to end"
+        );
+    }
     let unknown = relay.session.unknown_messages();
     if unknown > 0 {
         tracing::info!(session, unknown, "messages of unknown types were passed on");
@@ -456,7 +466,7 @@ impl Relay {
         for command in self.entry.take_commands() {
             match command {
                 Command::Drain => self.session.drain(),
-                Command::Shutdown => self.session.shut_down(),
+                Command::Shutdown => self.session.shut_down(now),
                 Command::GiveWay => self.session.give_way(),
                 Command::Reload => self.identify(worker),
                 // It may have been opened since.
@@ -538,8 +548,8 @@ impl Relay {
         now: StdInstant,
     ) -> Option<StdInstant> {
         let observer = &worker.shared.observer;
-        let interval = observer.interval()?;
-        let wanted = self.session.look_wanted(interval);
+        self.session.set_observer(observer.interval());
+        let wanted = self.session.look_wanted();
         let Some(look) = wanted.filter(|look| look.from <= now) else {
             self.watch = None;
             return wanted.map(|look| look.from);

@@ -60,6 +60,7 @@ impl Session {
     ///
     /// No other clock rings for them: whoever is ended for keeping others waiting was seen to do so just now.
     pub fn observed(&mut self, damage: Arc<Damage>, now: Instant) {
+        self.commit_observed(&damage, now);
         self.waited_for
             .update(&damage, self.limits.blocking_mode, now);
         if self.waited_for.anyone.is_none() {

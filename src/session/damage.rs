@@ -11,8 +11,6 @@ use std::{
 pub struct Damage {
     /// Just before the server was asked.
     pub at: Instant,
-    /// What its own server process waited for (`pg_stat_activity.wait_event`): `ClientRead`, `SyncRep`, and so on.
-    pub wait_event: Option<Arc<str>>,
     /// The locks, without the one on its own virtual transaction id that every session has.
     pub locks: Vec<Lock>,
     /// Everyone who waits for the session, and who waits for those, the nearest first; `None` when nobody is seen to and
@@ -20,6 +18,8 @@ pub struct Damage {
     pub blocked: Option<Vec<Waiter>>,
     /// How many transactions ago the oldest snapshot it holds was taken; `None` when it holds none.
     pub xmin_age: Option<i32>,
+    /// Whether its process waits for a standby to have what it commits; `None` when the observer may not see that.
+    pub awaits_standby: Option<bool>,
 }
 
 /// A lock, with the names of `pg_locks`.

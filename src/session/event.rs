@@ -115,6 +115,12 @@ pub enum Outcome {
     NotReleasable,
     /// The client spoke, or the transaction ended by itself, before the action could be taken.
     Moot,
+    /// The transaction ended by itself, and the cancel that was meant for it ended what the client ran next.
+    NextCancelled,
+    /// What ran was cancelled, and whether it was committed, or a part of it, cannot be known.
+    Unknown,
+    /// The transaction has committed, and the cancel ended its wait for a standby, which may not have it.
+    CommitNotAwaited,
     /// The session was ended.
     Terminated,
     /// The action cannot be taken in this position; the next rung acts.
@@ -135,6 +141,9 @@ impl Outcome {
             Self::Released => "released",
             Self::NotReleasable => "not_releasable",
             Self::Moot => "moot",
+            Self::NextCancelled => "next_cancelled",
+            Self::Unknown => "unknown",
+            Self::CommitNotAwaited => "commit_not_awaited",
             Self::Terminated => "terminated",
             Self::NotPossible => "not_possible",
             Self::ServerClosed => "server_closed",

@@ -85,7 +85,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ending.is_some() {
-            let timeouts = [self.cancel_timeout(), self.deadline()];
+            let timeouts = [self.ending_due(), self.deadline()];
             return timeouts.into_iter().flatten().min();
         }
         if self.state.phase == Phase::Authenticating {
@@ -102,9 +102,10 @@ impl Session {
     /// Takes every rung that is due, the earliest first.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let step @ Some(_) = self.ending_step() {
-            self.cancel_again(now);
+            self.ending_late(now);
             self.step_ended(step, now);
-            return self.overdue(now);
+            self.overdue(now);
+            return self.insist(now);
         }
         if self.authenticate_by.is_some_and(|at| at <= now) {
             self.fatal(&report::login_too_slow(), CloseReason::Authentication);
@@ -120,8 +121,17 @@ impl Session {
         }
     }
 
-    /// Whether, and when, somebody who can look once in an `interval` should look at what the session holds.
-    pub fn look_wanted(&self, interval: Duration) -> Option<Look> {
+    /// Tells whether somebody looks at the server, and how often that can be.
+    pub fn set_observer(&mut self, interval: Option<Duration>) {
+        self.observer = interval;
+    }
+
+    /// Whether, and when, the observer should look at what the session holds.
+    pub fn look_wanted(&self) -> Option<Look> {
+        let interval = self.observer?;
+        if let Some(look) = self.look_asked_for() {
+            return Some(look);
+        }
         if self.ending.is_some() || self.state.transaction.enforced.is_some() {
             return None;
         }
@@ -373,6 +383,18 @@ impl Session {
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
     fn is_rolled_back(&self) -> bool {
         self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
+    }
+
+    /// What would be reported if there were a limit of this kind, and it was reached.
+    pub(super) fn incident_of(&self, kind: Kind, action: Action, now: Instant) -> Incident {
+        let limit = Duration::ZERO;
+        let rung = Rung {
+            kind,
+            action,
+            limit,
+            at: now,
+        };
+        self.incident(rung, now)
     }
 
     pub(super) fn incident(&self, rung: Rung, now: Instant) -> Incident {

@@ -26,7 +26,11 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 
@@ -34,7 +38,7 @@ pub(crate) use self::pending::MAX_TEXT;
 use self::{
     blocking::WaitedFor,
     damage::Damage,
-    enforce::{Ending, Released},
+    enforce::{Cancelled, Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     ladders::Ladders,
     state::{Finished, Phase, State, TransactionStatus},
@@ -227,9 +231,13 @@ pub struct Session {
     /// Whether a client that is held has said that it sends nothing more.
     client_left: bool,
     /// Whether a CancelRequest of ours may hit what has been forwarded.
-    cancelled: bool,
-    /// Whether what such a cancel could have ended is over: an error that it still draws is about nothing.
-    settled: bool,
+    cancelled: Option<Box<Cancelled>>,
+    /// Whether the session ends as soon as that can be done with care.
+    insisted: bool,
+    /// Requests whose outcome nobody knows, when the session was ended.
+    unknown: usize,
+    /// How often the observer can look, when there is one.
+    observer: Option<Duration>,
     /// See [`Opening::keeps_server`].
     keeps_server: bool,
     /// See [`Opening::nonce`].
@@ -293,8 +301,10 @@ impl Session {
             cancels_open: 0,
             gate_since: None,
             client_left: false,
-            cancelled: false,
-            settled: false,
+            cancelled: None,
+            insisted: false,
+            unknown: 0,
+            observer: None,
             keeps_server: opening.keeps_server,
             nonce: opening.nonce,
             binding: opening.binding,
@@ -337,8 +347,9 @@ impl Session {
     /// # Errors
     /// A length that no message can have: the session cannot go on.
     pub fn server_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
-        self.splice(Side::Server, bytes, now)
-            .map_err(ProtocolError::Server)
+        let step = self.splice(Side::Server, bytes, now);
+        self.insist(now);
+        step.map_err(ProtocolError::Server)
     }
 
     /// Whether bytes from the client cannot be dealt with at present, and none should be read.
@@ -416,11 +427,6 @@ impl Session {
         self.close_if_drained();
     }
 
-    /// Ends the session, whatever is open in it.
-    pub fn shut_down(&mut self) {
-        self.fatal(&report::shutdown(), CloseReason::Drain);
-    }
-
     /// Ends a session that is not authenticated, for those who wait for its place.
     pub fn give_way(&mut self) {
         if self.state.phase == Phase::Authenticating {
@@ -490,6 +496,12 @@ impl Session {
             let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
                 Scanned::Incomplete => break,
                 Scanned::Rest { len } => {
+                    if side == Side::Client {
+                        let whole = leg.scanner.rest() == 0;
+                        let more = rest.get(..len).unwrap_or(rest);
+                        self.state.sent_more(more, whole);
+                    }
+                    let leg = self.leg(side);
                     let verdict = if leg.drop_rest {
                         Verdict::Drop
                     } else {
@@ -593,6 +605,9 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
+        if self.cancelled.is_some() {
+            return self.client_request_ends(frame, now);
+        }
         if self.state.phase == Phase::Authenticating
             && (self.hides_binding(frame) || self.is_wrong_server(frame))
         {
@@ -634,8 +649,7 @@ impl Session {
 
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let tag = BackendTag::from(frame.tag);
-        let dropped = tag == BackendTag::ErrorResponse
-            && (self.is_spent_cancel(frame) || self.is_second_error(frame));
+        let second = tag == BackendTag::ErrorResponse && self.is_second_error(frame);
         if tag == BackendTag::ReadyForQuery && self.state.phase == Phase::Authenticating {
             self.authenticate_by = None;
             self.actions.push_back(Action::Authenticated);
@@ -644,7 +658,7 @@ impl Session {
         if let Some(finished) = self.state.received(frame, now) {
             self.record(*finished);
         }
-        if dropped {
+        if second {
             return Verdict::Drop;
         }
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
@@ -652,11 +666,10 @@ impl Session {
             self.ladders.reset();
         }
         if tag == BackendTag::ReadyForQuery {
-            self.settled = false;
-            self.cancelled &= !self.state.pending.is_empty();
+            if self.state.pending.is_empty() {
+                self.cancels_are_spent();
+            }
             self.close_if_drained();
-        } else if tag == BackendTag::CommandComplete {
-            self.settled = self.outruns_cancel(transaction);
         } else if tag == BackendTag::ParameterStatus {
             self.identify(frame.body);
         } else if tag == BackendTag::BackendKeyData {
@@ -714,7 +727,7 @@ impl Session {
             && !state.pending.unsynced();
         if self.draining && quiet && state.phase == Phase::Ready && self.ending.is_none() {
             self.draining = false;
-            self.fatal(&report::shutdown(), CloseReason::Drain);
+            self.fatal(&report::shutdown(0), CloseReason::Drain);
         }
     }
 

@@ -12,7 +12,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::in_flight::InFlight;
 use crate::{
-    sql::{self, Control, Lexing, Outline},
+    sql::{self, Commits, Control, Lexing, Outline},
     wire::BackendTag,
 };
 
@@ -88,6 +88,17 @@ impl Text {
         self.outline.control()
     }
 
+    /// Whether one of its statements begins a transaction block.
+    fn begins_block(&self) -> bool {
+        let mut controls = self.outline.controls(0);
+        controls.any(|(control, _)| control == Control::Begin)
+    }
+
+    /// When it commits outside of a transaction block, if it is one statement.
+    pub(super) fn commits(&self) -> Commits {
+        self.sql.as_deref().map_or(Commits::Perhaps, sql::commits)
+    }
+
     /// The server may have read it in another way than we did.
     pub(super) fn doubt(&mut self) {
         self.certain = false;
@@ -110,6 +121,8 @@ pub(super) struct Request {
     pub(super) text: Text,
     /// The name of the statement (Parse) or portal (Bind) that it makes; empty for the unnamed one.
     pub(super) name: Box<[u8]>,
+    /// How many statements it runs, as far as that is known.
+    pub(super) statements: Option<usize>,
     /// Whether it is a Query or FunctionCall that was sent into a batch without Sync.
     pub(super) in_batch: bool,
     /// Whether it drew an error before the server had found what its names stand for.
@@ -122,6 +135,25 @@ impl Request {
         let own = matches!(self.owed, Owed::Query | Owed::Parse);
         let sql = self.text.sql.as_deref().filter(|_| own);
         sql.map_or(0, str::len)
+    }
+}
+
+impl Request {
+    /// Whether it may end the transaction block that it runs in.
+    fn may_end_block(&self) -> bool {
+        if self.text.outline == Outline::Unknown {
+            // A portal whose statement was never seen is a cursor of SQL's.
+            return self.owed == Owed::Query;
+        }
+        let ends = |control: Control| control.ends_block();
+        match self.statements {
+            Some(1) => ends(self.text.control()) || self.text.control() == Control::Doubtful,
+            Some(_) => {
+                let mut controls = self.text.outline.controls(0);
+                controls.any(|(control, _)| ends(control))
+            }
+            None => true,
+        }
     }
 }
 
@@ -333,16 +365,80 @@ impl Pending {
         front.filter(|request| request.owed.runs())
     }
 
-    /// Whether what runs ends the transaction block, and nothing else.
+    /// Whether what runs ends the transaction block, or a prepared transaction, and nothing else.
     pub(super) fn ends_block(&self) -> bool {
-        let control = self.running().next().map(|request| request.text.control());
-        control.is_some_and(|control| control.ends_block() && control != Control::RollbackThen)
+        let mut running = self.running();
+        running.next().is_some_and(|request| {
+            request.statements == Some(1)
+                && request.may_end_block()
+                && request.text.control() != Control::Doubtful
+        })
+    }
+
+    /// Whether anything that was sent may be a commit that runs, or that runs before the client says more.
+    ///
+    /// `in_block` tells whether a transaction block is open in front of it, `open` whether a transaction without one is,
+    /// and `reads` of a text whether it writes nothing.
+    pub(super) fn may_commit(
+        &self,
+        mut in_block: bool,
+        mut open: bool,
+        reads: impl Fn(&Text) -> bool,
+    ) -> bool {
+        for request in &self.queue {
+            let text = &request.text;
+            match request.owed {
+                Owed::Query if text.control() == Control::RollbackThen => {
+                    if !reads(text) {
+                        return true;
+                    }
+                    (in_block, open) = (false, false);
+                }
+                Owed::Query | Owed::Execute if request.may_end_block() => return true,
+                Owed::Query | Owed::Execute if in_block || text.begins_block() => in_block = true,
+                Owed::Query if open || !reads(text) => return true,
+                Owed::Execute if text.commits() != Commits::Last => return true,
+                Owed::Execute => open |= !reads(text),
+                Owed::FunctionCall if !in_block => return true,
+                Owed::Sync if !in_block && open => return true,
+                Owed::Query
+                | Owed::FunctionCall
+                | Owed::Parse
+                | Owed::Bind
+                | Owed::Describe
+                | Owed::Close
+                | Owed::Sync
+                | Owed::CopyEnd => {}
+            }
+        }
+        false
+    }
+
+    /// Whether an error that comes now answers everything that was sent.
+    pub(super) fn error_answers_all(&self) -> bool {
+        let mut queue = self.queue.iter();
+        match queue.next() {
+            Some(front) if front.owed.earns_ready() => queue.next().is_none(),
+            _ => queue
+                .position(|request| request.owed == Owed::Sync)
+                .is_none_or(|_| queue.next().is_none()),
+        }
+    }
+
+    /// The Query that was sent last has come to its end, and has but one statement.
+    pub(super) fn is_one_statement(&mut self) {
+        if let Some(request) = self.queue.back_mut() {
+            request.statements = Some(1);
+        }
     }
 
     /// The server may have read the texts that it was sent in another way than we did.
     pub(super) fn doubt_texts(&mut self) {
         for request in &mut self.queue {
             request.text.doubt();
+            if request.owed == Owed::Query {
+                request.statements = request.text.outline.count();
+            }
         }
         self.statements.doubt_texts();
         self.portals.doubt_texts();
@@ -403,6 +499,7 @@ impl Pending {
     fn failed(&mut self) -> Option<Request> {
         self.copy_in = false;
         let Some(front) = self.front() else {
+            // It comes after the last answer of a batch: where the server logs it, for one.
             self.skipping |= self.unsynced;
             return None;
         };

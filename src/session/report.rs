@@ -5,21 +5,61 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::event::{Incident, Position};
+use super::{
+    enforce::Hit,
+    event::{Incident, Position},
+};
 use crate::{
     policy::{Kind, Target, format_duration},
     wire::originate::Report,
 };
 
-/// The error that a client gets for its transaction that was ended.
-pub(super) fn ended(incident: &Incident) -> Report {
-    report(
-        incident,
-        &format!(
-            "pgidle rolled back the transaction that was open: {}",
-            what(incident)
+/// The error that a client gets for what was ended because of its transaction.
+pub(super) fn hit(incident: &Incident, hit: Hit) -> Report {
+    let told = report(incident, &format!("{}: {}", message(hit), what(incident)));
+    with_hint(told, hit)
+}
+
+/// The error that a client gets for what was ended because pgidle ends.
+pub(super) fn hit_by_shutdown(hit: Hit) -> Report {
+    let told = Report {
+        message: format!("{}: pgidle is shutting down", message(hit)),
+        ..shutdown(0)
+    };
+    with_hint(told, hit)
+}
+
+fn message(hit: Hit) -> &'static str {
+    match hit {
+        Hit::Meant => "pgidle rolled back the transaction that was open",
+        Hit::Next => {
+            "pgidle cancelled what was running in the place of the transaction before it, which has ended by itself"
+        }
+        Hit::Unknown => {
+            "pgidle cancelled what was running, and whether any of it was committed is unknown"
+        }
+        Hit::Wait => {
+            "the transaction is committed on this server, and unknown is whether its standby has it: pgidle has ended the wait for that"
+        }
+    }
+}
+
+/// 40003 `statement_completion_unknown`, 57014 `query_canceled`.
+fn with_hint(told: Report, hit: Hit) -> Report {
+    let (sqlstate, hint) = match hit {
+        Hit::Meant => return told,
+        Hit::Next => ("57014", "Run it again: the session is kept."),
+        Hit::Unknown => ("40003", "Look at what was done before running it again."),
+        Hit::Wait => (
+            "40003",
+            "Do not run it again without looking at what was done.",
         ),
-    )
+    };
+    Report {
+        sqlstate,
+        hint: hint.to_owned(),
+        ..told
+    }
 }
 
 /// The FATAL error in front of a closed connection; `unknown` requests may or may not have been carried out.
@@ -30,13 +70,14 @@ pub(super) fn terminated(incident: &Incident, unknown: usize) -> Report {
     );
     report.hint = "Connect again. End transactions in time to avoid this.".to_owned();
     if unknown > 0 {
-        write!(
-            report.detail,
-            " The outcome of {unknown} request(s) that were sent before is unknown."
-        )
-        .expect("a String takes any text");
+        report.detail += " ";
+        report.detail += &of_unknown_outcome(unknown);
     }
     report
+}
+
+fn of_unknown_outcome(requests: usize) -> String {
+    format!("The outcome of {requests} request(s) that were sent before is unknown.")
 }
 
 /// The warning of the `notice` action.
@@ -87,12 +128,15 @@ pub(super) fn doubt(incident: &Incident, why: &str) -> Report {
     }
 }
 
-/// The FATAL error of an idle session when pgidle shuts down.
-pub(super) fn shutdown() -> Report {
+/// The FATAL error of a session when pgidle shuts down; `unknown` requests may or may not have been carried out.
+pub(super) fn shutdown(unknown: usize) -> Report {
     Report {
         sqlstate: "57P01",
         message: "terminating connection: pgidle is shutting down".to_owned(),
-        detail: String::new(),
+        detail: match unknown {
+            0 => String::new(),
+            requests => of_unknown_outcome(requests),
+        },
         hint: String::new(),
     }
 }
@@ -118,6 +162,9 @@ pub(super) fn gives_way() -> Report {
         hint: String::new(),
     }
 }
+
+/// What the server is told when pgidle shuts down, as [`sql_reason`].
+pub(super) const SQL_SHUTDOWN: &str = "pgidle: shutting down";
 
 /// The reason as it stands in SQL and in CopyFail: ASCII letters, digits, spaces and `:.` only.
 pub(super) fn sql_reason(incident: &Incident) -> String {

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     policy::Kind,
-    sql::{self, Control, Identifier, Inert, Lexing, Outline},
+    sql::{self, Commits, Control, Identifier, Inert, Lexing, Outline, Semicolons},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
 
@@ -107,6 +107,21 @@ pub(super) struct State {
     pub(super) terminated: bool,
     /// Statements of the simple Query that runs which the server has completed.
     pub(super) completed: usize,
+    /// Whether what the server has answered last in a batch can still be undone.
+    pub(super) settled: Settled,
+    /// Reads the text of a Query that is too large to be held, as it passes.
+    passing: Option<Semicolons>,
+}
+
+/// Whether a statement that was answered is done with, or a part of a transaction that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is a part of one, or nothing was answered.
+    No,
+    /// It may have committed by itself.
+    Perhaps,
+    /// It has ended its transaction, or has committed by itself.
+    Yes,
 }
 
 impl State {
@@ -128,6 +143,8 @@ impl State {
             unknown: 0,
             terminated: false,
             completed: 0,
+            settled: Settled::No,
+            passing: None,
         }
     }
 
@@ -144,7 +161,13 @@ impl State {
         if let Owed::Query | Owed::FunctionCall = request.owed {
             self.prepared.replaced();
         }
+        let goes_on = request.owed == Owed::Query && !frame.whole;
         if self.pending.sent(request) {
+            self.passing = goes_on.then(|| {
+                let mut passing = Semicolons::default();
+                passing.read(frame.body);
+                passing
+            });
             self.transaction.started.get_or_insert(now);
         }
     }
@@ -156,6 +179,19 @@ impl State {
             self.transaction.waited_for_client(waited);
         }
         self.turn_since = now;
+    }
+
+    /// Notes more of a message of which the front was [`sent`](Self::sent), and whether it is whole now.
+    pub(super) fn sent_more(&mut self, bytes: &[u8], whole: bool) {
+        let Some(passing) = &mut self.passing else {
+            return;
+        };
+        passing.read(bytes);
+        if let Some(passed) = self.passing.take_if(|_| whole)
+            && !passed.several()
+        {
+            self.pending.is_one_statement();
+        }
     }
 
     /// Notes a frame from the server; a transaction block that it ended is returned when records are kept.
@@ -186,7 +222,7 @@ impl State {
                 {
                     self.prepared.statement_closed(name.as_bytes());
                 }
-                Some((front.owed, front.text.outline.clone()))
+                Some((front.owed, front.text.clone()))
             }
             (_, _) => None,
         };
@@ -198,10 +234,14 @@ impl State {
         } else if tag == BackendTag::ErrorResponse && self.pending.skipping() {
             self.skips_unasked(now);
         }
-        let (owed, outline) = front?;
-        let statement = outline.statement(self.completed);
+        let (owed, text) = front?;
+        let statement = text.outline.statement(self.completed);
         self.completed += usize::from(owed == Owed::Query);
-        self.command(command, statement, now)
+        let finished = self.command(command, statement, now);
+        if owed == Owed::Execute && command == CommandTag::Other {
+            self.may_have_committed(text.commits(), now);
+        }
+        finished
     }
 
     /// The statement that the next command of a text deallocates, where that is known.
@@ -329,10 +369,13 @@ impl State {
     fn request(&self, frame: Frame<'_>, now: Instant) -> Option<Request> {
         let mut name: &[u8] = b"";
         let mut text = Text::UNKNOWN;
+        let mut statements = Some(1);
         let owed = match FrontendTag::from(frame.tag) {
             FrontendTag::Query => {
                 let sql = wire::cstr(frame.body).map_or(frame.body, |(sql, _)| sql);
                 text = self.text(frame, sql);
+                let one = || frame.whole && !sql::may_have_several(sql);
+                statements = text.outline.count().or_else(|| one().then_some(1));
                 Owed::Query
             }
             FrontendTag::Parse => {
@@ -381,6 +424,7 @@ impl State {
             at: now,
             text,
             name: name.into(),
+            statements,
             in_batch: false,
             refused: false,
         })
@@ -432,7 +476,27 @@ impl State {
             | Owed::Sync
             | Owed::CopyEnd => {}
         }
+        self.settled = Settled::No;
         self.transaction.open = true;
+    }
+
+    /// A statement of a batch outside of a transaction block was carried out that may have committed by itself.
+    fn may_have_committed(&mut self, commits: Commits, now: Instant) {
+        if self.transaction.explicit {
+            return;
+        }
+        match commits {
+            Commits::Last => {}
+            Commits::Perhaps => {
+                self.settled = Settled::Perhaps;
+                self.transaction.doubtful = true;
+            }
+            Commits::Itself => {
+                self.settled = Settled::Yes;
+                // It was no transaction block, so that there is nothing to record.
+                self.end(TransactionOutcome::Commit, now);
+            }
+        }
     }
 
     fn command(
@@ -446,6 +510,7 @@ impl State {
         }
         let Ended { outcome, begun } = self.transaction.command(tag, statement)?;
         let finished = self.end(outcome, now);
+        self.settled = Settled::Yes;
         if begun {
             self.transaction.started = Some(now);
             self.transaction.open = true;
@@ -460,6 +525,7 @@ impl State {
             return None;
         }
         self.completed = 0;
+        self.settled = Settled::No;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.owed.runs()) {
             self.transaction.traces.queried();

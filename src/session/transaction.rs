@@ -81,6 +81,8 @@ pub(super) struct Transaction {
     pub(super) savepoints: Savepoints,
     /// Whether a ROLLBACK that was answered may have been a full one and not ROLLBACK TO: its text is not known.
     may_be_over: bool,
+    /// Whether a part of it may have been committed by a statement that does so by itself.
+    pub(super) doubtful: bool,
     /// In which way it was stuck when pgidle ended it; the client is still in the failed block.
     pub(super) enforced: Option<Kind>,
     /// Time in which the server worked.
@@ -225,7 +227,13 @@ impl Transaction {
                 self.savepoints.released(savepoint);
                 return None;
             }
-            (CommandTag::Deallocate | CommandTag::ForgetAll | CommandTag::Other, _) => return None,
+            (
+                CommandTag::Data
+                | CommandTag::Deallocate
+                | CommandTag::ForgetAll
+                | CommandTag::Other,
+                _,
+            ) => return None,
         };
         let begun = matches!(control, Control::CommitAndChain | Control::RollbackAndChain);
         Some(Ended { outcome, begun })

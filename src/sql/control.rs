@@ -269,12 +269,37 @@ pub fn outline(text: &[u8], whole: bool, lexing: Lexing) -> Outline {
 }
 
 /// Whether anything but blanks and semicolons follows a `;`, be it inside of a string or not.
-fn may_have_several(text: &[u8]) -> bool {
-    let rest = memchr::memchr(b';', text).and_then(|at| text.get(at..));
-    rest.is_some_and(|rest| {
-        let is_nothing = |b: &u8| matches!(b, b';' | b' ' | b'\t'..=b'\r');
-        !rest.iter().all(is_nothing)
-    })
+pub fn may_have_several(text: &[u8]) -> bool {
+    let mut semicolons = Semicolons::default();
+    semicolons.read(text);
+    semicolons.several
+}
+
+/// Whether a text may have several statements, told by its semicolons alone: of one that passes in pieces nothing else
+/// can be told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Semicolons {
+    any: bool,
+    several: bool,
+}
+
+impl Semicolons {
+    /// Reads the next piece; a NUL is nothing.
+    pub fn read(&mut self, piece: &[u8]) {
+        let rest = if self.any {
+            Some(piece)
+        } else {
+            memchr::memchr(b';', piece).and_then(|at| piece.get(at..))
+        };
+        let is_nothing = |b: &u8| matches!(b, b';' | b' ' | b'\t'..=b'\r' | 0);
+        self.any |= rest.is_some();
+        self.several |= rest.is_some_and(|rest| !rest.iter().all(is_nothing));
+    }
+
+    /// Whether anything but blanks follows a `;`.
+    pub fn several(self) -> bool {
+        self.several
+    }
 }
 
 /// The front of a text that means the same under all settings (see [`Lexing`]).

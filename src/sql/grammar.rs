@@ -5,27 +5,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pg_query::{
-    Fingerprint, ParseResult, Result,
-    protobuf::{ScanToken, Token},
-};
+use pg_query::{Fingerprint, ParseResult, Result, protobuf::ScanToken};
 
 /// The syntax tree.
 pub(super) fn parse(text: &str) -> Result<ParseResult> {
     let _alone = alone();
     pg_query::parse(text, 0)
-}
-
-/// How many statements a text has: never fewer than PostgreSQL finds, which sees some `;` inside of a statement. `None`
-/// when a literal does not end.
-pub fn statements(text: &str) -> Option<usize> {
-    let tokens = scan_tokens(text).ok()?;
-    let kinds = tokens.iter().map(|token| Token::try_from(token.token));
-    let said: Vec<_> = kinds
-        .filter(|kind| !matches!(kind, Ok(Token::SqlComment | Token::CComment)))
-        .collect();
-    let between = said.split(|kind| *kind == Ok(Token::Ascii59));
-    Some(between.filter(|statement| !statement.is_empty()).count())
 }
 
 /// The fingerprint.
@@ -50,22 +35,3 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// File descriptor 2 is the process's, so the lock is too.
 static ALONE: Mutex<()> = Mutex::new(());
-
-#[cfg(test)]
-mod tests {
-    use super::statements;
-
-    #[test]
-    fn statements_are_counted() {
-        for (text, count) in [
-            ("", Some(0)),
-            (" ;; -- x", Some(0)),
-            ("COMMIT", Some(1)),
-            ("; INSERT INTO t VALUES (';', $$;$$) /* ; */;", Some(1)),
-            ("COMMIT; SELECT 1", Some(2)),
-            ("SELECT 'x", None),
-        ] {
-            assert_eq!(statements(text), count, "{text}");
-        }
-    }
-}

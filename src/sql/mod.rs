@@ -3,9 +3,10 @@
 //!
 //! [`outline`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
 //! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`read_only()`] calls the
-//! grammar too, when a transaction is to be released, and [`statements`] when a cancel came late.
+//! grammar too, when a transaction is to be released or cancelled.
 
 mod command;
+mod commits;
 mod control;
 mod fingerprint;
 mod grammar;
@@ -16,12 +17,12 @@ mod tags;
 mod words;
 
 pub use command::command;
+pub use commits::{Commits, commits, sends_as_it_runs};
 pub use control::{
-    Control, Identifier, Lexing, Outline, StatementList, certain_front, is_client_only_encoding,
-    outline,
+    Control, Identifier, Lexing, Outline, Semicolons, StatementList, certain_front,
+    is_client_only_encoding, may_have_several, outline,
 };
 pub use fingerprint::{Identifiers, fingerprint, normalise};
-pub use grammar::statements;
 pub use inert::{Inert, inert};
 pub use read_only::{Names, Unproven, read_only};
 pub use tags::tags;

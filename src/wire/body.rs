@@ -96,6 +96,8 @@ pub enum CommandTag {
     Deallocate,
     /// DISCARD ALL or DEALLOCATE ALL: every prepared statement is gone.
     ForgetAll,
+    /// A command that says how many rows it has read or written, and is a part of its transaction.
+    Data,
     /// Any other command.
     Other,
 }
@@ -112,6 +114,8 @@ impl CommandTag {
             b"RELEASE\0" => Self::Release,
             b"DEALLOCATE\0" => Self::Deallocate,
             b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => Self::ForgetAll,
+            // `SELECT 1`
+            [.., b'0'..=b'9', b'\0'] => Self::Data,
             _ => Self::Other,
         }
     }
@@ -126,6 +130,8 @@ pub struct ErrorFields<'a> {
     pub sqlstate: &'a [u8],
     /// The message (`M`).
     pub message: &'a [u8],
+    /// The function of the server that it comes from (`R`).
+    pub routine: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -141,6 +147,7 @@ impl<'a> ErrorFields<'a> {
                 b'S' if fields.severity.is_empty() => fields.severity = value,
                 b'C' => fields.sqlstate = value,
                 b'M' => fields.message = value,
+                b'R' => fields.routine = value,
                 _ => {}
             }
             body = rest;

@@ -161,6 +161,11 @@ pub fn close_both(name: &str, out: &mut BytesMut) {
     close(b'S', name.as_bytes(), out);
 }
 
+/// A Close of the statement `name`.
+pub fn close_statement(name: &str, out: &mut BytesMut) {
+    encode(&Close::new(b'S', Some(name.to_owned())), out);
+}
+
 /// A Flush.
 pub fn flush(out: &mut BytesMut) {
     encode(&Flush::new(), out);

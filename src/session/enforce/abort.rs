@@ -6,7 +6,6 @@
 
 use super::{
     BackendTag, ErrorFields, Frame, Instant, Session, Step, TransactionStatus, Verdict, originate,
-    report,
 };
 use crate::wire::CommandTag;
 
@@ -30,7 +29,7 @@ impl Session {
         let Some(ending) = &self.ending else {
             return;
         };
-        let reason = report::sql_reason(&ending.incident);
+        let reason = ending.reason();
         let rollback = if done.rolled_back { "" } else { "ROLLBACK; " };
         let sql = format!(
             "{rollback}BEGIN ISOLATION LEVEL READ COMMITTED; SELECT '{reason}'::pg_catalog.int4"

@@ -1,51 +1,39 @@
 //! Ends a COPY FROM STDIN that gets no data: CopyFail, between whole CopyData messages.
 //!
-//! The answer is the end of the client's own request, so it goes to the client, in our words.
+//! The answer is the end of the client's own request, so it goes to the client, in our words. A server that is busy with
+//! the data which it has (a trigger, a unique key that waits for another transaction) reads the CopyFail late: it is
+//! cancelled after a while. Nothing of the COPY can be committed, whatever the server meets first.
 
-use super::{
-    BackendTag, Discarding, ErrorFields, Frame, Instant, Session, Step, Telling, Verdict,
-    originate, report,
-};
+use std::time::Duration;
+
+use super::{Discarding, Instant, Session, Step, originate};
 use crate::wire::originate::padding;
+
+/// How long a CopyFail may lie unread before the server is cancelled.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Sends CopyFail; a CopyData message that was half forwarded is completed first.
-    pub(super) fn copy_fail(&mut self) {
-        let Some(ending) = &self.ending else {
+    pub(super) fn copy_fail(&mut self, now: Instant) {
+        let rest = self.client.scanner.rest();
+        let Some(ending) = &mut self.ending else {
             return;
         };
-        let rest = self.client.scanner.rest();
+        ending.copy_failed = true;
         if rest > MAX_PADDING {
-            return self.terminate(0);
+            // Nothing may be put into the message: there is no other end than that of the session.
+            ending.closes.get_or_insert(super::CloseReason::Policy);
+            return self.cancel(now);
         }
+        let reason = ending.reason();
         padding(rest, &mut self.to_server);
         self.client.drop_rest = rest > 0;
-        originate::copy_fail(&report::sql_reason(&ending.incident), &mut self.to_server);
+        originate::copy_fail(&reason, &mut self.to_server);
         self.discarding = Discarding::CopyData;
         self.state.pending.copy_failed();
-        self.set_step(Step::CopyFail);
-    }
-
-    /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end.
-    pub(super) fn client_request_ends(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let settled = self.settled;
-        let mut verdict = self.answer_received(frame, now);
-        // An error of the COPY's own that came first says more than ours; one about our padding does not.
-        let padded = self.client.drop_rest && self.ending_step() == Some(Step::CopyFail);
-        let cancelled = padded || ErrorFields::read(frame.body).sqlstate == b"57014";
-        if let Some(ending) = &self.ending
-            && frame.tag == u8::from(BackendTag::ErrorResponse)
-            && cancelled
-            && !settled
-        {
-            // A COMMIT may be under way already, sent before the client could know.
-            let mut telling = Telling::new(report::ended(&ending.incident), true, false);
-            telling.send(&mut self.to_client);
-            self.telling = Some(Box::new(telling));
-            verdict = Verdict::Drop;
-        }
-        self.request_ended(now);
-        verdict
+        self.set_step(Step::CopyFail {
+            until: now + PATIENCE,
+        });
     }
 }
 

@@ -8,6 +8,7 @@
 //! | Gate | the ending goes on: a cancel of the client's that hits what is injected has it sent again |
 //! | Cancel, and the statement has ended | the ending goes on; the client waits until the cancel can hit nothing more |
 //! | Cancel, for `terminate` | both connections are closed |
+//! | any, when pgidle ends | both connections are closed |
 //! | any | `terminate` acts when it is due, and a client that has left takes its session with it |
 
 use std::{mem::discriminant, time::Duration};
@@ -70,12 +71,24 @@ impl Session {
             Step::Gate => self.act(now),
             Step::Cancel(_) if request_ended => self.next_step(now),
             _ if self.client_left => self.leave_with_client(),
-            Step::Cancel(_) if action == policy::Action::Terminate => {
+            step if self.insisted => {
+                ending.closes = Some(CloseReason::Drain);
+                if step.is_ours() {
+                    self.send_cancel();
+                    self.terminate(0);
+                } else {
+                    self.terminate(self.state.pending.ready_owed().max(1));
+                }
+            }
+            Step::Cancel(_) if ending.closes.is_some() => {
                 if now >= ending.since + CANCELLING {
                     self.terminate(self.state.pending.ready_owed().max(1));
                 }
             }
-            Step::CopyFail
+            Step::Ask { .. }
+            | Step::Read { .. }
+            | Step::CopyFail { .. }
+            | Step::Fence
             | Step::Cancel(_)
             | Step::Poison
             | Step::Synced
@@ -109,6 +122,7 @@ impl Session {
         stuck.why = Some(format!("the server has not answered for {waited}").into());
         stuck.outcome = Outcome::NotPossible;
         ending.incident = terminate;
+        ending.closes = Some(CloseReason::Policy);
         ending.acted = now;
         ending.cancels = 0;
         let ours = ending.step.is_ours();
@@ -128,7 +142,9 @@ impl Session {
             return;
         };
         ending.incident.why = Some("the client left while the server did not answer".into());
-        self.send_cancel();
+        if ending.step.is_ours() || !self.may_be_commit() {
+            self.send_cancel();
+        }
         self.finish(Outcome::NotPossible);
         self.state.phase = Phase::Closing;
         self.actions

@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
-use super::{Action, ErrorFields, Frame, Instant, Outcome, Session, Step, policy};
-use crate::{session::pending::Owed, sql};
+use super::{Action, Cancelled, Instant, Outcome, Session, Step, standby::UNOBSERVED};
 
 /// How often a cancel is sent; a function can catch it.
 const MAX_CANCELS: u32 = 10;
+
+/// How often when pgidle itself is about to end.
+const MAX_CANCELS_IN_HASTE: u32 = 4;
 
 /// The time between two cancels.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -33,21 +35,34 @@ pub(in crate::session) struct Cancel {
 impl Session {
     /// Sends a CancelRequest, or gives up when many did not help.
     pub(super) fn cancel(&mut self, now: Instant) {
+        let most = if self.insisted {
+            MAX_CANCELS_IN_HASTE
+        } else {
+            MAX_CANCELS
+        };
         let Some(ending) = &mut self.ending else {
             return;
         };
-        if ending.cancels < MAX_CANCELS && self.who.server_pid.is_some() {
+        if ending.cancels < most && self.who.server_pid.is_some() {
             ending.cancels += 1;
+            ending.cleared = None;
             ending.step = Step::Cancel(Cancel {
                 in_flight: true,
                 repeat_at: now + INTERVAL,
             });
-            self.cancelled = true;
+            let cancelled = Cancelled::new(ending.cause, &ending.incident, ending.transaction);
+            self.cancelled = Some(Box::new(cancelled));
             self.send_cancel();
             // A server that waits ignores the cancel: it may have answers that were never asked for.
             self.flush_batch();
-        } else if ending.incident.action == policy::Action::Terminate {
-            self.terminate(self.state.pending.ready_owed().max(1));
+        } else if ending.closes.is_some() {
+            // A COPY that was made to fail is carried out in no case.
+            let unknown = if ending.copy_failed {
+                0
+            } else {
+                self.state.pending.ready_owed().max(1)
+            };
+            self.terminate(unknown);
         } else {
             ending.incident.why = Some(match ending.cancels {
                 0 => NO_KEY.into(),
@@ -75,58 +90,30 @@ impl Session {
             self.request_ended(now);
             self.step_ended(step, now);
         }
+        if self.state.pending.is_empty() && !self.state.pending.unsynced() {
+            self.cancels_are_spent();
+        }
+        self.insist(now);
     }
 
-    /// Goes on when the client's request has ended and no cancel can hit anything any more.
+    /// Goes on when the client's requests are answered and no cancel can hit anything any more.
+    ///
+    /// Where the transaction is over and more was sent behind it, that is only known when the next cancel would be due.
     pub(super) fn request_ended(&mut self, now: Instant) {
-        let Some(ending) = &self.ending else {
-            return;
-        };
         let in_flight = matches!(
-            ending.step,
-            Step::Cancel(Cancel {
+            self.ending_step(),
+            Some(Step::Cancel(Cancel {
                 in_flight: true,
                 ..
-            })
+            }))
         );
-        let over = ending.transaction != self.state.transaction.number;
-        if !in_flight && (over || self.state.pending.is_empty()) {
+        if self.ending.is_some() && !in_flight && self.state.pending.is_empty() {
             self.next_step(now);
         }
     }
 
-    /// Whether the command that was just completed leaves nothing that a cancel of ours could still end.
-    ///
-    /// `before` is the number of the transaction that was open in front of it.
-    pub(in crate::session) fn outruns_cancel(&self, before: u64) -> bool {
-        let transaction = &self.state.transaction;
-        let ended = transaction.number != before;
-        self.cancelled && (ended || !transaction.explicit && self.is_carried_out())
-    }
-
-    /// Whether this error is that of a cancel which came too late: the server commits, and answers the command, before
-    /// it looks for cancels again (`exec_simple_query` and `errfinish`: where it logs the statement, it does look).
-    ///
-    /// The client would take a commit for refused. It gets the rest of its answer.
-    pub(in crate::session) fn is_spent_cancel(&mut self, frame: Frame<'_>) -> bool {
-        let settled = std::mem::take(&mut self.settled);
-        let cancelled = ErrorFields::read(frame.body).sqlstate == b"57014";
-        let front = self.state.pending.front();
-        let in_batch = front.is_some_and(|request| request.owed == Owed::Sync);
-        let nothing_open = !self.state.transaction.explicit;
-        settled && cancelled && nothing_open && (in_batch || self.is_carried_out())
-    }
-
-    /// Whether the server has carried out all statements of the client's simple Query.
-    fn is_carried_out(&self) -> bool {
-        let front = self.state.pending.front();
-        let query = front.filter(|request| request.owed == Owed::Query && request.text.certain);
-        let text = query.and_then(|request| request.text.sql.as_deref());
-        text.and_then(sql::statements) == Some(self.state.completed)
-    }
-
     /// When the next cancel is due.
-    pub(in crate::session) fn cancel_timeout(&self) -> Option<Instant> {
+    pub(super) fn cancel_due(&self) -> Option<Instant> {
         match self.ending_step() {
             Some(Step::Cancel(Cancel {
                 in_flight: false,
@@ -136,16 +123,15 @@ impl Session {
         }
     }
 
-    /// Sends the next cancel.
-    pub(in crate::session) fn cancel_again(&mut self, now: Instant) {
-        if self.cancel_timeout().is_some_and(|at| at <= now) {
-            self.next_step(now);
-        }
-    }
-
     /// Tells that more of the server's answer has been read ahead of the client than memory is given for.
     pub fn drain_overflowed(&mut self) {
-        if self.ending.is_some() {
+        let ends = self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.closes.is_some());
+        if let (Some(Step::Read { .. }), false) = (self.ending_step(), ends) {
+            self.leave_commit(UNOBSERVED);
+        } else if self.ending.is_some() {
             self.terminate(self.state.pending.ready_owed().max(1));
         }
     }

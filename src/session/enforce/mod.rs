@@ -7,7 +7,9 @@
 //!            cancel connections closed
 //!   Gate ─────────────────────────────▶ next step?
 //!                                         │ the server takes COPY data ........ CopyFail   (copy_fail)
+//!                                         │ a commit may run, and may wait .... Read, Ask  (standby)
 //!                                         │ the server works .................. Cancel     (drain)
+//!                                         │ a cancel may come yet ............. Fence      (drain)
 //!                                         │ batch without Sync, all answered .. Poison     (poison) ─▶ Synced
 //!                                         │ the server skips to Sync .......... Synced     (poison)
 //!                                         │ status T or E ..................... Abort      (abort)
@@ -16,24 +18,34 @@
 //! ```
 //! Each step has a deadline, past which something else may be done ([`deadline`]).
 //!
-//! While a step runs nothing of the client's goes to the server. In Poison, Synced and Abort every reply is an answer to
-//! us and is swallowed; in CopyFail and Cancel replies belong to the client's own request and pass.
+//! While a step runs nothing of the client's goes to the server, but for Gate and Ask, in which nothing is done yet. In
+//! Poison, Synced, Fence and Abort every reply is an answer to us and is swallowed; in CopyFail and Cancel replies belong
+//! to the client's own request and pass.
+//!
+//! A session is ended in the same way, whether by a limit or because pgidle ends: it closes once nothing that was sent can
+//! be carried out any more, or with the word that this is unknown.
 
 mod abort;
 mod copy_fail;
 mod deadline;
 mod drain;
 mod exchange;
+mod hit;
 mod poison;
 mod question;
 mod release;
+mod standby;
 mod terminate;
 
 use std::time::Instant;
 
+pub(super) use self::{
+    hit::{Cancelled, Hit},
+    release::Released,
+};
 use super::{
     Action, CloseReason, Discarding, Session, Verdict,
-    event::{Incident, Outcome, Position},
+    event::{Incident, Outcome},
     limits::Rung,
     report,
     savepoints::Savepoints,
@@ -52,6 +64,9 @@ pub(super) struct Ending {
     incident: Incident,
     /// The moment that the incident tells of: when the limit was reached, or when the gate was passed.
     acted: Instant,
+    cause: Cause,
+    /// Why the session closes at the end, when it does.
+    closes: Option<CloseReason>,
     step: Step,
     /// The number of the transaction: a later one must not be hit.
     pub(super) transaction: u64,
@@ -61,8 +76,20 @@ pub(super) struct Ending {
     in_batch: bool,
     /// The savepoints that were open when the transaction was rolled back.
     savepoints: Savepoints,
+    /// Whether the client's COPY was made to fail: what runs cannot commit.
+    copy_failed: bool,
     /// CancelRequests that were sent.
     cancels: u32,
+    /// What they have come to.
+    hit: Option<Hit>,
+    /// Whether an error of theirs was kept from the client because a FATAL error will follow.
+    withheld: bool,
+    /// When somebody looked who saw that no commit waits for its standby.
+    cleared: Option<Instant>,
+    /// Whether what the server had sent was read.
+    read: bool,
+    /// Why nobody has seen whether it does, where somebody was asked.
+    unseen: Option<&'static str>,
     /// Injections that were sent again because a cancel or a statement timeout of the client's hit them.
     retries: u32,
     /// Since when it is at its step.
@@ -71,15 +98,41 @@ pub(super) struct Ending {
     checked: Instant,
 }
 
+/// Why something is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// A limit was reached: there is an incident to report.
+    Limit,
+    /// pgidle ends.
+    Shutdown,
+}
+
 /// What an ending waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// A look at what the server's process waits for.
+    Ask {
+        /// From when on a look counts.
+        since: Instant,
+        /// How long it is waited for.
+        until: Instant,
+    },
     /// The client's own cancel connections to be closed by the server.
     Gate,
+    /// What the server has sent to be read, ahead of a client that does not read it.
+    Read {
+        /// How long it is read.
+        until: Instant,
+    },
     /// The answer to our CopyFail, which is the end of the client's request.
-    CopyFail,
+    CopyFail {
+        /// When the server is cancelled, which may have other things to do than to read it.
+        until: Instant,
+    },
     /// The end of the statement that was cancelled.
     Cancel(drain::Cancel),
+    /// The answer to our Close.
+    Fence,
     /// The ErrorResponse to our Parse.
     Poison,
     /// The ReadyForQuery to our Sync.
@@ -94,35 +147,92 @@ impl Step {
     /// Whether what the server has to answer is ours, and not the client's.
     fn is_ours(self) -> bool {
         match self {
-            Self::Gate | Self::CopyFail | Self::Cancel(_) => false,
-            Self::Poison | Self::Synced | Self::Abort(_) | Self::Release(..) => true,
+            Self::Ask { .. }
+            | Self::Gate
+            | Self::Read { .. }
+            | Self::CopyFail { .. }
+            | Self::Cancel(_) => false,
+            Self::Fence | Self::Poison | Self::Synced | Self::Abort(_) | Self::Release(..) => true,
         }
     }
 }
 
-pub(super) use release::Released;
+impl Ending {
+    /// What the client is told about the end of the session, when the outcome of so many requests is `unknown`.
+    fn fatal(&self, unknown: usize) -> originate::Report {
+        match self.cause {
+            Cause::Limit => report::terminated(&self.incident, unknown),
+            Cause::Shutdown => report::shutdown(unknown),
+        }
+    }
+
+    /// What the server is told.
+    fn reason(&self) -> String {
+        match self.cause {
+            Cause::Limit => report::sql_reason(&self.incident),
+            Cause::Shutdown => report::SQL_SHUTDOWN.to_owned(),
+        }
+    }
+}
 
 impl Session {
-    /// Begins to end the transaction: asks for the gate.
+    /// Begins to end the transaction: asks for a look where a commit may be running, then for the gate.
     pub(super) fn begin_ending(&mut self, incident: Incident, now: Instant) {
+        let action = incident.action;
+        self.set_ending(incident, Cause::Limit, now);
+        if self.asks_first(action) {
+            self.ask_observer(now);
+        } else {
+            self.actions.push_back(Action::CloseGate);
+        }
+    }
+
+    fn set_ending(&mut self, incident: Incident, cause: Cause, now: Instant) {
         let failed = self.state.status == TransactionStatus::Failed;
         let began = self.state.transaction.started;
         let since = self.gate_since.filter(|&since| Some(since) >= began);
         let since = since.unwrap_or(now);
         self.gate_since = Some(since);
+        let closes = match cause {
+            Cause::Shutdown => Some(CloseReason::Drain),
+            Cause::Limit => {
+                let terminates = incident.action == policy::Action::Terminate;
+                terminates.then_some(CloseReason::Policy)
+            }
+        };
         self.ending = Some(Box::new(Ending {
             incident,
             acted: now,
+            cause,
+            closes,
             step: Step::Gate,
             transaction: self.state.transaction.number,
             told: failed || self.state.pending.skipping(),
             in_batch: false,
             savepoints: Savepoints::default(),
+            copy_failed: false,
             cancels: 0,
+            hit: None,
+            withheld: false,
+            cleared: None,
+            read: false,
+            unseen: None,
             retries: 0,
             since,
             checked: now,
         }));
+    }
+
+    /// The observer has looked, or has not: the gate is next, unless it is closed already.
+    fn asked(&mut self, now: Instant) {
+        if self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.cancels > 0 || ending.cause == Cause::Shutdown)
+        {
+            return self.next_step(now);
+        }
+        self.set_step(Step::Gate);
         self.actions.push_back(Action::CloseGate);
     }
 
@@ -136,6 +246,37 @@ impl Session {
             self.act(now);
         } else if self.ending.is_none() {
             self.actions.push_back(Action::OpenGate);
+        }
+        self.insist(now);
+    }
+
+    /// When an ending that gets no answer goes on.
+    pub(super) fn ending_due(&self) -> Option<Instant> {
+        match self.ending_step()? {
+            Step::Ask { until, .. } | Step::Read { until } | Step::CopyFail { until } => {
+                Some(until)
+            }
+            Step::Cancel(_) => self.cancel_due(),
+            Step::Gate
+            | Step::Fence
+            | Step::Poison
+            | Step::Synced
+            | Step::Abort(_)
+            | Step::Release(..) => None,
+        }
+    }
+
+    /// An ending has got no answer in time.
+    pub(super) fn ending_late(&mut self, now: Instant) {
+        if self.ending_due().is_none_or(|due| due > now) {
+            return;
+        }
+        match self.ending_step() {
+            Some(Step::Ask { .. }) => self.look_late(now),
+            Some(Step::Read { .. }) => self.read_enough(now),
+            Some(Step::CopyFail { .. }) => self.cancel(now),
+            Some(Step::Cancel(_)) => self.next_step(now),
+            _ => {}
         }
     }
 
@@ -168,9 +309,10 @@ impl Session {
 
     /// Whether bytes from the client have to wait for an ending.
     pub(super) fn ending_holds_client(&self) -> bool {
-        self.ending
-            .as_ref()
-            .is_some_and(|ending| ending.step != Step::Gate)
+        self.ending.as_ref().is_some_and(|ending| {
+            let acts = !matches!(ending.step, Step::Gate | Step::Ask { .. });
+            acts || ending.cancels > 0 || ending.cause == Cause::Shutdown
+        })
     }
 
     /// Looks at a frame from the server while an ending is under way.
@@ -186,12 +328,7 @@ impl Session {
             self.finish(Outcome::ServerClosed);
             return self.pass_server(frame, now);
         }
-        let verdict = if self.is_unasked(step, frame) {
-            self.hold_error(frame, now)
-        } else {
-            self.client_is_sent(step, frame);
-            self.answer_of(step, frame, now)
-        };
+        let verdict = self.answer_of(step, frame, now);
         self.step_ended(Some(step), now);
         verdict
     }
@@ -199,49 +336,19 @@ impl Session {
     fn answer_of(&mut self, step: Step, frame: Frame<'_>, now: Instant) -> Verdict {
         let tag = BackendTag::from(frame.tag);
         match step {
-            Step::Gate => self.answer_received(frame, now),
-            Step::CopyFail | Step::Cancel(_) => self.client_request_ends(frame, now),
-            _ if step.is_ours()
-                && tag == BackendTag::NoticeResponse
-                && is_about_ours(step, frame) =>
-            {
-                Verdict::Drop
-            }
-            _ if step.is_ours() && tag.is_asynchronous() => self.pass_server(frame, now),
+            _ if !step.is_ours() => self.client_request_ends(frame, now),
+            _ if tag == BackendTag::NoticeResponse && is_about_ours(step, frame) => Verdict::Drop,
+            _ if tag.is_asynchronous() => self.pass_server(frame, now),
             Step::Poison => self.poison_answered(tag),
             Step::Synced => self.sync_answered(frame, now),
+            Step::Fence => self.fence_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
             Step::Release(purpose, exchange) => self.release_answered(purpose, exchange, frame),
-        }
-    }
-
-    /// Whether an error, of our cancel most likely, came after everything that the client has asked was answered.
-    fn is_unasked(&self, step: Step, frame: Frame<'_>) -> bool {
-        let failed = BackendTag::from(frame.tag) == BackendTag::ErrorResponse;
-        let answered = self.state.pending.is_empty() && !self.is_over();
-        failed && answered && matches!(step, Step::CopyFail | Step::Cancel(_))
-    }
-
-    /// Keeps such an error from the client, who waits for nothing, and hears of it in the answer to its next message.
-    fn hold_error(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        self.pass_server(frame, now);
-        if let Some(ending) = &mut self.ending {
-            ending.in_batch = true;
-        }
-        self.request_ended(now);
-        Verdict::Drop
-    }
-
-    /// An ErrorResponse tells the client, until a ReadyForQuery says that it has recovered (ROLLBACK TO).
-    fn client_is_sent(&mut self, step: Step, frame: Frame<'_>) {
-        let Some(ending) = self.ending.as_mut().filter(|_| !step.is_ours()) else {
-            return;
-        };
-        let tag = BackendTag::from(frame.tag);
-        if tag == BackendTag::ErrorResponse {
-            ending.told = true;
-        } else if tag == BackendTag::ReadyForQuery && frame.body == b"T" {
-            ending.told = false;
+            Step::Ask { .. }
+            | Step::Gate
+            | Step::Read { .. }
+            | Step::CopyFail { .. }
+            | Step::Cancel(_) => Verdict::Pass,
         }
     }
 
@@ -254,7 +361,8 @@ impl Session {
     fn is_over(&self) -> bool {
         let transaction = &self.state.transaction;
         let another = |ending: &Ending| ending.transaction != transaction.number;
-        let nothing_open = self.state.pending.is_empty() && !transaction.open;
+        let nothing_open =
+            self.state.pending.is_empty() && !transaction.open && transaction.enforced.is_none();
         nothing_open || self.ending.as_deref().is_some_and(another)
     }
 
@@ -278,21 +386,21 @@ impl Session {
         };
         let pending = &self.state.pending;
         let (quiet, over) = (pending.is_empty(), self.is_over());
-        let terminate = ending.incident.action == policy::Action::Terminate;
+        // A session whose transaction has ended by itself lives on, unless pgidle ends.
+        let closes = ending.closes.is_some()
+            && (!over || ending.hit.is_some() || ending.cause == Cause::Shutdown);
         if ending.incident.action == policy::Action::Release && !over {
             self.ask();
-        } else if over && !ending.told {
-            self.finish(Outcome::Moot);
-        } else if terminate && (pending.copy_in() || self.nothing_can_run()) {
+        } else if closes && !pending.copy_in() && self.nothing_can_run() {
             self.terminate(0);
-        } else if terminate && over {
-            self.terminate(pending.ready_owed().max(1));
-        } else if over {
-            self.finish(Outcome::RolledBack);
+        } else if over && !closes && pending.skipping() && (self.is_spent() || ending.in_batch) {
+            self.sync();
+        } else if over && !closes && quiet && self.may_be_hit() {
+            self.fence();
+        } else if over && !closes {
+            self.finish_over();
         } else if pending.copy_in() {
-            self.copy_fail();
-        } else if pending.ends_block() && self.position() == Position::Running {
-            self.leave_commit();
+            self.copy_fail(now);
         } else if pending.skipping() {
             if !ending.in_batch {
                 self.discarding = Discarding::Batch;
@@ -300,7 +408,7 @@ impl Session {
             self.state.pending.skip();
             self.sync();
         } else if !quiet {
-            self.cancel(now);
+            self.stop(now);
         } else if pending.unsynced() {
             self.poison();
         } else if self.state.status == TransactionStatus::InBlock
@@ -313,21 +421,6 @@ impl Session {
             self.actions.push_back(Action::OpenGate);
         } else {
             self.abort(abort::Replies::default());
-        }
-    }
-
-    /// The client is ending its transaction: a cancel could make a commit that has happened look refused, or keep it from
-    /// being replicated (`SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`).
-    fn leave_commit(&mut self) {
-        let Some(ending) = &mut self.ending else {
-            return;
-        };
-        if ending.incident.action == policy::Action::Terminate {
-            self.terminate(self.state.pending.ready_owed().max(1));
-        } else {
-            ending.incident.why =
-                Some("the client is ending it: its COMMIT or ROLLBACK runs".into());
-            self.finish(Outcome::NotPossible);
         }
     }
 
@@ -345,13 +438,25 @@ impl Session {
         self.released = None;
         ending.savepoints = std::mem::take(&mut self.state.transaction.savepoints);
         let kind = ending.incident.kind;
+        let unknown = self.state.transaction.doubtful || ending.hit == Some(Hit::Unknown);
         if let Some(finished) = self.state.enforced(kind, status, now) {
             self.record(*finished);
         }
+        self.cancels_are_spent();
         if self.state.status == TransactionStatus::Idle {
             self.ladders.reset();
         }
-        self.finish(Outcome::RolledBack);
+        self.finish(if unknown {
+            Outcome::Unknown
+        } else {
+            Outcome::RolledBack
+        });
+    }
+
+    /// The transaction is over without an end of ours.
+    fn finish_over(&mut self) {
+        let hit = self.ending.as_ref().and_then(|ending| ending.hit);
+        self.finish(hit.map_or(Outcome::Moot, Hit::outcome));
     }
 
     /// Reports how the ending came out, and lets the client speak again.
@@ -365,11 +470,15 @@ impl Session {
             .telling
             .as_ref()
             .is_none_or(|telling| !telling.owes_answer());
-        if outcome == Outcome::RolledBack
+        let untold = |hit: &Hit| hit.outcome() == outcome && (*hit != Hit::Next || ending.in_batch);
+        let hit = [Hit::Meant, Hit::Unknown, Hit::Next]
+            .into_iter()
+            .find(untold);
+        if let Some(hit) = hit
             && answered
             && (in_block || !ending.told || ending.in_batch)
         {
-            let report = report::ended(&ending.incident);
+            let report = hit::told(ending.cause, &ending.incident, hit);
             let mut telling = Telling::new(report, ending.told, ending.in_batch);
             telling.set_savepoints(ending.savepoints);
             self.telling = Some(Box::new(telling));
@@ -378,16 +487,22 @@ impl Session {
         if outcome != Outcome::RolledBack && lives && answered {
             self.telling = None;
         }
-        ending.incident.outcome = outcome;
-        self.report(ending.incident);
+        if ending.cause == Cause::Limit {
+            ending.incident.outcome = outcome;
+            self.report(ending.incident);
+        }
     }
 
     /// A reply that is neither expected nor a known race: nothing is certain any more, so the session ends.
     fn doubt(&mut self, why: &str) {
         if let Some(ending) = &mut self.ending {
             ending.incident.why = Some(why.into());
-            let report = report::doubt(&ending.incident, why);
-            self.fatal(&report, CloseReason::Policy);
+            let report = match ending.cause {
+                Cause::Limit => report::doubt(&ending.incident, why),
+                Cause::Shutdown => report::shutdown(1),
+            };
+            let reason = ending.closes.unwrap_or(CloseReason::Policy);
+            self.fatal(&report, reason);
         }
         self.finish(Outcome::Unexpected);
     }

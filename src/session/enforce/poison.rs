@@ -2,9 +2,7 @@
 //!
 //! The Parse has a name of its own, so that the client's unnamed statement stays, and a text that no grammar accepts.
 
-use super::{
-    BackendTag, Frame, Instant, Session, Step, TransactionStatus, Verdict, originate, report,
-};
+use super::{BackendTag, Frame, Instant, Session, Step, TransactionStatus, Verdict, originate};
 
 /// Name of the statement whose Parse fails.
 const STATEMENT: &str = "pgidle_rollback";
@@ -17,11 +15,7 @@ impl Session {
         };
         ending.in_batch = true;
         ending.step = Step::Poison;
-        originate::parse(
-            STATEMENT,
-            &report::sql_reason(&ending.incident),
-            &mut self.to_server,
-        );
+        originate::parse(STATEMENT, &ending.reason(), &mut self.to_server);
         originate::flush(&mut self.to_server);
     }
 
@@ -41,15 +35,24 @@ impl Session {
         self.set_step(Step::Synced);
     }
 
+    /// Whether the transaction had ended by itself: the Sync ends the skipping that a cancel has brought too late.
+    fn ended_by_itself(&self) -> bool {
+        let ending = self.ending.as_ref();
+        ending.is_some_and(|ending| ending.transaction != self.state.transaction.number)
+    }
+
     /// Looks at the answer to our Sync.
     pub(super) fn sync_answered(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let status = TransactionStatus::read(frame.body);
         match (BackendTag::from(frame.tag), status) {
-            (BackendTag::ReadyForQuery, Some(TransactionStatus::Idle)) => {
+            (BackendTag::ReadyForQuery, Some(TransactionStatus::Idle))
+                if !self.ended_by_itself() =>
+            {
                 self.confirmed(frame.body, now)
             }
             (BackendTag::ReadyForQuery, Some(_)) => {
                 self.state.own_ready(frame.body);
+                self.cancels_are_spent();
                 self.next_step(now);
             }
             _ => self.doubt("The server answered a Sync with an unexpected message."),

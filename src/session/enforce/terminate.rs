@@ -1,6 +1,12 @@
 //! Ends the session: a FATAL error that the client can read, then both connections are closed.
+//!
+//! What runs is ended first, as everywhere (see [`super`]): a server whose client has gone would go on with it, and keep
+//! its locks. There is one way for the limit of a rule and for the shutdown of pgidle.
 
-use super::{Action, CloseReason, Outcome, Phase, Session, originate, report};
+use super::{
+    Action, Cause, CloseReason, Hit, Instant, Outcome, Phase, Session, Step, originate, report,
+};
+use crate::policy::{self, Kind};
 
 impl Session {
     /// Whether the server has no whole request that it could still carry out: one that is half forwarded is not.
@@ -9,18 +15,51 @@ impl Session {
         self.state.pending.len() <= unfinished
     }
 
+    /// Ends the session, whatever is open in it.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.insisted = true;
+        if let Some(Step::Gate | Step::Ask { .. }) = self.ending_step() {
+            self.put_off();
+            self.actions.push_back(Action::OpenGate);
+        }
+        self.insist(now);
+    }
+
+    /// Ends the session when pgidle ends; an ending that is under way comes first.
+    pub(in crate::session) fn insist(&mut self, now: Instant) {
+        if !self.insisted || self.ending.is_some() || self.state.phase == Phase::Closing {
+            return;
+        }
+        let quiet = self.nothing_can_run() && !self.state.pending.copy_in();
+        if quiet || self.state.phase != Phase::Ready || self.state.replication {
+            return self.fatal(&report::shutdown(0), CloseReason::Drain);
+        }
+        let incident = self.incident_of(Kind::Age, policy::Action::Terminate, now);
+        self.set_ending(incident, Cause::Shutdown, now);
+        self.next_step(now);
+    }
+
     /// Closes both sides; `unknown` requests were forwarded and not answered.
     pub(super) fn terminate(&mut self, unknown: usize) {
         let Some(ending) = &mut self.ending else {
             return;
         };
+        let doubted = matches!(ending.hit, Some(Hit::Unknown | Hit::Wait));
+        let unknown = unknown.max(usize::from(doubted));
         if unknown > 0 {
             ending.incident.why =
                 Some(format!("the outcome of {unknown} request(s) is unknown").into());
         }
-        let report = report::terminated(&ending.incident, unknown);
-        self.fatal(&report, CloseReason::Policy);
+        self.unknown = unknown;
+        let report = ending.fatal(unknown);
+        let reason = ending.closes.unwrap_or(CloseReason::Policy);
+        self.fatal(&report, reason);
         self.finish(Outcome::Terminated);
+    }
+
+    /// How many requests were forwarded whose outcome nobody knows, now that the session has been ended.
+    pub fn unknown_requests(&self) -> usize {
+        self.unknown
     }
 
     /// Sends a FATAL error where the client can read it, and asks for the end of the session.

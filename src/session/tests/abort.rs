@@ -692,17 +692,36 @@ fn an_age_that_is_reached_before_a_batch_was_flushed_asks_for_its_answers() {
 }
 
 #[test]
-fn terminate_behind_a_cancel_says_that_pipelined_requests_may_have_run() {
+fn terminate_waits_for_what_was_pipelined_behind_the_statement_that_it_cancels() {
     let mut player = super::script::Player::new("age: terminate 1s; implicit:");
     player.play("C: Q SELECT pg_sleep(60)\nC: Q INSERT INTO t VALUES (1)\n+1s\ncancelled");
     player.transcript.clear();
-    player.session.output(crate::session::Side::Client).clear();
-    let answer = [
-        super::script::backend("E 57014"),
-        super::script::backend("Z I"),
-    ]
-    .concat();
-    player.session.server_bytes(&answer, player.now).unwrap();
+    player.play("S: E 57014 | Z I\n+500ms\ncancelled\nS: C INSERT 0 1 | Z I");
+    expect![[r#"
+        S: E 57014 | Z I
+          < E 25P04 (ours) | Z I
+        +500ms
+          ! Cancel
+        cancelled
+        S: C INSERT 0 1 | Z I
+          < C INSERT 0 1 | Z I | E FATAL 25P04 (ours)
+          > X
+          ! close: policy
+          * age terminate terminated at 1s in "active" after 0ns
+    "#]]
+    .assert_eq(&player.transcript);
+}
+
+#[test]
+fn terminate_says_that_what_does_not_end_may_be_carried_out() {
+    let mut player = super::script::Player::new("age: terminate 1s; implicit:");
+    player.play("C: Q SELECT pg_sleep(60)\nC: Q INSERT INTO t SELECT stubborn()\n+1s\ncancelled");
+    player.play("S: E 57014 | Z I");
+    for _ in 0..9 {
+        player.play("+500ms\ncancelled");
+    }
+    let end = player.now + std::time::Duration::from_millis(500);
+    player.session.handle_timeout(end);
     let told = player.session.output(crate::session::Side::Client).split();
     let told = String::from_utf8_lossy(&told).into_owned();
     assert!(told.contains("SFATAL"), "{told}");
@@ -713,28 +732,30 @@ fn terminate_behind_a_cancel_says_that_pipelined_requests_may_have_run() {
 fn an_age_that_is_reached_in_the_middle_of_a_large_message_waits_for_its_end() {
     let mut player = super::script::Player::new("age: rollback 1s");
     player.play("C: Q BEGIN\nS: C BEGIN | Z T");
-    let message = super::script::frame(b'Q', &vec![b' '; 50_000]);
+    let text = format!("SELECT 1{}", " ".repeat(50_000));
+    let message = super::script::frame(b'Q', text.as_bytes());
     player.client_raw(&message[..40_000]);
     player.play("+1s");
     player.client_raw(&message[40_000..]);
-    player.play("+1ms\nS: I\nS: Z T\ncancelled");
+    player.play("+1ms\nS: C SELECT 1\nS: Z T\ncancelled");
     expect![[r#"
         C: Q BEGIN
           > Q BEGIN
         S: C BEGIN | Z T
           < C BEGIN | Z T
-          > Q 
+          > Q SELECT 1
         +1s
-          > … 10005 bytes
+          > … 10013 bytes
         +1ms
           ! Cancel
-        S: I
-          < I
+        S: C SELECT 1
+          < C SELECT 1
         S: Z T
           < Z T
         cancelled
           > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 1 s'::pg_catalog.int4
-    "#]].assert_eq(&player.transcript);
+    "#]]
+    .assert_eq(&player.transcript);
 }
 
 #[test]

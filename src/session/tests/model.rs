@@ -1,7 +1,9 @@
 //! A naive PostgreSQL backend and a naive driver: what the machine in between is judged by.
 //!
-//! Statements are words: `INSERT 7` and `COPY 7 FROM STDIN` write the token 7, `FAIL` fails, `SLEEP` runs until it is
-//! woken or cancelled, `DOZE` ignores two cancels first. A release of what cannot be given back is a breach.
+//! Statements are words: `INSERT 7` and `COPY 7 FROM STDIN` write the token 7, `VACUUM 7` and `CALL 7` do and commit it
+//! by themselves outside of a block, `FAIL` fails, `SLEEP` runs until it is woken or cancelled, `DOZE` ignores two cancels
+//! first. Where there is a standby, a commit waits for it until it is woken, or cancelled. A release of what cannot be
+//! given back is a breach.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -95,6 +97,16 @@ enum Busy {
 /// What begins the names of the statements and portals of a release.
 const RELEASE: &str = "pgidle_release";
 
+/// A commit that waits for its standby.
+#[derive(Debug)]
+struct Waiting {
+    tokens: Vec<u32>,
+    /// The answer that it keeps back.
+    answer: Vec<u8>,
+    /// Whether it is that of a Sync, or of a Query of which the answers are out.
+    at_end: bool,
+}
+
 /// A backend: one message or statement at a time, with PostgreSQL's output buffer.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -123,6 +135,17 @@ pub(super) struct Server {
     gone: bool,
     /// Whether it would close a session without a transaction (`idle_session_timeout`).
     pub(super) closes_idle: bool,
+    /// Whether commits wait for a standby.
+    pub(super) standby: bool,
+    /// What has to wait for it.
+    unsent: Vec<u32>,
+    waiting: Option<Waiting>,
+    /// Where in the output the answer begins that has to wait.
+    answer_at: usize,
+    /// Tokens whose commit a cancel of pgidle's has kept from waiting.
+    pub(super) unreplicated: BTreeSet<u32>,
+    /// Whether the implicit transaction has run a statement, or the Query has several.
+    ran: bool,
     /// Whether the last thing that it did was an error.
     erred: bool,
     /// Whether a statement was carried out, and nothing else since.
@@ -155,6 +178,12 @@ impl Server {
             cancelled: false,
             gone: false,
             closes_idle,
+            standby: false,
+            unsent: Vec::new(),
+            waiting: None,
+            answer_at: 0,
+            unreplicated: BTreeSet::new(),
+            ran: false,
             erred: false,
             carried_out: false,
             questions: 0,
@@ -185,6 +214,30 @@ impl Server {
         }
     }
 
+    /// Keeps an answer back as long as its commit waits for the standby.
+    fn wait_for_standby(&mut self, at_end: bool) {
+        let tokens = std::mem::take(&mut self.unsent);
+        if tokens.is_empty() {
+            return;
+        }
+        let at = self.answer_at.min(self.output.len());
+        self.waiting = Some(Waiting {
+            tokens,
+            answer: self.output.split_off(at),
+            at_end,
+        });
+    }
+
+    /// Whether a commit waits for its standby.
+    pub(super) fn awaits_standby(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Whether what runs is outside of a transaction block: it commits in the end.
+    pub(super) fn works_without_block(&self) -> bool {
+        self.block == Block::None && self.working
+    }
+
     /// Whether a statement runs.
     pub(super) fn sleeps(&self) -> bool {
         matches!(self.busy, Busy::Sleeping { .. })
@@ -208,6 +261,7 @@ impl Server {
     /// The output buffer is full.
     pub(super) fn flush(&mut self) {
         self.wire.append(&mut self.output);
+        self.answer_at = 0;
     }
 
     /// The client is gone: what has come is still carried out.
@@ -216,19 +270,35 @@ impl Server {
         self.end(false);
     }
 
-    /// The statement that sleeps comes to its end.
+    /// The statement that sleeps comes to its end, or the standby has what waits for it.
     pub(super) fn wake(&mut self) -> bool {
+        if let Some(waiting) = self.waiting.take() {
+            self.output.extend(waiting.answer);
+            self.carried_out = !waiting.at_end;
+            if waiting.at_end {
+                self.ready();
+            }
+            return true;
+        }
         let sleeps = self.sleeps();
         if sleeps {
             self.busy = Busy::No;
+            self.answer_at = self.output.len();
             self.complete("SELECT 1");
             self.carry_out();
+            self.wait_for_standby(false);
         }
         sleeps
     }
 
     /// A CancelRequest, or a timeout of the server's own.
     pub(super) fn cancel(&mut self) {
+        if self.waiting.is_some() {
+            let body = b"SWARNING\0VWARNING\0C01000\0Mtext\0RSyncRepWaitForLSN\0\0";
+            self.unasked(&frame(b'N', body));
+            self.wake();
+            return;
+        }
         match &mut self.busy {
             Busy::Sleeping { deaf: 0 } => self.error("57014"),
             Busy::Sleeping { deaf } => *deaf -= 1,
@@ -237,10 +307,15 @@ impl Server {
         }
     }
 
-    /// A CancelRequest that comes late: the server looks for it where it logs the statement that it has carried out.
+    /// A CancelRequest of pgidle's: the server looks for it also where it logs the statement that it has carried out.
     pub(super) fn cancel_late(&mut self) {
+        if let Some(waiting) = &self.waiting {
+            self.unreplicated.extend(&waiting.tokens);
+            return self.cancel();
+        }
         // With a Query behind an open batch neither side could say what the error is about.
-        if self.carried_out && (self.in_query || self.input.first() == Some(&b'S')) {
+        let doubtful = !self.in_query && matches!(self.input.first(), Some(b'Q' | b'F'));
+        if self.carried_out && !doubtful {
             self.error("57014");
         } else {
             self.cancel();
@@ -257,7 +332,7 @@ impl Server {
 
     /// Does one thing; `false` when there is nothing to do. An error is a breach of the protocol by whoever talks to it.
     pub(super) fn step(&mut self) -> Result<bool, String> {
-        if self.gone || self.sleeps() {
+        if self.gone || self.sleeps() || self.waiting.is_some() {
             return Ok(false);
         }
         self.carried_out = false;
@@ -266,8 +341,10 @@ impl Server {
             return self.copy_message(token);
         }
         if let Some(text) = self.list.pop_front() {
+            self.answer_at = self.output.len();
             self.run(&text);
             self.carry_out();
+            self.wait_for_standby(false);
             if let Some(what) = self.robbed {
                 return Err(format!("a release took {what} away"));
             }
@@ -290,6 +367,11 @@ impl Server {
     fn ready(&mut self) {
         if self.block == Block::None {
             self.end(true);
+            self.answer_at = self.output.len();
+            self.wait_for_standby(true);
+            if self.waiting.is_some() {
+                return;
+            }
         }
         self.in_query = false;
         self.cancelled = false;
@@ -324,9 +406,13 @@ impl Server {
     fn end(&mut self, commit: bool) {
         let tokens = std::mem::take(&mut self.tokens);
         if commit {
-            self.committed.extend(tokens);
+            self.committed.extend(&tokens);
+            if self.standby {
+                self.unsent.extend(tokens);
+            }
         }
         self.savepoints.0.clear();
+        self.ran = false;
         self.portals.clear();
         self.block = Block::None;
         self.working = false;
@@ -353,6 +439,7 @@ impl Server {
                     .filter(|text| !text.is_empty())
                     .map(str::to_owned)
                     .collect();
+                self.ran |= self.list.len() > 1;
                 if self.list.is_empty() {
                     self.send(b'I', b"");
                 }
@@ -477,7 +564,10 @@ impl Server {
             b'c' => {
                 self.busy = Busy::No;
                 self.tokens.push(token);
+                self.answer_at = self.output.len();
                 self.complete(&format!("COPY {token}"));
+                self.carry_out();
+                self.wait_for_standby(false);
             }
             b'X' => {
                 self.end(false);
@@ -504,6 +594,7 @@ impl Server {
         if is_exit(text) && !text.starts_with("ROLLBACK TO") {
             return self.run_exit(text);
         }
+        let first = !std::mem::replace(&mut self.ran, true);
         let command = text.split_ascii_whitespace().next().unwrap_or_default();
         match command {
             "BEGIN" => {
@@ -514,6 +605,8 @@ impl Server {
                 self.tokens.push(number(text));
                 self.complete(&format!("INSERT 0 {}", number(text)));
             }
+            "VACUUM" if self.block != Block::None || !first => self.error("25001"),
+            "VACUUM" | "CALL" => self.run_alone(text, first),
             "COPY" => {
                 self.busy = Busy::Copying {
                     token: number(text),
@@ -567,6 +660,17 @@ impl Server {
         }
     }
 
+    /// A statement that commits by itself outside of a block.
+    fn run_alone(&mut self, text: &str, first: bool) {
+        self.tokens.push(number(text));
+        if self.block == Block::None && (first || !self.in_query) {
+            self.end(true);
+            self.answer_at = self.output.len();
+        }
+        let (command, _) = text.split_once(' ').unwrap_or((text, ""));
+        self.complete(command);
+    }
+
     fn run_exit(&mut self, text: &str) {
         let chain = text.ends_with("AND CHAIN");
         if self.block == Block::None {
@@ -577,6 +681,7 @@ impl Server {
         }
         let commit = text.starts_with("COMMIT") && self.block != Block::Failed;
         self.end(commit);
+        self.answer_at = self.output.len();
         if chain {
             self.block = Block::Open;
         }
@@ -628,6 +733,9 @@ pub(super) enum Eager {
 /// A statement without its token.
 pub(super) type Statement = &'static str;
 
+/// Statements that have a token.
+const WRITES: [&str; 4] = ["INSERT", "COPY", "VACUUM", "CALL"];
+
 /// The named statements.
 pub(super) const NAMED: [Statement; 5] = ["COMMIT", "ROLLBACK", "BEGIN", "SELECT 1", "SAVEPOINT a"];
 
@@ -677,6 +785,8 @@ pub(super) struct Client {
     open: Vec<u32>,
     /// Tokens of a commit that was told in an answer which is not complete: an error behind it makes it refused.
     told: Vec<u32>,
+    /// Whether it was told that it cannot be known what became of what it asked.
+    in_doubt: bool,
     savepoints: Savepoints,
     in_block: bool,
     error_seen: bool,
@@ -695,6 +805,21 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Whether something that it asked, and that was not answered, may end a transaction block.
+    pub(super) fn may_commit(&self) -> bool {
+        let exits = |text: &String| is_exit(text) && !text.starts_with("ROLLBACK TO");
+        self.sent.iter().any(|sent| match &sent.expect {
+            Expect::Query(list) => list.iter().any(exits),
+            Expect::Execute(text) => exits(text),
+            Expect::Call { .. }
+            | Expect::Parse
+            | Expect::Bind
+            | Expect::Describe
+            | Expect::Sync
+            | Expect::CopyEnd => false,
+        })
+    }
+
     /// Whether everything that it asked has been answered.
     pub(super) fn is_quiet(&self) -> bool {
         self.sent.is_empty() && self.outbox.is_empty()
@@ -716,6 +841,9 @@ impl Client {
 
     /// What was asked in vain.
     fn lost(&mut self, expect: &Expect) {
+        if self.in_doubt {
+            return;
+        }
         let texts = match expect {
             Expect::Query(list) => list.clone(),
             Expect::Execute(text) => VecDeque::from([text.clone()]),
@@ -726,9 +854,11 @@ impl Client {
             | Expect::Sync
             | Expect::CopyEnd => VecDeque::new(),
         };
-        let writes = texts
-            .iter()
-            .filter(|text| text.starts_with("INSERT") || text.starts_with("COPY"));
+        let writes = texts.iter().filter(|text| {
+            text.split(' ')
+                .next()
+                .is_some_and(|word| WRITES.contains(&word))
+        });
         self.refused.extend(writes.map(|text| number(text)));
     }
 
@@ -814,7 +944,13 @@ impl Client {
     }
 
     fn query(&mut self, list: &[Statement]) {
-        let list: VecDeque<String> = list.iter().map(|statement| self.text(statement)).collect();
+        let several = list.len() > 1;
+        // What they commit in a list is the model's alone to know.
+        let list = list.iter().map(|statement| match *statement {
+            "VACUUM N" | "CALL N" if several => "SELECT 1",
+            other => other,
+        });
+        let list: VecDeque<String> = list.map(|statement| self.text(statement)).collect();
         let text = Vec::from(list.clone()).join("; ");
         self.queue(
             b'Q',
@@ -951,7 +1087,10 @@ impl Client {
             return self.unasked(tag, body);
         };
         match (tag, &mut front.expect) {
-            (b'E', _) => return self.error(),
+            (b'E', _) => {
+                self.in_doubt = body.windows(6).any(|field| field == b"C40003");
+                return self.error();
+            }
             (b'Z', _) => return self.ready(body[0]),
             (b'1', Expect::Parse) | (b'2', Expect::Bind) | (b'n' | b'T', Expect::Describe) => {
                 self.sent.pop_front();
@@ -1010,8 +1149,13 @@ impl Client {
         }
         self.error_seen = true;
         // Where nothing is left to fail, it can only be about what was told.
-        if self.is_over(&self.sent[0]) {
-            self.refused.extend(self.told.drain(..));
+        let told = std::mem::take(&mut self.told);
+        if self.in_doubt {
+            self.open.clear();
+        } else if self.is_over(&self.sent[0]) {
+            self.refused.extend(told);
+        } else {
+            self.told = told;
         }
         self.parsed = None;
         self.copy = None;
@@ -1059,6 +1203,7 @@ impl Client {
             return Err(format!("the answer to {:?} is not complete", sent.expect));
         }
         self.failed = false;
+        self.in_doubt = false;
         self.status = status;
         self.acknowledged.extend(self.told.drain(..));
         if status == b'I' {
@@ -1107,6 +1252,12 @@ impl Client {
         }
         match command {
             "INSERT" => self.open.push(number(text)),
+            "VACUUM" | "CALL" if !self.in_block => {
+                // What the batch has done before may be committed with it.
+                self.open.clear();
+                self.told.push(number(text));
+            }
+            "VACUUM" | "CALL" => self.open.push(number(text)),
             "COPY" => {
                 self.open.push(number(text));
                 self.doubtful = 0;

@@ -1,6 +1,9 @@
 //! Random clients, servers and clocks against the machine: nothing acknowledged is lost, nothing refused is kept.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proptest::{prelude::*, sample::select, test_runner::TestCaseResult};
 
@@ -12,6 +15,8 @@ use crate::{
     policy::{Action as PolicyAction, Kind},
     session::{
         Action, Session, Side,
+        damage::Damage,
+        enforce::Step,
         event::{Event, Outcome, Position},
         state::TransactionStatus,
     },
@@ -66,6 +71,8 @@ const STATEMENTS: &[Statement] = &[
     "FAIL",
     "SLEEP",
     "DOZE",
+    "VACUUM N",
+    "CALL N",
 ];
 
 /// Statements of transactions that mostly read.
@@ -129,6 +136,8 @@ enum Op {
     Lag,
     /// Other limits come into force.
     Limits(&'static str),
+    /// pgidle ends, and insists.
+    Shutdown,
 }
 
 fn act(statements: &'static [Statement]) -> impl Strategy<Value = Act> {
@@ -175,6 +184,7 @@ fn op(
         1 => any::<bool>().prop_map(Op::Reads),
         1 => Just(Op::Lag),
         1 => select(limits).prop_map(Op::Limits),
+        1 => Just(Op::Shutdown),
     ]
 }
 
@@ -211,6 +221,10 @@ struct World {
     /// Whether the server does nothing.
     hangs: bool,
     closed: bool,
+    /// Whether pgidle ends.
+    insisted: bool,
+    /// Whether somebody looks at the server.
+    observed: bool,
     /// What each side sent, and what each got.
     streams: [Vec<u8>; 4],
 }
@@ -241,6 +255,8 @@ impl World {
             lag: false,
             hangs: false,
             closed: false,
+            insisted: false,
+            observed: false,
             streams: Default::default(),
         }
     }
@@ -278,6 +294,10 @@ impl World {
             Op::Reads(reads) => self.set_reads(*reads)?,
             Op::Lag => self.lag = true,
             Op::Limits(limits) => self.set_limits(limits),
+            Op::Shutdown => {
+                self.insisted = true;
+                self.session.shut_down(self.now);
+            }
         }
         self.settle()
     }
@@ -394,6 +414,10 @@ impl World {
             self.now = at.max(self.now);
             self.session.handle_timeout(self.now);
             self.settle()?;
+            if let Some(Step::Read { .. }) = self.session.ending_step() {
+                self.deliver(usize::MAX)?;
+                self.settle()?;
+            }
         }
         self.now = end;
         Ok(())
@@ -421,6 +445,7 @@ impl World {
             if std::mem::take(&mut self.lag) || self.closed {
                 return Ok(());
             }
+            self.look();
             let Some(action) = self.session.poll_action() else {
                 if !self.held || self.session.holds_client() {
                     break;
@@ -455,6 +480,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whoever looks sees whether a commit waits for its standby.
+    fn look(&mut self) {
+        if !self.observed || self.session.ending.is_none() {
+            return;
+        }
+        let look = self.session.look_wanted();
+        if look.is_some_and(|look| look.from <= self.now) {
+            let seen = Damage {
+                at: self.now,
+                locks: Vec::new(),
+                blocked: None,
+                xmin_age: None,
+                awaits_standby: Some(self.server.awaits_standby()),
+            };
+            self.session.observed(Arc::new(seen), self.now);
+        }
     }
 
     fn close(&mut self) -> Result<(), String> {
@@ -530,7 +573,10 @@ impl World {
             && self.server.has_told_all()
             && !half_forwarded
             && (self.server.status() == b'T' || self.limits.contains("implicit"));
-        if (covered || aged) && !self.closed && self.server.holds() {
+        // Without an observer nothing is cancelled that may be a commit.
+        let commits = self.server.works_without_block() || self.client.may_commit();
+        let left = commits && !self.observed || self.server.awaits_standby();
+        if (covered || aged) && !left && !self.closed && self.server.holds() {
             return Err(format!("stuck in {position:?}"));
         }
         if position == Position::IdleInTransaction && !self.closed {
@@ -582,7 +628,7 @@ impl World {
             self.land_cancels();
             self.server.wake();
             if self.closed {
-                return if self.may_close {
+                return if self.may_close || self.insisted {
                     Ok(())
                 } else {
                     Err("the session was closed".to_owned())
@@ -627,22 +673,51 @@ impl World {
         if let Some(token) = self.client.refused.intersection(committed).next() {
             return Err(format!("ghost: {token} was refused"));
         }
+        let unreplicated = &self.server.unreplicated;
+        if let Some(token) = self.client.acknowledged.intersection(unreplicated).next() {
+            return Err(format!("not replicated: {token} was acknowledged"));
+        }
+        let ends = self.insisted || self.may_close;
+        if let (Some(token), false, false) = (unreplicated.first(), self.observed, ends) {
+            return Err(format!("the commit of {token} was kept from waiting"));
+        }
         let [sent, forwarded, answered, received] = &self.streams;
-        if !self.limited && (sent != forwarded || answered != received) {
+        let untouched = !self.limited && !self.insisted;
+        if untouched && (sent != forwarded || answered != received) {
             return Err("not transparent".to_owned());
         }
         Ok(())
     }
 }
 
-fn run(
-    limits: &'static str,
-    (closes_idle, early): (bool, bool),
-    ops: &[Op],
+/// What is around a client for one case.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    closes_idle: bool,
+    standby: bool,
+    observed: bool,
     silent: bool,
-) -> Result<(), String> {
-    let mut world = World::new(limits, closes_idle);
-    if !early {
+    /// Whether its first requests come with the startup packet.
+    early: bool,
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    any::<[bool; 5]>().prop_map(|[closes_idle, standby, observed, silent, early]| Setting {
+        closes_idle,
+        standby,
+        observed,
+        silent,
+        early,
+    })
+}
+
+fn run(limits: &'static str, setting: Setting, ops: &[Op]) -> Result<(), String> {
+    let mut world = World::new(limits, setting.closes_idle);
+    world.server.standby = setting.standby;
+    world.observed = setting.observed;
+    let interval = setting.observed.then_some(Duration::from_secs(1));
+    world.session.set_observer(interval);
+    if !setting.early {
         world.start_up()?;
         world.settle()?;
     }
@@ -651,9 +726,12 @@ fn run(
     }
     if world.hangs {
         world.check_patience()?;
-    } else if silent {
+    } else if setting.silent || world.insisted {
         world.be_silent()?;
         world.check_free()?;
+    }
+    if world.insisted && !world.closed {
+        return Err("the session outlives pgidle".to_owned());
     }
     if !world.closed {
         world.check_alive()?;
@@ -671,21 +749,21 @@ proptest! {
     fn nothing_acknowledged_is_lost_and_nothing_refused_is_kept(
         limits in select(LIMITS),
         ops in prop::collection::vec(op(STATEMENTS, LIMITS), 0..50),
-        silent in any::<bool>(),
-        early in any::<bool>(),
+        setting in setting(),
     ) {
-        let result: TestCaseResult = run(limits, (false, early), &ops, silent).map_err(TestCaseError::fail);
+        let setting = Setting { closes_idle: false, ..setting };
+        let result: TestCaseResult = run(limits, setting, &ops).map_err(TestCaseError::fail);
         result?;
     }
 
     #[test]
     fn a_release_takes_nothing_away(
         limits in select(RELEASES),
-        closes_idle in any::<bool>(),
+        setting in setting(),
         ops in prop::collection::vec(op(READS, RELEASES), 0..50),
-        silent in any::<bool>(),
     ) {
-        let result: TestCaseResult = run(limits, (closes_idle, false), &ops, silent).map_err(TestCaseError::fail);
+        let setting = Setting { early: false, ..setting };
+        let result: TestCaseResult = run(limits, setting, &ops).map_err(TestCaseError::fail);
         result?;
     }
 }

@@ -158,6 +158,10 @@ impl Player {
             self.left = true;
         } else if let Some(text) = line.strip_prefix("limits: ") {
             self.session.set_limits(limits(text));
+        } else if line == "an observer" {
+            self.session.set_observer(Some(Duration::from_secs(1)));
+        } else if line == "shutdown" {
+            self.session.shut_down(self.now);
         } else if line == "drain" {
             self.session.drain();
         } else {
@@ -282,7 +286,7 @@ impl Player {
     }
 }
 
-/// What an observer sees: who waits, as `1s for AccessExclusiveLock, 0ms for ShareLock` or `nobody`; the time may be `?`.
+/// What an observer sees: `a commit that awaits a standby`, `nothing` of that, or who waits, as `1s for AccessExclusiveLock, 0ms for ShareLock` or `nobody`; the time may be `?`.
 fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
     let waiters = waiting.split("; ").filter_map(|waiter| {
         let (time, mode) = waiter.split_once(" for ")?;
@@ -309,10 +313,14 @@ fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
     });
     Arc::new(Damage {
         at,
-        wait_event: None,
         locks: Vec::new(),
         blocked: Some(waiters.collect()),
         xmin_age: None,
+        awaits_standby: match waiting {
+            "a commit that awaits a standby" => Some(true),
+            "nothing" => None,
+            _ => Some(false),
+        },
     })
 }
 
@@ -415,6 +423,11 @@ pub(super) fn backend(message: &str) -> Vec<u8> {
         "FATAL" => frame(
             b'E',
             format!("SFATAL\0VFATAL\0C{rest}\0Mtext\0\0").as_bytes(),
+        ),
+        // The wait for a standby was ended.
+        "SYNCREP" => frame(
+            b'N',
+            b"SWARNING\0VWARNING\0C01000\0Mtext\0RSyncRepWaitForLSN\0\0",
         ),
         "N" => frame(
             b'N',

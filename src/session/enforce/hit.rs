@@ -1,0 +1,340 @@
+//! What a cancel of ours has come to.
+//!
+//! It can come too late for what it was meant for. The server commits, and answers the command, before it looks for
+//! cancels again where it logs the statement (`exec_simple_query`, `exec_execute_message` and `errfinish`); of what was
+//! sent after that, any part may be hit; and where it meets a commit that waits for its standby, it ends the wait
+//! (`SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`). So each error of a cancel is [judged](Session::judge) by
+//! what was answered before it. What shows when the ending is over already is reported once more.
+
+use super::{
+    BackendTag, Cause, Discarding, ErrorFields, Frame, Incident, Instant, Outcome, Session, Step,
+    Telling, Verdict, originate, report,
+};
+use crate::{
+    session::{
+        pending::{Owed, Request},
+        state::{Settled, TransactionStatus},
+    },
+    sql::Commits,
+    wire::originate::{ReadyStatus, Report},
+};
+
+/// What a cancel of ours has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Hit {
+    /// It ended the transaction that was meant.
+    Meant,
+    /// The transaction had ended by itself: it ended what the client ran next.
+    Next,
+    /// Whether what it met was committed, or a part of it, cannot be known.
+    Unknown,
+    /// It ended the wait of a commit for its standby.
+    Wait,
+}
+
+impl Hit {
+    /// How that is reported.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Meant => Outcome::RolledBack,
+            Self::Next => Outcome::NextCancelled,
+            Self::Unknown => Outcome::Unknown,
+            Self::Wait => Outcome::CommitNotAwaited,
+        }
+    }
+}
+
+/// A cancel of ours that was sent, as long as it may show.
+#[derive(Clone, Debug)]
+pub(in crate::session) struct Cancelled {
+    cause: Cause,
+    incident: Incident,
+    /// The number of the transaction that is meant.
+    transaction: u64,
+    /// Whether its error was kept from the client because it was about nothing.
+    spent: bool,
+    /// Whether answers are kept from the client up to ReadyForQuery: it was told that their outcome is unknown.
+    takes_back: bool,
+}
+
+impl Cancelled {
+    pub(super) fn new(cause: Cause, incident: &Incident, transaction: u64) -> Self {
+        Self {
+            cause,
+            incident: incident.clone(),
+            transaction,
+            spent: false,
+            takes_back: false,
+        }
+    }
+}
+
+/// What a client is told about something that was ended.
+pub(super) fn told(cause: Cause, incident: &Incident, hit: Hit) -> Report {
+    match cause {
+        Cause::Limit => report::hit(incident, hit),
+        Cause::Shutdown => report::hit_by_shutdown(hit),
+    }
+}
+
+impl Session {
+    /// Looks at an answer to the client's own request, which CopyFail or a cancel is meant to end, or may end yet.
+    pub(in crate::session) fn client_request_ends(
+        &mut self,
+        frame: Frame<'_>,
+        now: Instant,
+    ) -> Verdict {
+        let tag = BackendTag::from(frame.tag);
+        let verdict = if tag == BackendTag::ReadyForQuery {
+            self.ready_of_request(frame, now)
+        } else if tag == BackendTag::NoticeResponse && self.is_wait_that_ended(frame) {
+            self.wait_ended();
+            self.answer_received(frame, now)
+        } else if self.takes_back() && !tag.is_asynchronous() {
+            self.answer_received(frame, now);
+            Verdict::Drop
+        } else if tag == BackendTag::ErrorResponse {
+            self.error_of_request(frame, now)
+        } else {
+            self.answer_received(frame, now)
+        };
+        if self.ending_holds_client() {
+            self.request_ended(now);
+        }
+        verdict
+    }
+
+    /// An error of a CopyFail or cancel is told in our words; one of the request's own says more than those.
+    fn error_of_request(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let canceled = ErrorFields::read(frame.body).sqlstate == CANCELED;
+        let ending = self.ending.as_ref();
+        let copy_failed = ending.is_some_and(|ending| ending.copy_failed);
+        // What was filled up may draw an error of any kind.
+        let padded = self.client.drop_rest && copy_failed;
+        let ours = padded || canceled && (self.cancelled.is_some() || copy_failed);
+        let hit = if copy_failed {
+            Some(Hit::Meant)
+        } else {
+            self.judge()
+        };
+        // The FATAL error that follows is the answer, when nothing else is asked.
+        let closes = ending.is_some_and(|ending| ending.closes.is_some());
+        let withheld = closes && self.state.pending.error_answers_all();
+        let unasked = self.state.pending.is_empty();
+        let verdict = self.answer_received(frame, now);
+        if !ours {
+            let held = unasked && self.ending_holds_client();
+            if let Some(ending) = &mut self.ending {
+                ending.told |= !held;
+                ending.in_batch |= held;
+            }
+            return if held { Verdict::Drop } else { verdict };
+        }
+        let Some(hit) = hit.or_else(|| self.cannot_be_dropped(unasked).then_some(Hit::Next)) else {
+            if let Some(cancelled) = &mut self.cancelled {
+                cancelled.spent = true;
+            }
+            return Verdict::Drop;
+        };
+        let report = self.has_hit(hit);
+        match &mut self.ending {
+            Some(ending) if withheld => ending.withheld = true,
+            // It waits for the client's next message.
+            Some(ending) if unasked => ending.in_batch = true,
+            ending => {
+                if let Some(ending) = ending {
+                    ending.told = true;
+                }
+                if let Some(report) = report {
+                    // A COMMIT may be under way already, sent before the client could know.
+                    let mut telling = Telling::new(report, true, false);
+                    telling.send(&mut self.to_client);
+                    self.telling = Some(Box::new(telling));
+                }
+            }
+        }
+        Verdict::Drop
+    }
+
+    /// Whether the server skips to a Sync because of the error, and no ending goes on that would send one.
+    fn cannot_be_dropped(&self, unasked: bool) -> bool {
+        unasked && self.ending.is_none()
+    }
+
+    /// Notes what a cancel has come to, also when the ending is over by now. Returns what the client is told.
+    fn has_hit(&mut self, hit: Hit) -> Option<Report> {
+        let number = self
+            .cancelled
+            .as_ref()
+            .map(|cancelled| cancelled.transaction);
+        if let Some(ending) = &mut self.ending
+            && number.is_none_or(|number| number == ending.transaction)
+        {
+            ending.hit = Some(hit);
+            return Some(told(ending.cause, &ending.incident, hit));
+        }
+        let cancelled = self.cancelled.as_ref()?;
+        let report = told(cancelled.cause, &cancelled.incident, hit);
+        if cancelled.cause == Cause::Limit {
+            let why = "the cancel request showed late".into();
+            self.report(Incident {
+                outcome: hit.outcome(),
+                why: Some(why),
+                ..cancelled.incident.clone()
+            });
+        }
+        Some(report)
+    }
+
+    /// What an error of a cancel of ours is about that comes now; `None` when there was nothing left that it could end.
+    fn judge(&self) -> Option<Hit> {
+        let transaction = &self.state.transaction;
+        let cancelled = self.cancelled.as_ref();
+        let meant = cancelled.is_some_and(|cancelled| cancelled.transaction == transaction.number);
+        let open = if meant { Hit::Meant } else { Hit::Next };
+        if transaction.explicit {
+            return Some(open);
+        }
+        let front = self.state.pending.front();
+        let settled = match front {
+            Some(request) if request.owed == Owed::Query => self.settled_query(request),
+            _ => self.state.settled,
+        };
+        let last = front.is_none_or(|request| matches!(request.owed, Owed::Query | Owed::Sync));
+        match settled {
+            Settled::No => Some(open),
+            Settled::Perhaps => Some(Hit::Unknown),
+            Settled::Yes if last => None,
+            Settled::Yes => Some(Hit::Next),
+        }
+    }
+
+    /// Whether all statements of the client's simple Query were carried out: it has committed then.
+    fn settled_query(&self, query: &Request) -> Settled {
+        let completed = self.state.completed;
+        match query.statements {
+            Some(statements) if statements == completed => Settled::Yes,
+            // A CALL commits as it goes.
+            Some(1) if query.text.commits() == Commits::Perhaps => Settled::Perhaps,
+            None if completed > 0 => Settled::Perhaps,
+            Some(_) | None => Settled::No,
+        }
+    }
+
+    fn ready_of_request(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let spent = self.cancelled.as_mut().is_some_and(|cancelled| {
+            cancelled.takes_back = false;
+            std::mem::take(&mut cancelled.spent)
+        });
+        let failed = TransactionStatus::read(frame.body) == Some(TransactionStatus::Failed);
+        // The commit was one AND CHAIN in a list: the cancel ended what that had begun.
+        let chained = (spent && failed).then(|| self.has_hit(Hit::Next)).flatten();
+        let verdict = self.answer_received(frame, now);
+        if let Some(ending) = &mut self.ending {
+            ending.told |= chained.is_some();
+            if frame.body == b"T" {
+                // A block that is open has recovered, by ROLLBACK TO.
+                ending.told = false;
+                if ending.hit.take_if(|hit| *hit == Hit::Meant).is_some() {
+                    let why = "its statement was cancelled, and it went on from a savepoint";
+                    ending.incident.why = Some(why.into());
+                }
+            }
+            if ending.withheld {
+                return Verdict::Drop;
+            }
+        }
+        match chained {
+            Some(report) => {
+                originate::error_response(&report, &mut self.to_client);
+                originate::ready_for_query(ReadyStatus::Error, &mut self.to_client);
+                Verdict::Drop
+            }
+            None => verdict,
+        }
+    }
+
+    /// Whether a notice says that a cancel of ours has ended a commit's wait for its standby. The text is in the server's
+    /// language; the name of the function is not.
+    fn is_wait_that_ended(&self, frame: Frame<'_>) -> bool {
+        self.cancelled.is_some() && ErrorFields::read(frame.body).routine == b"SyncRepWaitForLSN"
+    }
+
+    /// A commit returns before its standby has it. Its client is not told that it has committed, and not of what follows
+    /// in the same Query or batch.
+    fn wait_ended(&mut self) {
+        let report = self.has_hit(Hit::Wait);
+        let closes = self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.closes.is_some());
+        if closes {
+            return self.terminate(self.state.pending.ready_owed().max(1));
+        }
+        if let Some(ending) = &mut self.ending {
+            ending.told = true;
+        }
+        if let Some(cancelled) = &mut self.cancelled {
+            cancelled.takes_back = true;
+        }
+        if let Some(report) = report {
+            originate::error_response(&report, &mut self.to_client);
+        }
+        if self.state.pending.ready_owed() == 0 {
+            self.discarding = Discarding::Batch;
+        }
+    }
+
+    fn takes_back(&self) -> bool {
+        let cancelled = self.cancelled.as_ref();
+        cancelled.is_some_and(|cancelled| cancelled.takes_back)
+    }
+
+    /// Whether an error of a cancel was kept from the client in a batch that has no Sync yet.
+    pub(super) fn is_spent(&self) -> bool {
+        let cancelled = self.cancelled.as_ref();
+        cancelled.is_some_and(|cancelled| cancelled.spent)
+    }
+
+    /// The server has come to the end of what it was sent: cancels that it had got by then hit nothing any more.
+    pub(in crate::session) fn cancels_are_spent(&mut self) {
+        if self.cancels_open == 0 {
+            self.cancelled = None;
+        }
+    }
+
+    /// Whether a cancel of ours may still hit what the client runs next, in a batch whose end no ReadyForQuery tells.
+    pub(super) fn may_be_hit(&self) -> bool {
+        let pending = &self.state.pending;
+        self.cancelled.is_some() && pending.unsynced() && !pending.skipping()
+    }
+
+    /// Asks the server for a sign that it is past everything that it was sent: a cancel that has not shown by then hits
+    /// nothing any more. The server forgets cancels when it reads a message (`PostgresMain`), and Close touches neither
+    /// the transaction nor, under a name of our own, the client's statements.
+    pub(super) fn fence(&mut self) {
+        originate::close_statement(&self.own_name(), &mut self.to_server);
+        originate::flush(&mut self.to_server);
+        self.set_step(Step::Fence);
+    }
+
+    /// Looks at what comes before the answer to the fence.
+    pub(super) fn fence_answered(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+        let tag = BackendTag::from(frame.tag);
+        if tag == BackendTag::CloseComplete {
+            self.cancels_are_spent();
+            self.next_step(now);
+            Verdict::Drop
+        } else if tag == BackendTag::ErrorResponse {
+            let verdict = self.error_of_request(frame, now);
+            self.next_step(now);
+            verdict
+        } else {
+            self.doubt("The server answered a Close with an unexpected message.");
+            Verdict::Drop
+        }
+    }
+}
+
+/// `query_canceled`
+const CANCELED: &[u8] = b"57014";

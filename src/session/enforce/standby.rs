@@ -1,0 +1,194 @@
+//! Keeps a cancel of ours from a commit that may wait for its standby.
+//!
+//! A cancel ends the wait for synchronous replication, and the commit returns as a success that no standby has
+//! (`SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`). The wire does not tell when a commit runs: it may be
+//! behind any statement of what was sent that ends a block, and at the end of every transaction without one. Where it
+//! may run, whoever has an observer asks what the process waits for, right before the cancel. Whoever has none leaves it
+//! alone, unless the session is to end: then nobody is told of a success.
+
+use std::time::Duration;
+
+use super::{Instant, Outcome, Session, Step, policy};
+use crate::{
+    session::{damage::Damage, event::Position, limits::Look, pending::Text},
+    sql::{self, Control},
+};
+
+/// How long an answer of the observer's may take, beyond the interval at which it looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How old a look may be by which a cancel is sent.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// How long the server's answers are read ahead of a client that does not read, before it is judged what runs.
+const READ_FOR: Duration = Duration::from_millis(500);
+
+/// Whether a commit runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commit {
+    No,
+    Perhaps,
+    Surely,
+}
+
+impl Session {
+    /// Ends what runs, if no commit is a part of it.
+    pub(super) fn stop(&mut self, now: Instant) {
+        let commit = self.commit();
+        let Some(ending) = &self.ending else {
+            return;
+        };
+        let cleared = ending
+            .cleared
+            .is_some_and(|at| now.saturating_duration_since(at) < FRESH);
+        match commit {
+            Commit::No => self.cancel(now),
+            // Its answer may have come long ago, and not be read because the client does not read.
+            Commit::Perhaps | Commit::Surely
+                if self.client_blocked_since.is_some() && !ending.read =>
+            {
+                self.set_step(Step::Read {
+                    until: now + READ_FOR,
+                });
+            }
+            Commit::Perhaps if cleared => self.cancel(now),
+            Commit::Perhaps if self.observer.is_some() && ending.unseen.is_none() => {
+                self.ask_observer(now);
+            }
+            // It is told of no success.
+            Commit::Perhaps if ending.closes.is_some() => self.cancel(now),
+            Commit::Perhaps => self.leave_commit(ending.unseen.unwrap_or(UNOBSERVED)),
+            Commit::Surely => {
+                self.leave_commit("the client is ending it: its COMMIT or ROLLBACK runs")
+            }
+        }
+    }
+
+    fn commit(&self) -> Commit {
+        let (pending, transaction) = (&self.state.pending, &self.state.transaction);
+        let ending = self.ending.as_ref();
+        if ending.is_some_and(|ending| ending.copy_failed) {
+            Commit::No
+        } else if pending.ends_block() && self.position() == Position::Running {
+            Commit::Surely
+        } else if pending.may_commit(transaction.explicit, transaction.open, |text| {
+            self.only_reads(text)
+        }) {
+            Commit::Perhaps
+        } else {
+            Commit::No
+        }
+    }
+
+    /// Whether what runs may be a commit.
+    pub(super) fn may_be_commit(&self) -> bool {
+        self.commit() != Commit::No
+    }
+
+    /// Whether a text leaves nothing to wait for: a transaction that has written nothing does not wait. Of one that begins
+    /// with ROLLBACK the rest is meant.
+    fn only_reads(&self, text: &Text) -> bool {
+        let Some(sql) = text.sql.as_deref().filter(|_| text.certain) else {
+            return false;
+        };
+        let sql = if text.control() == Control::RollbackThen {
+            sql.split_once(';').map_or("", |(_, rest)| rest)
+        } else {
+            sql
+        };
+        let unread = self.client_blocked_since.is_some();
+        unread && sql::sends_as_it_runs(sql) || sql::read_only([sql], false).is_ok()
+    }
+
+    /// Whether a look at the server is due before anything is done about what runs.
+    pub(super) fn asks_first(&self, action: policy::Action) -> bool {
+        let runs = !self.state.pending.is_empty() && !self.state.pending.copy_in();
+        let reads = self.client_blocked_since.is_none();
+        action >= policy::Action::Rollback
+            && runs
+            && reads
+            && self.observer.is_some()
+            && self.commit() == Commit::Perhaps
+    }
+
+    /// Everything has been read that the server has sent.
+    pub(super) fn read_enough(&mut self, now: Instant) {
+        if let Some(ending) = &mut self.ending {
+            ending.read = true;
+        }
+        self.next_step(now);
+    }
+
+    /// Asks what the server's process waits for.
+    pub(super) fn ask_observer(&mut self, now: Instant) {
+        let interval = self.observer.unwrap_or_default();
+        self.set_step(Step::Ask {
+            since: now,
+            until: now + interval + PATIENCE,
+        });
+    }
+
+    /// The look that is waited for.
+    pub(in crate::session) fn look_asked_for(&self) -> Option<Look> {
+        let Some(Step::Ask { since, .. }) = self.ending_step() else {
+            return None;
+        };
+        Some(Look {
+            from: since,
+            by: since,
+            steadily: false,
+        })
+    }
+
+    /// Takes note of a look that was waited for.
+    pub(in crate::session) fn commit_observed(&mut self, damage: &Damage, now: Instant) {
+        let step = self.ending_step();
+        if let Some(Step::Ask { since, .. }) = step
+            && damage.at >= since
+        {
+            self.commit_seen(damage, now);
+            self.step_ended(step, now);
+        }
+    }
+
+    fn commit_seen(&mut self, damage: &Damage, now: Instant) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        match damage.awaits_standby {
+            Some(true) => return self.leave_commit("its commit waits for a standby"),
+            Some(false) => ending.cleared = Some(damage.at),
+            None => {
+                ending.unseen =
+                    Some("a commit may be running, and the observer may not see what it waits for");
+            }
+        }
+        self.asked(now);
+    }
+
+    /// No look came in time.
+    pub(super) fn look_late(&mut self, now: Instant) {
+        if let Some(ending) = &mut self.ending {
+            ending.unseen =
+                Some("a commit may be running, and the observer did not answer in time");
+        }
+        self.asked(now);
+    }
+
+    /// What runs is a commit, or may be.
+    pub(super) fn leave_commit(&mut self, why: &str) {
+        let unknown = self.state.pending.ready_owed().max(1);
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        if ending.closes.is_some() {
+            return self.terminate(unknown);
+        }
+        ending.incident.why = Some(why.into());
+        self.finish(Outcome::NotPossible);
+    }
+}
+
+/// Why what may be a commit is left alone.
+pub(super) const UNOBSERVED: &str =
+    "a commit may be running, and without an observer nobody knows whether it waits for a standby";
