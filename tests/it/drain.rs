@@ -56,6 +56,37 @@ fn a_statement_that_runs_is_answered_before_its_session_is_closed() {
     assert!(proxy.exit_status().success());
 }
 
+/// One way to end a session: what runs is cancelled first, so that it is not kept, and keeps nothing locked.
+#[test]
+fn what_runs_when_a_drain_is_cut_short_is_cancelled() {
+    let database = newest().database();
+    for request in [
+        "INSERT INTO t SELECT 2, 'two' FROM pg_sleep(60)",
+        "BEGIN; INSERT INTO t VALUES (2, 'two'); SELECT pg_sleep(60)",
+    ] {
+        let mut proxy = Proxy::start(&database, &[]);
+        let mut dba = Dba::new(&database);
+        let mut client = Client::connect(proxy.endpoint());
+        let pid = client.server_pid();
+        client.send(&query(request));
+        wait_for("a running statement", || {
+            (dba.state(pid) == "active").then_some(())
+        });
+        proxy.signal(Signal::SIGINT);
+        refuses_connections(&proxy);
+        proxy.signal(Signal::SIGINT);
+        let told = client.until_closed();
+        assert!(told.ends_with("E FATAL 57P01 / closed"), "{told}");
+        let detail = client.error.as_ref().unwrap().field('D');
+        assert_eq!(detail, "", "what was cancelled is known");
+        wait_for("the end of the server's session", || {
+            (dba.state(pid) == "gone").then_some(())
+        });
+        assert!(!dba.sees_row(2));
+        proxy.exit_status();
+    }
+}
+
 #[test]
 fn a_second_sigint_ends_at_once() {
     let database = newest().database();

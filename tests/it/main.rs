@@ -37,6 +37,7 @@ mod release_question;
 mod reload;
 mod rollback;
 mod sizes;
+mod standby;
 mod startup;
 mod stuck;
 mod target_session_attrs;
