@@ -357,14 +357,18 @@ fn opened(endpoint: &Endpoint, sequence: &Sequence, row: u32) -> Client {
 
 fn play(server: &Server, sequences: &'static [Sequence]) {
     let database = server.database();
-    let proxy = Proxy::rolling_back(&database, "500ms");
+    let proxy = Proxy::patient(&database);
     let mut wrong = Vec::new();
     let clients: Vec<_> = (100..)
         .zip(sequences)
         .map(|(row, sequence)| (opened(proxy.endpoint(), sequence, row), sequence))
         .collect();
-    for (mut client, sequence) in clients {
+    proxy.change_rules("[[rule]]\nname = 'all'\nidle = { rollback = '200ms' }");
+    for (client, _) in &clients {
         proxy.rolled_back(client.server_pid());
+    }
+    proxy.change_rules("");
+    for (mut client, sequence) in clients {
         for &(packet, expected) in sequence.after {
             let answered = answers(&mut client, packet);
             if answered != expected {

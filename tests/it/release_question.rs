@@ -116,10 +116,12 @@ fn a_catalogue_that_somebody_has_locked_keeps_nobody_longer_than_the_limit() {
             let proxy = Proxy::with_rules(&database, rules);
             let mut client = Client::connect(proxy.endpoint());
             let mut dba = Dba::new(&database);
-            client.begin("SELECT v FROM t");
+            // What it needs of the catalogues is in its caches then.
+            client.run("SELECT v FROM t");
             dba.run(&format!(
                 "BEGIN; LOCK TABLE pg_catalog.{catalogue} IN ACCESS EXCLUSIVE MODE"
             ));
+            client.begin("SELECT v FROM t");
             let why = refusal(&proxy, 0);
             assert!(why.contains("release_timeout"), "{catalogue}: {why}");
             assert_eq!(client.query("COMMIT"), "C COMMIT / Z I", "{catalogue}");
@@ -135,8 +137,8 @@ fn a_question_that_somebody_cancels_is_a_refusal() {
         let proxy = Proxy::with_rules(&database, RULES);
         let mut client = Client::connect(proxy.endpoint());
         let (mut dba, mut locker) = (Dba::new(&database), Dba::new(&database));
-        client.begin("SELECT v FROM t");
         locker.run("BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE");
+        client.begin("SELECT v FROM t");
         dba.wait_for_waiters(1);
         dba.value(&format!(
             "SELECT pg_cancel_backend({})",
@@ -158,7 +160,8 @@ fn planner_settings_of_the_clients_do_not_slow_the_question_down() {
          DO $$BEGIN FOR i IN 1..1200 LOOP EXECUTE format( \
          'CREATE TABLE p%s PARTITION OF p FOR VALUES FROM (%s) TO (%s)', i, i, i + 1); END LOOP; END$$",
     );
-    let rules = "[[rule]]\nname = \"readers\"\nidle = { release = \"300ms\" }\nrelease_timeout = \"1500ms\"";
+    let rules =
+        "[[rule]]\nname = \"readers\"\nidle = { release = \"300ms\" }\nrelease_timeout = \"4s\"";
     let proxy = Proxy::with_rules(&database, rules);
     let mut client = Client::connect(proxy.endpoint());
     for plan in ["hashjoin", "mergejoin", "material", "memoize"] {
@@ -177,14 +180,14 @@ fn a_short_statement_timeout_of_the_clients_is_in_nobodys_way() {
         let database = server.database();
         let proxy = Proxy::with_rules(&database, RULES);
         let mut client = Client::connect(proxy.endpoint());
-        client.run("SET statement_timeout = '20ms'");
+        client.run("SET statement_timeout = '500ms'");
         let (mut dba, mut locker) = (Dba::new(&database), Dba::new(&database));
-        client.begin("SELECT v FROM t");
         locker.run("BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE");
+        client.begin("SELECT v FROM t");
         dba.wait_for_waiters(1);
         let since = Instant::now();
         wait_for("longer than the client's limit", || {
-            (since.elapsed() > Duration::from_millis(60)).then_some(())
+            (since.elapsed() > Duration::from_millis(700)).then_some(())
         });
         locker.run("ROLLBACK");
         let incident = wait_for("an incident", || proxy.incidents().into_iter().next());
@@ -260,8 +263,8 @@ fn a_cancel_that_comes_during_the_question_hits_the_request_that_waits_for_it() 
         for (reader, outcome) in [("SELECT v FROM t", "released"), (READER, "not_releasable")] {
             let proxy = Proxy::with_rules(&database, RULES);
             let mut client = Client::connect(proxy.endpoint());
-            client.begin(reader);
             locker.run("BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE");
+            client.begin(reader);
             dba.wait_for_waiters(1);
             let key = client.backend_key.clone();
             let cancel = || {

@@ -19,12 +19,12 @@ use crate::support::{
 fn an_error_that_answers_nothing_leaves_the_limits_in_force() {
     on_every_server(|server| {
         let database = server.database();
-        let rules = "[[rule]]\nname = 'all'\nstalled = { rollback = '1s' }";
+        let rules = "[[rule]]\nname = 'all'\nstalled = { rollback = '3s' }";
         let proxy = Proxy::with_rules(&database, rules);
         let mut dba = Dba::new(&database);
         let mut client = Client::connect(proxy.endpoint());
         client.begin("LOCK TABLE t");
-        client.run("SET LOCAL statement_timeout = '200ms'; SAVEPOINT a");
+        client.run("SET LOCAL statement_timeout = '1s'; SAVEPOINT a");
         client.send(
             &[
                 parse("", "SELECT generate_series(1, 9)"),
@@ -35,7 +35,7 @@ fn an_error_that_answers_nothing_leaves_the_limits_in_force() {
             .concat(),
         );
         assert_eq!(client.until(b's'), "1 / 2 / D 1 / D 2 / s");
-        let_pass(Duration::from_millis(400));
+        let_pass(Duration::from_millis(1200));
         client.send(&flush());
         assert_eq!(client.until(b'E'), "E 57014");
         client.send(&[execute("", 0), flush()].concat());
@@ -50,10 +50,11 @@ fn an_error_that_answers_nothing_leaves_the_limits_in_force() {
 fn stuck(database: &Endpoint, rules: &str) -> (Valve, Proxy, Client) {
     let way = Valve::open(database);
     let rules = format!("[[rule]]\nname = 'all'\n{rules}");
-    let proxy = Proxy::with_rules(way.endpoint(), &rules);
+    let proxy = Proxy::patient(way.endpoint());
     let mut client = Client::connect(proxy.endpoint());
     client.begin("LOCK TABLE t");
     way.block_requests(true);
+    proxy.change_rules(&rules);
     let_pass(Duration::from_millis(600));
     (way, proxy, client)
 }
