@@ -42,6 +42,12 @@ fn refuse_own_address(
         .map_err(|error| source.wrong_upstream(error.to_string()))
 }
 
+fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// Runs the proxy until it is told to stop.
 ///
 /// # Errors
@@ -52,6 +58,7 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
         .build()?;
     // Before the log says that it listens: a signal that comes earlier kills the process.
     let mut signals = runtime.block_on(async { Signals::new() })?;
+    warn(&config);
     let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
     let mut bound = Vec::new();
     for address in &config.listen.addresses {
@@ -203,6 +210,7 @@ fn reload(
     });
     match loaded {
         Ok((config, kept)) => {
+            warn(&config);
             shared.audit.reopen(config.audit.clone());
             settings.send_replace(Arc::new(config));
             shared.registry.broadcast(Command::Reload);

@@ -55,10 +55,14 @@ fn check(args: CheckArgs) -> ExitCode {
     let file = args.config.clone();
     match app::load(&args.source()) {
         Ok(config) => {
+            for warning in &config.warnings {
+                // A warning that cannot be written changes nothing.
+                drop(writeln!(io::stderr(), "pgidle: warning: {warning}"));
+            }
             let rules = config.rules.as_slice().len();
             let said = writeln!(
                 io::stdout(),
-                "{}: ok, {rules} rules with the built-in ones",
+                "{}: ok, {rules} rules with the built-in one",
                 file.display()
             );
             said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)

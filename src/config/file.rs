@@ -19,9 +19,9 @@ use crate::{
     wire::MAX_NAME,
 };
 
-/// Reads settings, and the rules of the file with the built-in ones before them. What the flags say counts where rules
-/// need it.
-pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fault> {
+/// Reads settings, the rules of the file with the built-in one before them, and what to warn of. What the flags say
+/// counts where rules need it.
+pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>, Vec<Fault>), Fault> {
     let document = DeTable::parse(text).map_err(|error| Fault {
         span: error.span().unwrap_or_default(),
         key: None,
@@ -46,23 +46,33 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
     {
         return Err(section.fault_at("target_session_attrs", UNASKED.to_owned()));
     }
+    let (rules, warnings) = rules(&root, &config, flags)?;
+    Ok((config, rules, warnings))
+}
+
+fn rules(
+    root: &Section<'_>,
+    config: &Config,
+    flags: &Flags,
+) -> Result<(Vec<Rule>, Vec<Fault>), Fault> {
     let mut rules = match root.get("builtin_exemptions", boolean)? {
         Some(false) => Vec::new(),
         Some(true) | None => builtin_rules(),
     };
     let mut names: HashSet<Arc<str>> = builtin_rules().into_iter().map(|rule| rule.name).collect();
     names.extend([DEFAULT_RULE.into(), FLAGS_RULE.into()]);
+    // Where rules go by application_name, with the number of the rule.
+    let mut by_name = Vec::new();
     for section in root.sections("rule", "rule")? {
         let rule = rule(&section, config.release_timeout)?;
-        if !rule.limits.ladder(Kind::Blocking).is_empty() {
-            require_observer(&config, flags)
-                .map_err(|problem| section.fault_at("blocking", problem))?;
-        }
-        for kind in [Kind::Idle, Kind::Blocking] {
-            if config.upstream.pooler == Pooler::Transaction
-                && rule.limits.ladder(kind).has(Action::Release)
-            {
-                return Err(section.fault_at(kind.name(), RELEASE_BEHIND_A_POOLER.to_owned()));
+        refuse_limits(&rule, &section, config, flags)?;
+        if let Some(conditions) = section.section("match", "rule.match")?
+            && rule.matching.application_name.is_some()
+        {
+            if !rule.limits.is_exempt() {
+                by_name.push((rules.len(), conditions));
+            } else if rule.matching.user.is_none() {
+                return Err(conditions.fault_at("application_name", EXEMPT_BY_NAME.to_owned()));
             }
         }
         if rule.name.is_empty() {
@@ -77,8 +87,45 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>), Fau
         }
         rules.push(rule);
     }
-    Ok((config, rules))
+    let flags_act = flags.idle_limit.is_some_and(|limit| limit.action.acts());
+    let can_be_left = |number: usize| {
+        let from_here = rules.get(number..).unwrap_or_default();
+        flags_act || from_here.iter().any(|rule| rule.limits.acts())
+    };
+    let warnings = by_name
+        .into_iter()
+        .filter(|&(number, _)| can_be_left(number))
+        .map(|(_, conditions)| conditions.fault_at("application_name", CHOSEN_NAME.to_owned()))
+        .collect();
+    Ok((rules, warnings))
 }
+
+/// Refuses limits that cannot be kept with the rest of the settings.
+fn refuse_limits(
+    rule: &Rule,
+    section: &Section<'_>,
+    config: &Config,
+    flags: &Flags,
+) -> Result<(), Fault> {
+    if !rule.limits.ladder(Kind::Blocking).is_empty() {
+        require_observer(config, flags).map_err(|problem| section.fault_at("blocking", problem))?;
+    }
+    for kind in [Kind::Idle, Kind::Blocking] {
+        if config.upstream.pooler == Pooler::Transaction
+            && rule.limits.ladder(kind).has(Action::Release)
+        {
+            return Err(section.fault_at(kind.name(), RELEASE_BEHIND_A_POOLER.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Why no name alone exempts.
+const EXEMPT_BY_NAME: &str =
+    "a client chooses its application_name: expected a `user` too, for a rule without limits";
+
+/// What a client can do about a rule for a name.
+const CHOSEN_NAME: &str = "a client chooses its application_name, and with it whether this rule or one after it holds; where a limit must hold, match on user, database or client";
 
 /// The line of a key in a section of a file that was read before.
 pub(super) fn line_of(text: &str, section: &'static str, key: &'static str) -> Option<usize> {
@@ -303,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_sample_shows_the_defaults() {
-        let (config, rules) = read(SAMPLE, &Flags::default()).unwrap();
+        let (config, rules, _) = read(SAMPLE, &Flags::default()).unwrap();
         let default = Config::default();
         assert_eq!(config, default);
         assert_eq!(rules, default.rules.as_slice());
@@ -325,7 +372,7 @@ mod tests {
             })
             .collect();
         let text = uncommented.join("\n");
-        let (_, rules) = read(&text, &Flags::default()).unwrap();
+        let (_, rules, _) = read(&text, &Flags::default()).unwrap();
         assert_eq!(rules.len(), builtin_rules().len() + 1);
 
         let document = DeTable::parse(&text).unwrap();
@@ -378,7 +425,7 @@ mod tests {
             name = "host"
             match = { client = "10.0.0.1" }
         "#;
-        let (_, rules) = read(text, &Flags::default()).unwrap();
+        let (_, rules, _) = read(text, &Flags::default()).unwrap();
         let [celery, local, host] = <[Rule; 3]>::try_from(rules).unwrap();
         assert_eq!(
             celery.matching.application_name,
@@ -596,6 +643,49 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_a_client_chooses_is_warned_of_where_limits_act() {
+        let warned = |text: &str, flags: &Flags| -> Vec<String> {
+            let (_, _, warnings) = read(text, flags).unwrap();
+            let shown = |fault: Fault| fault.in_file(Path::new("f"), text).to_string();
+            warnings.into_iter().map(shown).collect()
+        };
+        let named = "[[rule]]\nname = \"a\"\nmatch = { application_name = \"a*\" }\nidle = { log = \"1s\" }\n";
+        let acting = "[[rule]]\nname = \"b\"\nidle = { rollback = \"1s\" }\n";
+        let lines = |text: &str| {
+            let warnings = warned(text, &Flags::default());
+            assert!(
+                warnings.iter().all(|w| w.ends_with(CHOSEN_NAME)),
+                "{warnings:?}"
+            );
+            warnings
+                .iter()
+                .map(|w| w.split(" a ").next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let expected = ["f:3: rule.match.application_name:"];
+        assert_eq!(lines(named), [""; 0]);
+        assert_eq!(lines(&format!("{named}{acting}")), expected);
+        assert_eq!(lines(&named.replace("log", "rollback")), expected);
+        assert_eq!(lines(&format!("{acting}{named}")), [""; 0]);
+        let with_role = "[[rule]]\nname = \"c\"\nmatch = { application_name = \"pg_dump\", user = \"backup\" }\n";
+        assert_eq!(lines(&format!("{with_role}{acting}")), [""; 0]);
+        let flags = Flags {
+            idle_limit: Some(crate::config::IdleLimit {
+                limit: Duration::from_secs(1),
+                action: Action::Rollback,
+            }),
+            ..Flags::default()
+        };
+        assert_eq!(warned(named, &flags).len(), 1);
+        refused_rule(
+            "match = { application_name = \"pg_dump\" }",
+            &expect![
+                "f:4: rule.match.application_name: a client chooses its application_name: expected a `user` too, for a rule without limits"
+            ],
+        );
+    }
+
+    #[test]
     fn what_is_wrong_with_an_observer_is_said_with_line_key_and_expectation() {
         refused_rule(
             "blocking = { log = \"0s\" }",
@@ -645,7 +735,7 @@ mod tests {
         };
         let in_file = format!("[observer]\ndsn = \"host=h\"\n{rule}");
         for (text, flags) in [(rule, flags), (in_file.as_str(), Flags::default())] {
-            let (_, rules) = read(text, &flags).unwrap();
+            let (_, rules, _) = read(text, &flags).unwrap();
             let rungs = rules.last().unwrap().limits.ladder(Kind::Blocking).rungs();
             assert_eq!(
                 rungs,

@@ -45,8 +45,10 @@ pub struct Config {
     pub drain_timeout: Option<Duration>,
     /// How long the server may take for the question that `release` asks, by rules that do not say.
     pub release_timeout: Duration,
-    /// The rules in force: built-in exemptions, those of the file, the one of the flags.
+    /// The rules in force: the built-in exemption, those of the file, the one of the flags.
     pub rules: Rules,
+    /// What makes sense, and may not be what was meant.
+    pub warnings: Vec<ConfigError>,
 }
 
 /// `[listen]`
@@ -208,6 +210,7 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(30)),
             release_timeout: RELEASE_TIMEOUT,
             rules: Rules::new(builtin_rules()),
+            warnings: Vec::new(),
         }
     }
 }
@@ -260,7 +263,11 @@ impl Source {
             Some(path) => {
                 let text =
                     fs::read_to_string(path).map_err(|e| ConfigError::unreadable(path, &e))?;
-                file::read(&text, &self.flags).map_err(|fault| fault.in_file(path, &text))?
+                let (mut config, rules, warnings) =
+                    file::read(&text, &self.flags).map_err(|fault| fault.in_file(path, &text))?;
+                let warnings = warnings.into_iter().map(|fault| fault.in_file(path, &text));
+                config.warnings = warnings.collect();
+                (config, rules)
             }
             None => (Config::default(), builtin_rules()),
         };
@@ -417,7 +424,7 @@ mod tests {
             config.rules.decide(&identity)
         };
         assert_eq!(&*rule("batch", "").rule, "batch");
-        assert_eq!(&*rule("batch", "pg_dump").rule, "builtin: pg_dump");
+        assert_eq!(&*rule("batch", "pg_dump").rule, "batch");
         let flags_rule = rule("other", "");
         assert_eq!(&*flags_rule.rule, "flags");
         for kind in [Kind::Idle, Kind::Failed, Kind::Stalled] {

@@ -34,6 +34,11 @@ impl Action {
         Self::Terminate,
     ];
 
+    /// Whether it does something to the transaction or the session.
+    pub fn acts(self) -> bool {
+        self >= Self::Release
+    }
+
     /// The name used in configuration, audit and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -216,6 +221,21 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Whether there is no limit at all.
+    pub fn is_exempt(&self) -> bool {
+        Kind::ALL
+            .into_iter()
+            .all(|kind| self.ladder(kind).is_empty())
+    }
+
+    /// Whether any limit does more than to log or to warn.
+    pub fn acts(&self) -> bool {
+        let mut rungs = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| self.ladder(kind).rungs());
+        rungs.any(|&(_, action)| action.acts())
+    }
+
     /// The ladder of one kind.
     pub fn ladder(&self, kind: Kind) -> &Ladder {
         &self.ladders[kind]

@@ -15,6 +15,8 @@ pub struct Identity<'a> {
     pub database: &'a str,
     /// The application name as the server last reported it.
     pub application_name: &'a str,
+    /// The application name as it was at the start of the session.
+    pub first_name: &'a str,
     /// The client's address; `None` for a Unix socket.
     pub client: Option<IpAddr>,
     /// Whether the startup packet asks for a replication connection.
@@ -39,7 +41,7 @@ impl Rules {
 
     /// The limits of the first rule that matches.
     pub fn decide(&self, identity: &Identity<'_>) -> Arc<Limits> {
-        let decided = self.rules.iter().find(|r| r.matching.matches(identity));
+        let decided = self.rules.iter().find(|rule| rule.matches(identity));
         Arc::clone(decided.map_or(&self.default, |rule| &rule.limits))
     }
 
@@ -64,6 +66,20 @@ pub struct Rule {
     pub matching: Match,
     /// What it allows them.
     pub limits: Arc<Limits>,
+}
+
+impl Rule {
+    /// Whether it holds for a session. To be exempt by its name, a session must have had it from the start.
+    pub fn matches(&self, identity: &Identity<'_>) -> bool {
+        let application_name = match self.limits.is_exempt() {
+            true => identity.first_name,
+            false => identity.application_name,
+        };
+        self.matching.matches(&Identity {
+            application_name,
+            ..*identity
+        })
+    }
 }
 
 /// Conditions that must all hold; what is `None` is not asked, so that the default matches every session.
@@ -159,35 +175,23 @@ impl Pattern {
     }
 }
 
-/// The exemptions that stand before all other rules unless they are switched off: replication connections, and tools
-/// that keep one transaction open on purpose so that everything they read is of one moment.
+/// The exemption that stands before all other rules unless it is switched off: replication connections. A role must have
+/// the right to make one; what a client calls itself exempts nobody.
 pub fn builtin_rules() -> Vec<Rule> {
-    let exempt = |name: &str, matching| {
-        let name: Arc<str> = format!("builtin: {name}").into();
-        let limits = Arc::new(Limits {
-            rule: Arc::clone(&name),
-            ..Limits::default()
-        });
-        Rule {
-            name,
-            matching,
-            limits,
-        }
-    };
-    let replication = Match {
+    let name: Arc<str> = "builtin: replication".into();
+    let limits = Arc::new(Limits {
+        rule: Arc::clone(&name),
+        ..Limits::default()
+    });
+    let matching = Match {
         replication: Some(true),
         ..Match::default()
     };
-    let tools = SNAPSHOT_TOOLS.iter().map(|&(name, pattern)| {
-        let matching = Match {
-            application_name: Some(Pattern::new(pattern)),
-            ..Match::default()
-        };
-        exempt(name, matching)
-    });
-    std::iter::once(exempt("replication", replication))
-        .chain(tools)
-        .collect()
+    vec![Rule {
+        name,
+        matching,
+        limits,
+    }]
 }
 
 /// What holds where no rule matches: limits are logged and nobody is touched.
@@ -213,18 +217,6 @@ fn observing_limits() -> Limits {
 
 /// The name of the rule that holds where none matches.
 pub const DEFAULT_RULE: &str = "default";
-
-/// Name and application_name of the tools that hold a snapshot or a lock across statements by design.
-const SNAPSHOT_TOOLS: [(&str, &str); 8] = [
-    ("pg_dump", "pg_dump"),
-    ("pg_dumpall", "pg_dumpall"),
-    ("pg_basebackup", "pg_basebackup"),
-    ("pg_restore", "pg_restore"),
-    ("pg_receivewal", "pg_receivewal"),
-    ("pg_recvlogical", "pg_recvlogical"),
-    ("pg_repack", "pg_repack"),
-    ("pgcopydb", "pgcopydb*"),
-];
 
 #[cfg(test)]
 mod tests {
@@ -264,6 +256,7 @@ mod tests {
             user: "app_1",
             database: "prod",
             application_name: "celery@w1",
+            first_name: "celery@w1",
             ..Identity::default()
         };
         assert_eq!(&*rules.decide(&identity).rule, "celery");
@@ -293,28 +286,57 @@ mod tests {
     }
 
     #[test]
-    fn replication_and_snapshot_tools_are_exempt() {
+    fn only_replication_is_exempt_by_itself() {
         let rules = Rules::new(builtin_rules());
-        let named = |application_name, replication| {
-            let identity = Identity {
-                application_name,
+        for (first_name, replication, expected) in [
+            ("walreceiver", true, "builtin: replication"),
+            ("pg_dump", false, "default"),
+        ] {
+            let limits = rules.decide(&Identity {
+                application_name: first_name,
+                first_name,
                 replication,
                 ..Identity::default()
-            };
-            rules.decide(&identity)
-        };
-        for (application_name, replication, expected) in [
-            ("walreceiver", true, "builtin: replication"),
-            ("pg_dump", false, "builtin: pg_dump"),
-            ("pg_dumpall", false, "builtin: pg_dumpall"),
-            ("pgcopydb[77] snapshot", false, "builtin: pgcopydb"),
-            ("my pg_dump", false, "default"),
-        ] {
-            let limits = named(application_name, replication);
+            });
             assert_eq!(&*limits.rule, expected);
-            let exempt = Kind::ALL.iter().all(|&kind| limits.ladder(kind).is_empty());
-            assert_eq!(exempt, expected != "default");
+            assert_eq!(limits.is_exempt(), replication);
         }
+    }
+
+    #[test]
+    fn a_name_exempts_only_who_has_had_it_from_the_start() {
+        let rule = |name: &str, limits| Rule {
+            name: name.into(),
+            matching: Match {
+                application_name: Some(Pattern::new(name)),
+                ..Match::default()
+            },
+            limits,
+        };
+        let limits = |name: &str| Limits {
+            rule: name.into(),
+            ..observing_limits()
+        };
+        let rules = Rules::new(vec![
+            rule("pg_dump", Arc::new(Limits::default())),
+            rule("batch", Arc::new(limits("batch"))),
+        ]);
+        let exempt = |application_name, first_name| {
+            let identity = Identity {
+                application_name,
+                first_name,
+                ..Identity::default()
+            };
+            rules.decide(&identity).is_exempt()
+        };
+        assert!(exempt("pg_dump", "pg_dump"));
+        assert!(exempt("anything", "pg_dump"));
+        assert!(!exempt("pg_dump", "anything"));
+        let batch = rules.decide(&Identity {
+            application_name: "batch",
+            ..Identity::default()
+        });
+        assert_eq!(&*batch.rule, "batch", "other rules go by the present name");
     }
 
     #[test]

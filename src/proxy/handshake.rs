@@ -25,7 +25,6 @@ use super::{
 };
 use crate::{
     config::{Config, Pooler},
-    policy::Identity,
     registry::{Registry, Seat},
     session::{ChannelBinding, Opening, Session, event::Who},
     wire::{
@@ -231,7 +230,9 @@ async fn connect(
         tls: stream.is_tls(),
     };
     let replication = packet.replication();
-    let limits = config.rules.decide(&identity(&who, replication));
+    let limits = config
+        .rules
+        .decide(&who.identity(&who.application_name, replication));
     let opening = Opening {
         who,
         replication,
@@ -274,17 +275,6 @@ fn binding(client: &Stream, server: &Stream, config: &Config) -> ChannelBinding 
             ChannelBinding::Hidden
         }
         Some(_) | None => ChannelBinding::Passes,
-    }
-}
-
-/// What the rules match on.
-pub(super) fn identity(who: &Who, replication: bool) -> Identity<'_> {
-    Identity {
-        user: &who.user,
-        database: &who.database,
-        application_name: &who.application_name,
-        client: who.client_addr.map(|address| address.ip()),
-        replication,
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{Worker, cancel, handshake, stream::Stream};
+use super::{Worker, cancel, stream::Stream};
 use crate::{
     observer::Watch,
     registry::{Command, Entry},
@@ -529,9 +529,7 @@ impl Relay {
 
     fn identify(&mut self, worker: &Worker) {
         let config = worker.config();
-        let identity = handshake::identity(self.session.who(), self.session.is_replication());
-        let limits = config.rules.decide(&identity);
-        self.session.set_limits(limits);
+        self.session.match_rules(&config.rules);
     }
 
     fn publish(&mut self, worker: &Worker) {

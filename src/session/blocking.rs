@@ -61,8 +61,8 @@ impl Session {
     /// No other clock rings for them: whoever is ended for keeping others waiting was seen to do so just now.
     pub fn observed(&mut self, damage: Arc<Damage>, now: Instant) {
         self.commit_observed(&damage, now);
-        self.waited_for
-            .update(&damage, self.limits.blocking_mode, now);
+        let mode = self.limits.blocking_mode();
+        self.waited_for.update(&damage, mode, now);
         if self.waited_for.anyone.is_none() {
             self.waited_for = WaitedFor::default();
             self.ladders.restart(Kind::Blocking);
@@ -100,16 +100,18 @@ impl Session {
             return None;
         }
         self.rungs(Kind::Blocking)
-            .filter_map(|(limit, action)| {
+            .filter_map(|(limit, action, rule)| {
                 let at = stuck.max(since(&self.waited_for, action)?) + limit;
                 Some(Rung {
                     kind: Kind::Blocking,
                     action,
                     limit,
                     at,
+                    rule,
                 })
             })
-            .find(|rung| rung.at <= now)
+            .filter(|rung| rung.at <= now)
+            .min_by_key(|rung| (rung.limit, rung.action))
     }
 
     /// Reports that an action which is due is not taken.

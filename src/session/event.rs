@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::damage::Damage;
-use crate::policy::{Action, Kind};
+use crate::policy::{Action, Identity, Kind};
 
 /// Something that happened in a session and that somebody may want to know.
 #[derive(Clone, Debug)]
@@ -33,6 +33,20 @@ pub struct Who {
     pub server_pid: Option<i32>,
     /// Whether the client's leg is encrypted.
     pub tls: bool,
+}
+
+impl Who {
+    /// What the rules match on; `first_name` is the application name as it was at the start.
+    pub fn identity<'a>(&'a self, first_name: &'a str, replication: bool) -> Identity<'a> {
+        Identity {
+            user: &self.user,
+            database: &self.database,
+            application_name: &self.application_name,
+            first_name,
+            client: self.client_addr.map(|address| address.ip()),
+            replication,
+        }
+    }
 }
 
 /// Where in the protocol a session stands.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{
     CloseReason, Session,
     event::{Event, Incident, Outcome, Position},
+    in_force::RuleIndex,
     report,
     state::{Phase, TransactionStatus},
 };
@@ -42,6 +43,8 @@ pub(super) struct Rung {
     pub(super) limit: Duration,
     /// When it is due.
     pub(super) at: Instant,
+    /// Whose it is.
+    pub(super) rule: RuleIndex,
 }
 
 impl Session {
@@ -136,7 +139,7 @@ impl Session {
             return None;
         }
         let first = |since: Instant, limit: Duration| since + (interval / 10).min(limit / 2);
-        if !self.limits.ladder(Kind::Blocking).is_empty()
+        if self.limits.has(Kind::Blocking)
             && let Some((kind, since)) = self.stuck(self.position())
             && kind != Kind::Failed
         {
@@ -218,8 +221,8 @@ impl Session {
         }
         let kinds = [Kind::Idle, Kind::Failed].into_iter();
         let rungs = kinds.flat_map(|kind| self.rungs(kind));
-        let acting = rungs.filter(|&(_, action)| action >= Action::Release);
-        let first = acting.map(|(limit, _)| limit).min()?;
+        let acting = rungs.filter(|&(_, action, _)| action.acts());
+        let first = acting.map(|(limit, _, _)| limit).min()?;
         Some(since + first)
     }
 
@@ -256,12 +259,11 @@ impl Session {
 
     /// Since when the transaction counts for `age`.
     fn age_since(&self) -> Option<Instant> {
-        if self.limits.ladder(Kind::Age).is_empty() {
+        if !self.limits.has(Kind::Age) {
             return None;
         }
-        let implicit = self.state.transaction.started;
-        let block = self.state.block_since();
-        block.or_else(|| implicit.filter(|_| self.limits.age_implicit))
+        // That an implicit transaction counts is a matter of each rule.
+        self.state.block_since().or(self.state.transaction.started)
     }
 
     /// Until when a client that has parsed the unnamed statement is taken to be on its way to bind it.
@@ -272,41 +274,44 @@ impl Session {
 
     /// The next rung of a ladder whose clock runs since then.
     fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
-        let (limit, action) = self.rungs(kind).next()?;
+        let rungs = self.rungs(kind);
+        let (limit, action, rule) = rungs.min_by_key(|&(limit, action, _)| (limit, action))?;
         Some(Rung {
             kind,
             action,
             limit,
             at: since + limit,
+            rule,
         })
     }
 
     /// The rungs of a ladder that were not taken and can be.
-    pub(super) fn rungs(&self, kind: Kind) -> impl Iterator<Item = (Duration, Action)> {
+    pub(super) fn rungs(&self, kind: Kind) -> impl Iterator<Item = (Duration, Action, RuleIndex)> {
         // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
         // itself that is stuck.
         let waiting = self.is_half_forwarded()
             && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
-        let rungs = self.limits.ladder(kind).rungs().iter().copied();
+        let explicit = kind == Kind::Age && self.state.block_since().is_some();
+        let rungs = self.limits.rungs(kind, explicit);
         let quiet = self.is_quiet();
         rungs
-            .filter(move |&(_, action)| self.ladders.is_open(kind, action, quiet))
-            .filter(move |&(_, action)| !waiting || action != Action::Rollback)
+            .filter(move |&(_, action, _)| self.ladders.is_open(kind, action, quiet))
+            .filter(move |&(_, action, _)| !waiting || action != Action::Rollback)
     }
 
     /// The `terminate` of a ladder whose clock runs since then, or of `age`, whichever is due first.
     pub(super) fn last_rung(&self, kind: Kind, since: Option<Instant>) -> Option<Rung> {
         let age = self.age_since();
         let rung = |(kind, since): (Kind, Option<Instant>)| {
-            let rungs = self.limits.ladder(kind).rungs().iter();
-            let &(limit, action) = rungs
-                .last()
-                .filter(|(_, last)| *last == Action::Terminate)?;
+            let rungs = self.limits.rungs(kind, self.state.block_since().is_some());
+            let last = rungs.filter(|&(_, action, _)| action == Action::Terminate);
+            let (limit, action, rule) = last.min_by_key(|&(limit, _, _)| limit)?;
             Some(Rung {
                 kind,
                 action,
                 limit,
                 at: since? + limit,
+                rule,
             })
         };
         let rungs = [(kind, since), (Kind::Age, age)].into_iter();
@@ -317,7 +322,7 @@ impl Session {
     /// the same before.
     fn flush_at(&self) -> Option<Instant> {
         let mut watching = [Kind::Stalled, Kind::Age, Kind::Blocking].into_iter();
-        let watched = watching.any(|kind| !self.limits.ladder(kind).is_empty());
+        let watched = watching.any(|kind| self.limits.has(kind));
         (watched && self.may_owe_a_flush()).then(|| self.last_client + FLUSH_AFTER)
     }
 
@@ -393,6 +398,7 @@ impl Session {
             action,
             limit,
             at: now,
+            rule: RuleIndex::CURRENT,
         };
         self.incident(rung, now)
     }
@@ -410,7 +416,7 @@ impl Session {
             action: rung.action,
             outcome: Outcome::Logged,
             why: None,
-            rule: self.limits.rule.clone(),
+            rule: self.limits.rule(rung.rule),
             limit: rung.limit,
             idle: now.saturating_duration_since(since),
             waited: blocking.then(|| now.saturating_duration_since(rung.at) + rung.limit),

@@ -12,6 +12,7 @@ mod enforce;
 pub mod event;
 mod imitate;
 mod in_flight;
+mod in_force;
 mod ladders;
 mod limits;
 mod pending;
@@ -40,13 +41,14 @@ use self::{
     damage::Damage,
     enforce::{Cancelled, Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
+    in_force::InForce,
     ladders::Ladders,
     state::{Finished, Phase, State, TransactionStatus},
     telling::Telling,
 };
 pub use self::{limits::Look, sasl::ChannelBinding};
 use crate::{
-    policy::{Kind, Limits, ServerKind, Target},
+    policy::{Identity, Kind, Limits, Rules, ServerKind, Target},
     wire::{
         self, BackendTag, CancelKey, ErrorFields, Frame, FrameScanner, FrontendTag, InvalidLength,
         Scanned,
@@ -67,7 +69,7 @@ pub enum Action {
     OpenGate,
     /// Send a CancelRequest for this session, and call [`Session::cancel_closed`] when the server has closed it.
     Cancel,
-    /// The application name has changed: find the rule again and call [`Session::set_limits`].
+    /// The application name has changed: call [`Session::match_rules`].
     Identify,
     /// The server has let the client in.
     Authenticated,
@@ -197,7 +199,9 @@ impl Leg {
 #[derive(Debug)]
 pub struct Session {
     who: Who,
-    limits: Arc<Limits>,
+    limits: InForce,
+    /// The application name as it was when the client had authenticated.
+    first_name: Arc<str>,
     state: State,
     client: Leg,
     server: Leg,
@@ -279,8 +283,9 @@ impl Session {
     /// A session whose startup packet goes to the server at `now`.
     pub fn new(opening: Opening, limits: Arc<Limits>, now: Instant) -> Self {
         Self {
+            first_name: Arc::clone(&opening.who.application_name),
             who: opening.who,
-            limits,
+            limits: InForce::new(limits),
             state: State::new(opening.replication, opening.records, now),
             client: Leg::default(),
             server: Leg::default(),
@@ -395,9 +400,15 @@ impl Session {
         next(&mut self.events)
     }
 
-    /// Puts other limits in force, at once.
-    pub fn set_limits(&mut self, limits: Arc<Limits>) {
-        self.limits = limits;
+    /// Finds the rule of the session, and those of the names that its transaction has had; their limits hold at once.
+    pub fn match_rules(&mut self, rules: &Rules) {
+        let identity = self.who.identity(&self.first_name, self.state.replication);
+        self.limits.decide(|earlier| {
+            rules.decide(&Identity {
+                application_name: earlier.unwrap_or(identity.application_name),
+                ..identity
+            })
+        });
     }
 
     /// Tells whether bytes for a side lie unsent, and whether some were taken just before `now`.
@@ -663,7 +674,7 @@ impl Session {
         }
         let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
         if idle || self.state.transaction.number != transaction {
-            self.ladders.reset();
+            self.transaction_ended();
         }
         if tag == BackendTag::ReadyForQuery {
             if self.state.pending.is_empty() {
@@ -676,6 +687,12 @@ impl Session {
             self.set_cancel_key(frame.body);
         }
         Verdict::Pass
+    }
+
+    /// A transaction is over, with its clocks and with the limits that held for it alone.
+    fn transaction_ended(&mut self) {
+        self.ladders.reset();
+        self.limits.transaction_ended();
     }
 
     /// Whether this error comes after the last answer of a batch that the client believes to have failed already.
@@ -708,7 +725,12 @@ impl Session {
             && let Ok(name) = str::from_utf8(name)
             && *name != *self.who.application_name
         {
-            self.who.application_name = name.into();
+            let before = std::mem::replace(&mut self.who.application_name, name.into());
+            if self.state.phase == Phase::Authenticating {
+                self.first_name = Arc::clone(&self.who.application_name);
+            } else if self.state.transaction.started.is_some() {
+                self.limits.keep(before);
+            }
             self.actions.push_back(Action::Identify);
         }
     }

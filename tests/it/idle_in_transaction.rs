@@ -198,19 +198,6 @@ fn a_half_sent_commit_is_done_or_refused() {
 }
 
 #[test]
-fn replication_and_snapshot_tools_are_exempt() {
-    let database = newest().database();
-    let proxy = Proxy::rolling_back(&database, "150ms");
-    for parameter in [("replication", "database"), ("application_name", "pg_dump")] {
-        let mut client = Client::connect_with(proxy.endpoint(), &[parameter]);
-        client.run("BEGIN");
-        client.hears_nothing_for(Duration::from_millis(400));
-        assert_eq!(client.query("COMMIT"), "C COMMIT / Z I", "{parameter:?}");
-    }
-    assert!(proxy.incidents().is_empty());
-}
-
-#[test]
 fn a_client_that_never_opens_a_transaction_is_never_touched() {
     let database = newest().database();
     let proxy = Proxy::rolling_back(&database, "100ms");

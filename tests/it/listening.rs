@@ -1,30 +1,17 @@
 //! Where clients connect: one process for one address, unless a new one is to take over from an old one.
 
-use std::{
-    fs,
-    os::unix::fs::FileTypeExt as _,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, os::unix::fs::FileTypeExt as _, path::Path};
 
 use nix::sys::signal::Signal;
 
 use crate::support::{
     dba::Dba,
+    program::pgidle,
     proxy::{Proxy, address},
     server::newest,
     wait_for,
     wire::Client,
 };
-
-/// Runs pgidle to its end.
-fn pgidle(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pgidle"))
-        .args(arguments)
-        .env_clear()
-        .output()
-        .unwrap()
-}
 
 /// Says what a process that must be refused has written, with its exit status.
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {

@@ -28,6 +28,7 @@ mod leaving;
 mod libraries;
 mod library_sequences;
 mod listening;
+mod names;
 mod neighbours;
 mod positions;
 mod programs;

@@ -444,7 +444,7 @@ impl Session {
         }
         self.cancels_are_spent();
         if self.state.status == TransactionStatus::Idle {
-            self.ladders.reset();
+            self.transaction_ended();
         }
         self.finish(if unknown {
             Outcome::Unknown

@@ -94,7 +94,7 @@ impl Session {
             portal: &portal,
         };
         let savepoint = format!("SAVEPOINT {NAME}");
-        let time_limit = question::time_limit(self.limits.release_timeout);
+        let time_limit = question::time_limit(self.limits.current().release_timeout);
         let (settings, text) = (question::settings(), question::text());
         self.send(
             Purpose::Question,

@@ -10,6 +10,7 @@ mod bounds;
 mod errors;
 mod ladders;
 mod model;
+mod names;
 mod positions;
 mod property;
 mod release;

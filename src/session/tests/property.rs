@@ -9,7 +9,7 @@ use proptest::{prelude::*, sample::select, test_runner::TestCaseResult};
 
 use super::{
     model::{Act, Client, Eager, End, NAMED, Server, Statement},
-    script::{backend, limits, started, startup_answer},
+    script::{backend, everyone, limits, started, startup_answer},
 };
 use crate::{
     policy::{Action as PolicyAction, Kind},
@@ -306,7 +306,7 @@ impl World {
         self.limits = text;
         self.limited |= !text.is_empty();
         self.may_close |= may_close(text);
-        self.session.set_limits(limits(text));
+        self.session.match_rules(&everyone(limits(text)));
     }
 
     fn serve(&mut self) -> Result<bool, String> {

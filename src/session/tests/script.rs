@@ -9,7 +9,10 @@ use std::{
 use tokio::time::Instant as Clock;
 
 use crate::{
-    policy::{Action as PolicyAction, Kind, Ladder, Limits, Target, parse_duration},
+    policy::{
+        Action as PolicyAction, Kind, Ladder, Limits, Match, Pattern, Rule, Rules, Target,
+        parse_duration,
+    },
     session::{
         Action, ChannelBinding, Opening, Session, Side,
         damage::{Damage, FreedBy, Waiter},
@@ -48,6 +51,33 @@ pub(super) fn limits(text: &str) -> Arc<Limits> {
         limits.ladders[kind] = Ladder::new(rungs).unwrap();
     }
     Arc::new(limits)
+}
+
+/// Rules that hold for every session.
+pub(super) fn everyone(limits: Arc<Limits>) -> Rules {
+    Rules::new(vec![Rule {
+        name: Arc::clone(&limits.rule),
+        matching: Match::default(),
+        limits,
+    }])
+}
+
+/// Rules such as `lax = idle: rollback 9s | * = idle: rollback 3s`: patterns of application_name, with their limits.
+fn rules(text: &str) -> Rules {
+    let rule = |text: &str| {
+        let (pattern, text) = text.split_once(" = ").unwrap();
+        let mut limits = Arc::unwrap_or_clone(limits(text));
+        limits.rule = pattern.into();
+        Rule {
+            name: pattern.into(),
+            matching: Match {
+                application_name: Some(Pattern::new(pattern)),
+                ..Match::default()
+            },
+            limits: Arc::new(limits),
+        }
+    };
+    Rules::new(text.split(" | ").map(rule).collect())
 }
 
 /// A session whose startup packet was sent just now.
@@ -92,6 +122,8 @@ pub(super) struct Player {
     left: bool,
     /// Whether cancel connections of the client's are open: the gate cannot be closed.
     cancels_open: bool,
+    /// What the operator has written, where it is more than limits for everyone.
+    rules: Option<Rules>,
     /// What is missing of the last message that was shown, to the server and to the client.
     rests: [usize; 2],
     pub(super) transcript: String,
@@ -114,6 +146,7 @@ impl Player {
             client_input: Vec::new(),
             left: false,
             cancels_open: false,
+            rules: None,
             rests: [0; 2],
             transcript: String::new(),
         }
@@ -157,7 +190,10 @@ impl Player {
         } else if line == "client leaves" {
             self.left = true;
         } else if let Some(text) = line.strip_prefix("limits: ") {
-            self.session.set_limits(limits(text));
+            self.session.match_rules(&everyone(limits(text)));
+        } else if let Some(text) = line.strip_prefix("rules: ") {
+            self.rules = Some(rules(text));
+            self.session.match_rules(&rules(text));
         } else if line == "an observer" {
             self.session.set_observer(Some(Duration::from_secs(1)));
         } else if line == "shutdown" {
@@ -233,7 +269,10 @@ impl Player {
                     | Action::Authenticated
                     | Action::SetCancelKey(_) => {}
                     Action::Cancel | Action::Identify => {
-                        writeln!(self.transcript, "  ! {action:?}").unwrap()
+                        writeln!(self.transcript, "  ! {action:?}").unwrap();
+                        if let (Action::Identify, Some(rules)) = (action, &self.rules) {
+                            self.session.match_rules(rules);
+                        }
                     }
                     Action::Close(reason) => {
                         writeln!(self.transcript, "  ! close: {}", reason.name()).unwrap()

@@ -136,6 +136,13 @@ pub(crate) fn start_psql(endpoint: &Endpoint, set: &[(&str, &str)], sql: &str) -
     child.unwrap_or_else(|error| panic!("{command:?}: {error}; run `make setup`"))
 }
 
+/// Runs pgidle to its end.
+pub(crate) fn pgidle(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgidle"));
+    command.args(arguments).env_clear();
+    output(command)
+}
+
 /// Runs pgbench, which must succeed, and returns its report.
 pub(crate) fn pgbench(endpoint: &Endpoint, arguments: &[&str]) -> String {
     let mut command = program("pgbench", endpoint);
