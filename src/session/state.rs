@@ -301,13 +301,8 @@ impl State {
         block
     }
 
-    /// What a whole text does to the transaction.
-    pub(super) fn classify(&self, frame: Frame<'_>, text: &[u8]) -> Control {
-        self.outline(frame, text).control()
-    }
-
     /// What the statements of a text do to the transaction.
-    fn outline(&self, frame: Frame<'_>, text: &[u8]) -> Outline {
+    pub(super) fn outline(&self, frame: Frame<'_>, text: &[u8]) -> Outline {
         sql::outline(text, frame.whole, self.lexing)
     }
 

@@ -340,7 +340,19 @@ impl Session {
 
     fn query_control(&self, frame: Frame<'_>) -> Control {
         let sql = wire::cstr(frame.body).map_or(frame.body, |(sql, _)| sql);
-        self.state.classify(frame, sql)
+        let outline = self.state.outline(frame, sql);
+        let commits = |(control, _)| {
+            matches!(
+                control,
+                Control::Commit | Control::CommitAndChain | Control::PrepareTransaction
+            )
+        };
+        let control = outline.control();
+        if control == Control::Other && outline.controls(0).any(commits) {
+            // The server would refuse the list for its first statement, and say nothing of what became of the COMMIT.
+            return Control::Doubtful;
+        }
+        control
     }
 
     /// Answers a request with our error; a batch has failed with it and is discarded up to its Sync.

@@ -816,6 +816,8 @@ fn a_commit_is_an_error_however_many_errors_came_before_it() {
             "C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I",
             "C: Q COMMIT AND CHAIN",
             "C: Q COMMIT; SELECT 1",
+            "C: Q SELECT 1; COMMIT",
+            "C: Q RELEASE a; PREPARE TRANSACTION 'x'",
             "C: Q ROLLBACK AND CHAIN",
             "C: P - COMMIT | B - - | E - | S\nS: 1\nS: 2\nS: C ROLLBACK\nS: Z I",
             "C: P - COMMIT AND CHAIN | B - - | E - | S\nS: 1\nS: Z E",
