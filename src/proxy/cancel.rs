@@ -24,10 +24,6 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// connections takes no cancels.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(18);
 
-/// How long after a request that was held its CancelRequest follows. They take two ways, and a server that has not begun
-/// with the request ignores it; so it comes as much later as a client's own could.
-const AFTER_REQUEST: Duration = Duration::from_millis(100);
-
 /// How long a client may take to be told farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -38,8 +34,8 @@ pub(super) async fn serve(mut stream: Stream, key: &CancelKey, shared: &Shared) 
     drop(tokio::time::timeout(FAREWELL, stream.shutdown()).await);
 }
 
-/// Passes a client's request on. While an injection of ours runs in that session it would hit the injection: it waits where
-/// the client's next request does, which it is about, and is dropped where the session has nothing to cancel.
+/// Passes a client's request on. While an injection of ours runs in that session it would hit the injection: then it waits
+/// as long as the client's next request does, which it is about, and is dropped where the session has nothing to cancel.
 async fn forward(shared: &Shared, key: &CancelKey) {
     let Some(entry) = shared.registry.find(key) else {
         let config = shared.config.borrow().clone();
@@ -55,13 +51,10 @@ async fn forward(shared: &Shared, key: &CancelKey) {
     };
     let passage = match entry.enter_gate() {
         Entrance::Open(passage) => passage,
-        Entrance::Waits(decided) => {
-            let Ok(passage) = decided.await else {
-                return;
-            };
-            tokio::time::sleep(AFTER_REQUEST).await;
-            passage
-        }
+        Entrance::Waits(decided) => match decided.await {
+            Ok(passage) => passage,
+            Err(_) => return,
+        },
     };
     send_for(&entry, key).await;
     drop(passage);

@@ -40,6 +40,10 @@ const SENT_AT_ONCE: usize = 8192;
 /// How long a session may keep its thread from the others, once it has moved what one read gave.
 const TURN: Duration = Duration::from_micros(500);
 
+/// How long after a request that was held its CancelRequest follows. They take two ways, and a server that has not begun
+/// with the request ignores it; so it comes as much later as a client's own could.
+const AFTER_REQUEST: Duration = Duration::from_millis(100);
+
 /// How long a closed session waits for its client to take what was sent and to leave.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -80,10 +84,22 @@ pub(super) struct Relay {
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
     timer: Option<Pin<Box<Sleep>>>,
     identified: bool,
-    /// Whether a CancelRequest of the client's may stand before the gate.
-    cancels_wait: bool,
+    /// The CancelRequests of the client's that stand before the gate.
+    cancels: Cancels,
     /// The wish to be looked at, while the session is stuck.
     watch: Option<Box<Watch>>,
+}
+
+/// CancelRequests of the client's that came while the gate was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Cancels {
+    /// None.
+    #[default]
+    Absent,
+    /// They wait for a request of the client's that waits too.
+    Held,
+    /// That request has gone to the server, which had answered so many requests by then; they follow it at that time.
+    Due { at: StdInstant, answered: u64 },
 }
 
 /// One side's socket.
@@ -210,7 +226,7 @@ impl Relay {
             server: Leg::new(server, early.1),
             timer: None,
             identified: false,
-            cancels_wait: false,
+            cancels: Cancels::default(),
             watch: None,
         }
     }
@@ -260,10 +276,11 @@ impl Relay {
         let mut more = self.pump(Side::Client, cx, scratch, now)?;
         let held = self.session.holds_client();
         more |= self.pump(Side::Server, cx, scratch, now)?;
-        let was_open = self.cancels_wait && self.entry.gate_is_open();
+        let waiting = self.cancels != Cancels::Absent;
+        let was_open = waiting && self.entry.gate_is_open();
         let acted = self.act(worker, now)?;
-        if self.cancels_wait {
-            self.decide_cancels(was_open);
+        if waiting {
+            self.decide_cancels(was_open, now);
         }
         self.publish(worker);
         // A client that was held was not read, and wakes nobody.
@@ -473,7 +490,7 @@ impl Relay {
                 Command::GateClosed if self.entry.gate_is_closed() => self.session.gate_closed(now),
                 Command::GateClosed => {}
                 Command::CancelClosed => self.session.cancel_closed(now),
-                Command::CancelWaits => self.cancels_wait = true,
+                Command::CancelWaits => self.cancels = Cancels::Held,
             }
         }
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
@@ -504,17 +521,33 @@ impl Relay {
     }
 
     /// Decides about CancelRequests of the client's that came while the gate was closed. They are about a request that
-    /// waits here, and follow it; where none does, or the server works at one, they have nothing of their own to cancel.
-    fn decide_cancels(&mut self, was_open: bool) {
-        if !self.entry.gate_is_open() {
-            self.cancels_wait = !self.client.input.is_empty() && !self.session.awaits_server();
-            if !self.cancels_wait {
-                self.entry.turn_away();
+    /// waits here, and follow it as long as it is not answered; where none waits, or the server works at one already,
+    /// they have nothing of their own to cancel.
+    fn decide_cancels(&mut self, was_open: bool, now: StdInstant) {
+        let (open, running) = (self.entry.gate_is_open(), self.session.awaits_server());
+        let answered = self.session.requests_answered();
+        let waits = match self.cancels {
+            Cancels::Absent => false,
+            Cancels::Held if !open => !self.client.input.is_empty() && !running,
+            Cancels::Held => {
+                // The gate was open when the client's bytes were last looked at: they have gone.
+                if was_open && self.session.output(Side::Server).is_empty() {
+                    let at = now + AFTER_REQUEST;
+                    self.cancels = Cancels::Due { at, answered };
+                }
+                true
             }
-        } else if was_open && self.session.output(Side::Server).is_empty() {
-            // The gate was open when the client's bytes were last looked at: they have gone.
-            self.cancels_wait = false;
-            self.entry.let_pass();
+            Cancels::Due { at, answered: then } => {
+                let same = open && running && answered == then;
+                if same && at <= now {
+                    self.entry.let_pass();
+                }
+                same && at > now
+            }
+        };
+        if !waits {
+            self.cancels = Cancels::Absent;
+            self.entry.turn_away();
         }
     }
 
@@ -563,7 +596,11 @@ impl Relay {
     /// Arms the timer; ready when a limit is reached.
     fn sleep(&mut self, cx: &mut Context<'_>, worker: &Worker, now: StdInstant) -> Poll<()> {
         let look = self.be_watched(cx, worker, now);
-        let Some(at) = [self.session.poll_timeout(), look]
+        let cancel = match self.cancels {
+            Cancels::Due { at, .. } => Some(at),
+            Cancels::Absent | Cancels::Held => None,
+        };
+        let Some(at) = [self.session.poll_timeout(), look, cancel]
             .into_iter()
             .flatten()
             .min()

@@ -475,6 +475,11 @@ impl Session {
         }
     }
 
+    /// How many requests of the client's the server has answered.
+    pub fn requests_answered(&self) -> u64 {
+        self.state.answered
+    }
+
     /// How many messages have passed of types that are not known.
     pub fn unknown_messages(&self) -> u64 {
         self.state.unknown

@@ -107,6 +107,8 @@ pub(super) struct State {
     pub(super) terminated: bool,
     /// Statements of the simple Query that runs which the server has completed.
     pub(super) completed: usize,
+    /// Answers to the client's requests that have come to their ReadyForQuery.
+    pub(super) answered: u64,
     /// Whether what the server has answered last in a batch can still be undone.
     pub(super) settled: Settled,
     /// Reads the text of a Query that is too large to be held, as it passes.
@@ -143,6 +145,7 @@ impl State {
             unknown: 0,
             terminated: false,
             completed: 0,
+            answered: 0,
             settled: Settled::No,
             passing: None,
         }
@@ -520,6 +523,7 @@ impl State {
             return None;
         }
         self.completed = 0;
+        self.answered += 1;
         self.settled = Settled::No;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.owed.runs()) {
