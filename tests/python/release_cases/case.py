@@ -1,6 +1,7 @@
 """One case: what it consists of, how it is run, and how it is made smaller while it still differs."""
 
 import random
+import time
 from dataclasses import asdict, dataclass, replace
 
 import psycopg2
@@ -47,6 +48,8 @@ UNION ALL SELECT 'large object' FROM pg_largeobject_metadata ORDER BY 1
 
 # Milliseconds for which somebody else waits for a lock.
 LOCK_TIMEOUT = 50
+# Seconds after which pgidle is at work in a session that says nothing.
+BUSY = 0.02
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def make(seed, number, planted, subject=None):
             statements.append(chance.choice(pool))
             if chance.random() < 0.15:
                 statements.append(statements[-1])
-            statements += meanwhile(chance, [sql for subject in chosen for sql in subject.others])
+            statements += meanwhile(chance, [story for subject in chosen for story in subject.stories])
         if planted:
             statements.append(PLANTED)
         elif chance.random() < 0.7:
@@ -89,11 +92,13 @@ def make(seed, number, planted, subject=None):
     return Case(number, chance.choice(list(DIALECTS)), chance.choice(EFFECTS), subjects, tuple(statements))
 
 
-def meanwhile(chance, others):
+def meanwhile(chance, stories):
     """What happens while the client is idle, or loses its patience."""
     luck = chance.random()
-    if luck < 0.2 or (others and luck < 0.6):
-        return [OTHERS + chance.choice(others or NEUTRAL)]
+    if stories and luck < 0.4:
+        return chance.choice(stories)
+    if luck < 0.2:
+        return [OTHERS + chance.choice(NEUTRAL)]
     if luck > 0.98:
         return [OTHERS + LOCKED, READS[0], OTHERS + "ROLLBACK"]
     if luck > 0.93:
@@ -139,7 +144,11 @@ class Side:
             memory.forget()
         seen = self.audit and self.audit.count(session.pid)
         sql = memory.filled_in(step.removeprefix(CANCEL))
-        answer = session.run_cancelled(sql, self.patience) if step.startswith(CANCEL) else session.run(sql)
+        if step.startswith(CANCEL):
+            time.sleep(BUSY)
+            answer = session.run_cancelled(sql, self.patience)
+        else:
+            answer = session.run(sql)
         # Who loses patience does so while pgidle is at work.
         if self.audit and session.in_transaction and not following.startswith(CANCEL):
             self.audit.wait(session.pid, seen)

@@ -6,6 +6,8 @@ writing anything is what `EFFECTS` does: a release that should not have been los
 
 from dataclasses import dataclass, field
 
+from release_cases.steps import OTHERS
+
 # One is chosen for each case, as the body of the function effect().
 EFFECTS = [
     "SELECT set_config('my.effect', 'done', true)",
@@ -128,14 +130,14 @@ READS = [
 class Subject:
     """Objects (SQL that runs before the case) and statements; those of `prelude` come before any other.
 
-    `others` are what somebody else does between two of them.
+    `stories` are several steps, one after the other.
     """
 
     setup: str = ""
     safe: list = field(default_factory=list)
     near: list = field(default_factory=list)
     prelude: list = field(default_factory=list)
-    others: list = field(default_factory=list)
+    stories: list = field(default_factory=list)
 
 
 ENUM = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE feeling (m mood, ms mood[]); \
@@ -187,6 +189,22 @@ for own, others in ("citext", ["citext", "text"]), ("ltree", ["ltree", "text", "
     for name in CALLS:
         LOOKALIKES += f"CREATE FUNCTION {name}({own}) RETURNS text LANGUAGE sql AS 'SELECT public.effect()';"
 LOOKALIKES += "RESET search_path;"
+
+# What a client reads and later uses, and what others do between the two.
+PLACES = [
+    "SELECT ctid FROM placed WHERE id = 5",
+    "SELECT p.ctid FROM public.placed p WHERE p.id = 4",
+    "SELECT x.a FROM (SELECT id, ctid AS a FROM placed) x WHERE id = 5",
+    "SELECT max(ctid::text) FROM placed WHERE id = 5",
+]
+VERSIONS = ["SELECT 'v' || xmin::text FROM placed WHERE id = 5", "SELECT 'v' || p.xmin::text FROM placed p WHERE id = 6"]
+REWRITES = ["VACUUM FULL placed", "ALTER TABLE placed ALTER COLUMN v TYPE text USING v || ''"]
+USES_OF_PLACES = [
+    "DELETE FROM placed WHERE ctid = '{place}' RETURNING id",
+    "UPDATE placed SET v = 'seen' WHERE ctid = '{place}' RETURNING id",
+    "SELECT id FROM placed WHERE ctid = '{place}'",
+]
+USES_OF_VERSIONS = ["UPDATE placed SET v = 'seen' WHERE 'v' || xmin::text = '{version}' AND id > 4 RETURNING id"]
 
 SUBJECTS = {
     "lookalikes": Subject(
@@ -400,18 +418,14 @@ SUBJECTS = {
         "CREATE TABLE placed (id int, v text); INSERT INTO placed SELECT id, 'x' FROM generate_series(1, 8) id;"
         "DELETE FROM placed WHERE id < 3;",
         safe=["SELECT v FROM placed WHERE id = 5", "SELECT id, placed FROM placed ORDER BY id"],
-        near=[
-            "SELECT ctid FROM placed WHERE id = 5",
-            "SELECT p.ctid FROM public.placed p WHERE p.id = 4",
-            "SELECT x.a FROM (SELECT id, ctid AS a FROM placed) x WHERE id = 5",
-            "SELECT max(ctid::text) FROM placed WHERE id = 5",
-            "SELECT 'v' || xmin::text FROM placed WHERE id = 5",
-            "SELECT 'v' || p.xmin::text FROM placed p WHERE id = 6",
-            "DELETE FROM placed WHERE ctid = '{place}' RETURNING id",
-            "UPDATE placed SET v = 'seen' WHERE ctid = '{place}' RETURNING id",
-            "UPDATE placed SET v = 'seen' WHERE 'v' || xmin::text = '{version}' AND id > 4 RETURNING id",
+        near=[*PLACES, *VERSIONS],
+        stories=[
+            (read, OTHERS + rewrite, use)
+            for reads, uses in ((PLACES, USES_OF_PLACES), (VERSIONS, USES_OF_VERSIONS))
+            for read in reads
+            for rewrite in REWRITES
+            for use in uses
         ],
-        others=["VACUUM FULL placed", "ALTER TABLE placed ALTER COLUMN v TYPE text USING v || ''"],
     ),
     "values of any type": Subject(
         "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; CREATE TABLE terms (id int);"
