@@ -30,6 +30,7 @@ mod library_sequences;
 mod listening;
 mod names;
 mod neighbours;
+mod poolers;
 mod positions;
 mod programs;
 mod release;

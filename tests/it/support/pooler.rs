@@ -22,6 +22,11 @@ pub(crate) struct Pooler {
 impl Pooler {
     /// Starts one before a database, in the mode `session` or `transaction`.
     pub(crate) fn start(database: &Endpoint, mode: &str) -> Self {
+        Self::with_servers(database, mode, 20)
+    }
+
+    /// Starts one that has so many server connections.
+    pub(crate) fn with_servers(database: &Endpoint, mode: &str, servers: u32) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = database.at("127.0.0.1", free.local_addr().unwrap().port());
         drop(free);
@@ -31,7 +36,8 @@ impl Pooler {
         fs::write(file("users"), "\"postgres\" \"\"\n").unwrap();
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\n",
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\n\
+             default_pool_size = {servers}\n",
             database.port,
             endpoint.port,
             file("users")
