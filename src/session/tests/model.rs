@@ -616,20 +616,7 @@ impl Server {
             }
             "SLEEP" => self.busy = Busy::Sleeping { deaf: 0 },
             "DOZE" => self.busy = Busy::Sleeping { deaf: 2 },
-            // The question of a release: nothing but what the wire and the texts say protects the client here, and
-            // now and then a cursor.
-            "WITH" => {
-                self.questions += 1;
-                let rows = match self.questions % 3 {
-                    0 => 6,
-                    _ if self.closes_idle => 3,
-                    _ => 1,
-                };
-                for _ in 0..rows {
-                    self.send(b'D', b"\0\0");
-                }
-                self.complete(&format!("SELECT {rows}"));
-            }
+            "WITH" => self.answer_question(),
             "SET" => self.complete("SET"),
             "SELECT" if text.contains("::pg_catalog.int4") => self.error("22P02"),
             "SELECT" => {
@@ -658,6 +645,21 @@ impl Server {
             "FAIL" => self.error("22012"),
             other => panic!("not a statement of the model: {other}"),
         }
+    }
+
+    /// The question of a release: nothing but what the wire and the texts say protects the client here, and now and then
+    /// a cursor.
+    fn answer_question(&mut self) {
+        self.questions += 1;
+        let rows = match self.questions % 3 {
+            0 => 6,
+            _ if self.closes_idle => 3,
+            _ => 1,
+        };
+        for _ in 0..rows {
+            self.send(b'D', b"\0\0");
+        }
+        self.complete(&format!("SELECT {rows}"));
     }
 
     /// A statement that commits by itself outside of a block.
