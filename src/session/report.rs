@@ -69,11 +69,18 @@ pub(super) fn terminated(incident: &Incident, unknown: usize) -> Report {
         &format!("terminating connection: {}", what(incident)),
     );
     report.hint = "Connect again. End transactions in time to avoid this.".to_owned();
-    if unknown > 0 {
-        report.detail += " ";
-        report.detail += &of_unknown_outcome(unknown);
-    }
+    add_unknown(&mut report, unknown);
     report
+}
+
+/// Adds to a FATAL error that so many requests may or may not have been carried out.
+pub(super) fn add_unknown(report: &mut Report, requests: usize) {
+    if requests > 0 {
+        if !report.detail.is_empty() {
+            report.detail.push(' ');
+        }
+        report.detail += &of_unknown_outcome(requests);
+    }
 }
 
 fn of_unknown_outcome(requests: usize) -> String {

@@ -69,9 +69,16 @@ impl Session {
         }
         let ready = self.state.phase == Phase::Ready;
         self.state.phase = Phase::Closing;
+        let mut report = report.clone();
+        if !ready || self.state.replication {
+            // Nothing was cancelled: what was sent together with the startup packet may still run.
+            let unknown = self.state.pending.ready_owed();
+            report::add_unknown(&mut report, unknown);
+            self.unknown = self.unknown.max(unknown);
+        }
         // In the middle of a message a FATAL would be read as a part of it.
         if self.server.scanner.rest() == 0 {
-            originate::fatal_response(report, &mut self.to_client);
+            originate::fatal_response(&report, &mut self.to_client);
         }
         // A server that still waits for a password takes no Terminate.
         if ready && self.state.pending.is_empty() && self.client.scanner.rest() == 0 {

@@ -773,3 +773,20 @@ fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
     asked.and_then(|cases| cases.parse().ok()).unwrap_or(512)
 }
+
+#[test]
+fn a_request_sent_with_the_startup_packet_is_not_refused_by_a_shutdown() {
+    let setting = Setting {
+        closes_idle: false,
+        standby: false,
+        observed: false,
+        silent: false,
+        early: true,
+    };
+    let ops = [
+        Op::Client(Act::Query(vec!["INSERT N"])),
+        Op::Send(30),
+        Op::Shutdown,
+    ];
+    run("", setting, &ops).unwrap();
+}
