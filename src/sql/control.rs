@@ -116,6 +116,9 @@ pub struct StatementList {
     may_end: bool,
     /// Those that are not [`Control::Other`], in order.
     controls: Vec<Controlling>,
+    /// What the text as a whole is taken for, where a backslash or quote may have been read in another way: nothing is
+    /// forwarded for the sake of what follows one.
+    in_doubt: Option<Control>,
 }
 
 /// A statement that controls the transaction.
@@ -183,6 +186,9 @@ impl Outline {
             Self::One(control) => return *control,
             Self::List(list) => list,
         };
+        if let Some(control) = list.in_doubt {
+            return control;
+        }
         let mut controls = list.controls.iter();
         let first = list.controls.first().filter(|found| found.index == 0);
         match first.map(|first| first.control) {
@@ -195,6 +201,29 @@ impl Outline {
             _ if list.may_end => Control::Doubtful,
             _ => Control::Other,
         }
+    }
+
+    /// The same statements, where the text as a whole is taken for this.
+    fn in_doubt(self, control: Control) -> Self {
+        let list = match self {
+            Self::Unknown => return self,
+            Self::One(only) => StatementList {
+                count: 1,
+                whole: true,
+                may_end: false,
+                controls: vec![Controlling {
+                    index: 0,
+                    control: only,
+                    savepoint: None,
+                }],
+                in_doubt: None,
+            },
+            Self::List(list) => Arc::unwrap_or_clone(list),
+        };
+        Self::List(Arc::new(StatementList {
+            in_doubt: Some(control),
+            ..list
+        }))
     }
 
     /// What the statement does that has so many before it, and the savepoint that it names.
@@ -261,10 +290,17 @@ pub fn outline(text: &[u8], whole: bool, lexing: Lexing) -> Outline {
         text
     };
     let whole = whole && known.len() == text.len();
-    if whole && !several {
+    let outline = if whole && !several {
         Parser::new(known, lexing).only()
     } else {
         Parser::new(known, lexing).list(whole)
+    };
+    let front = certain_front(text);
+    if lexing.standard_conforming_strings || front.len() == text.len() {
+        outline
+    } else {
+        let certain = Parser::new(front, lexing).list(false);
+        outline.in_doubt(certain.control())
     }
 }
 
@@ -363,6 +399,7 @@ impl<'a> Parser<'a> {
                 whole: true,
                 may_end: false,
                 controls: Vec::new(),
+                in_doubt: None,
             }
             .into();
         }
@@ -379,6 +416,7 @@ impl<'a> Parser<'a> {
                     control,
                     savepoint,
                 }],
+                in_doubt: None,
             }
             .into(),
             _ if may_end => Outline::One(Control::Doubtful),
@@ -394,6 +432,7 @@ impl<'a> Parser<'a> {
             whole,
             may_end: self.may_end(whole),
             controls: Vec::new(),
+            in_doubt: None,
         };
         loop {
             self.skip_empty();
@@ -983,11 +1022,11 @@ mod tests {
         };
         for (text, lexing, expected) in [
             (&b"COMMIT /* x */;"[..], off, Control::Commit),
-            (b"COMMIT -- it's", off, Control::Commit),
-            (b"PREPARE TRANSACTION 'x'", off, Control::PrepareTransaction),
+            (b"COMMIT -- it's", off, Control::Doubtful),
+            (b"PREPARE TRANSACTION 'x'", off, Control::Doubtful),
             (b"ROLLBACK; SELECT $1", off, Control::RollbackThen),
             (b"ROLLBACK; SELECT E'\\n'", off, Control::RollbackThen),
-            (b"ROLLBACK /* it's */; SELECT 1", off, Control::RollbackThen),
+            (b"ROLLBACK /* it's */; SELECT 1", off, Control::Doubtful),
             (b"SELECT 'it''s'; COMMIT", off, Control::Other),
             (
                 b"ROLLBACK; SELECT '\\'; COMMIT; '",
@@ -1003,6 +1042,29 @@ mod tests {
             (b"COMMIT -- \xff\xfe", Lexing::default(), Control::Commit),
         ] {
             assert_eq!(classify(text, lexing), expected, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn statements_are_told_apart_by_the_settings() {
+        let off = Lexing {
+            standard_conforming_strings: false,
+            ..Lexing::default()
+        };
+        for (text, on_count, off_count) in [
+            (&br"SELECT '\'; COMMIT; SELECT '"[..], 3, 1),
+            (br"SELECT '\\'; COMMIT", 2, 2),
+            (br"SELECT E'\''; COMMIT", 2, 2),
+            (br"SELECT $$\'$$; COMMIT", 2, 2),
+            (b"COMMIT -- it's", 1, 1),
+        ] {
+            let count = |lexing| outline(text, true, lexing).count();
+            assert_eq!(
+                (count(Lexing::default()), count(off)),
+                (Some(on_count), Some(off_count)),
+                "{}",
+                text.escape_ascii()
+            );
         }
     }
 
