@@ -75,6 +75,15 @@ impl Ladders {
         self.0[kind].deferred.insert(action);
     }
 
+    /// Whether a rung waits for the session to be quiet.
+    pub(super) fn wait(&self) -> bool {
+        let waits = |kind| {
+            let Taken { actions, deferred } = self.0[kind];
+            actions.0 & deferred.0 != 0
+        };
+        Kind::ALL.into_iter().any(waits)
+    }
+
     /// The clock of a kind begins anew.
     pub(super) fn restart(&mut self, kind: Kind) {
         self.0[kind] = Taken::default();
@@ -112,8 +121,10 @@ mod tests {
         ladders.take(Kind::Idle, Rollback);
         ladders.defer(Kind::Idle, Rollback);
         assert_eq!(open(&ladders, false), [Terminate]);
+        assert!(ladders.wait());
         assert_eq!(open(&ladders, true), [Release, Rollback, Terminate]);
         ladders.take(Kind::Idle, Rollback);
+        assert!(!ladders.wait());
         assert_eq!(open(&ladders, true), [Terminate]);
         ladders.restart(Kind::Idle);
         assert_eq!(

@@ -216,9 +216,14 @@ impl Session {
     fn read_ahead_at(&self) -> Option<Instant> {
         let since = self.client_blocked_since?;
         let finished = self.state.pending.is_empty();
-        if finished || self.reading_ahead || self.state.block_since().is_none() {
+        if finished || self.reading_ahead {
             return None;
         }
+        if self.ladders.wait() {
+            // What was not possible while the server worked is due when it has said everything.
+            return Some(since);
+        }
+        self.state.block_since()?;
         let kinds = [Kind::Idle, Kind::Failed].into_iter();
         let rungs = kinds.flat_map(|kind| self.rungs(kind));
         let acting = rungs.filter(|&(_, action, _)| action.acts());

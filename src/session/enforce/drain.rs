@@ -96,6 +96,14 @@ impl Session {
         self.insist(now);
     }
 
+    /// Waits until the server has closed the connections of the cancels, or the next one would be due.
+    pub(super) fn await_cancels(&mut self, now: Instant) {
+        self.set_step(Step::Cancel(Cancel {
+            in_flight: self.cancels_open > 0,
+            repeat_at: now + INTERVAL,
+        }));
+    }
+
     /// Goes on when the client's requests are answered and no cancel can hit anything any more.
     ///
     /// Where the transaction is over and more was sent behind it, that is only known when the next cancel would be due.

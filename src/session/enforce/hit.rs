@@ -323,7 +323,12 @@ impl Session {
         let tag = BackendTag::from(frame.tag);
         if tag == BackendTag::CloseComplete {
             self.cancels_are_spent();
-            self.next_step(now);
+            if self.may_be_hit() {
+                // One is on its way still: to ask again at once would be to ask without end.
+                self.await_cancels(now);
+            } else {
+                self.next_step(now);
+            }
             Verdict::Drop
         } else if tag == BackendTag::ErrorResponse {
             let verdict = self.error_of_request(frame, now);

@@ -623,25 +623,7 @@ impl Server {
                 self.send(b'D', b"\0\x01\0\0\0\x011");
                 self.complete("SELECT 1");
             }
-            "SAVEPOINT" | "RELEASE" | "ROLLBACK" if self.block == Block::None => {
-                self.error("25P01");
-            }
-            "SAVEPOINT" => {
-                self.savepoints.open(text, self.tokens.len());
-                self.complete("SAVEPOINT");
-            }
-            "RELEASE" => match self.savepoints.release(text) {
-                None => self.error("3B001"),
-                Some(_) => self.complete("RELEASE"),
-            },
-            "ROLLBACK" => match self.savepoints.roll_back_to(text) {
-                None => self.error("3B001"),
-                Some(mark) => {
-                    self.tokens.truncate(mark);
-                    self.block = Block::Open;
-                    self.complete("ROLLBACK");
-                }
-            },
+            "SAVEPOINT" | "RELEASE" | "ROLLBACK" => self.run_savepoint(command, text),
             "FAIL" => self.error("22012"),
             other => panic!("not a statement of the model: {other}"),
         }
@@ -660,6 +642,29 @@ impl Server {
             self.send(b'D', b"\0\0");
         }
         self.complete(&format!("SELECT {rows}"));
+    }
+
+    fn run_savepoint(&mut self, command: &str, text: &str) {
+        if self.block == Block::None {
+            return self.error("25P01");
+        }
+        let found = match command {
+            "SAVEPOINT" => {
+                self.savepoints.open(text, self.tokens.len());
+                true
+            }
+            "RELEASE" => self.savepoints.release(text).is_some(),
+            _ => self.savepoints.roll_back_to(text).is_some_and(|mark| {
+                self.tokens.truncate(mark);
+                self.block = Block::Open;
+                true
+            }),
+        };
+        if found {
+            self.complete(command);
+        } else {
+            self.error("3B001");
+        }
     }
 
     /// A statement that commits by itself outside of a block.

@@ -278,3 +278,22 @@ fn a_failed_transaction_whose_error_is_not_read_is_found() {
         "#]],
     );
 }
+
+/// Nothing could be done without a key while the server worked; only the end of its answer shows that it waits.
+#[test]
+fn what_was_not_possible_is_done_when_an_unread_answer_has_ended() {
+    let mut player = Player::new("stalled: rollback 1s");
+    player.session.who.server_pid = None;
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T\nC: Q SELECT 1\nS: T | D\nclient blocks\n+1s");
+    player.transcript.clear();
+    player.play("+0ms");
+    assert_ne!(player.session.reads_ahead(), Some(0));
+    player.play("S: D | C SELECT 2 | Z T\n+0ms");
+    expect![[r#"
+        +0ms
+        S: D | C SELECT 2 | Z T
+          < D | C SELECT 2 | Z T
+        +0ms
+          > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after client not reading for 1 s'::pg_catalog.int4
+    "#]].assert_eq(&player.transcript);
+}
