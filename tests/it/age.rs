@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::support::{
     Endpoint, PATIENCE,
     dba::Dba,
-    frontend::{bind, describe_statement, execute, parse, query, sync, unnamed},
+    frontend::{bind, describe_statement, execute, message, parse, query, sync, unnamed},
     let_pass,
+    observed::{dsn, observed_through},
     pair::door,
     proxy::Proxy,
     server::{cluster, newest, newest_version, on_every_server},
@@ -155,6 +156,61 @@ fn a_commit_that_waits_for_a_standby_is_left_alone() {
     dba.run("SELECT pg_reload_conf()");
     assert_eq!(client.until_ready(), "C COMMIT / Z I");
     assert_eq!(dba.value("SELECT count(*) FROM t"), "1");
+}
+
+/// An INSERT that sleeps first, in each form whose statements are hard to count: long, not UTF-8, escaped, too large to
+/// be held, and in a list.
+fn inserts(id: u32) -> [Vec<u8>; 5] {
+    let insert =
+        |text: &str| format!("INSERT INTO t SELECT {id} FROM pg_sleep(0.2), (SELECT {text}) AS s");
+    let latin = insert("'caf?;'").into_bytes();
+    let latin: Vec<u8> = latin
+        .into_iter()
+        .map(|byte| if byte == b'?' { 0xe9 } else { byte })
+        .chain([0])
+        .collect();
+    [
+        query(&insert(&format!("'{};'", "x".repeat(5000)))),
+        message(b'Q', &latin),
+        query(&format!("SELECT 'a;'; {}", insert("E'\\';'"))),
+        query(&insert(&format!("'{}'", "x".repeat(100_000)))),
+        [unnamed(&insert("1")), sync()].concat(),
+    ]
+}
+
+/// As below, of transactions without BEGIN: an observer sees that they do not wait for a standby.
+#[test]
+fn what_is_told_of_statements_that_commit_by_themselves_is_what_became_of_them() {
+    let server = cluster(newest_version(), &[("fsync", "on")], None);
+    let database = door(&server);
+    let mut dba = Client::connect(&database);
+    dba.run("CREATE TABLE t (id int)");
+    let age = "age = { rollback = '300ms', implicit = true }";
+    let proxy = observed_through(&dsn(&database, "postgres"), &database, age);
+    let mut client = Client::connect_with(proxy.endpoint(), &[("client_encoding", "LATIN1")]);
+    for setting in [
+        "log_min_duration_statement = 0",
+        "commit_siblings = 0",
+        "commit_delay = 100000",
+    ] {
+        client.run(&format!("SET {setting}"));
+    }
+    for id in 0..8 {
+        for request in inserts(id) {
+            dba.run("TRUNCATE t");
+            let before = proxy.incidents().len();
+            client.send(&request);
+            let answers = client.until_ready();
+            let kept = dba.value("SELECT count(*) FROM t") == "1";
+            assert_eq!(kept, answers.contains("C INSERT 0 1"), "{answers}");
+            assert_eq!(kept, !answers.contains("E "), "{answers}");
+            // One that was fast has none.
+            for incident in proxy.incidents().into_iter().skip(before) {
+                let outcome = if kept { "moot" } else { "rolled_back" };
+                assert_eq!(incident["outcome"], outcome, "{incident:#}");
+            }
+        }
+    }
 }
 
 /// The server looks for cancels again where it logs the statement that it has carried out, a COMMIT too.

@@ -9,6 +9,7 @@ use crate::support::{
     dba::Dba,
     frontend::{bind, execute, parse, query, sync, unnamed},
     in_repository, installed, let_pass,
+    observed::dsn,
     proxy::Proxy,
     server::{newest, on_every_server},
     wire::Client,
@@ -80,7 +81,12 @@ fn every_acknowledged_commit_is_there_and_every_refused_one_is_not() {
 /// What the customers of a longer bank met, as the bank itself reports it; it fails where there is an anomaly.
 fn run_bank(mode: &str, rule: &str) {
     let database = newest().database();
-    let rules = format!("[[rule]]\nname = \"bank\"\n{rule}\n");
+    // It tells what may be cancelled without keeping a commit from its standby.
+    let observer = format!(
+        "[observer]\ndsn = \"{}\"\ninterval = \"100ms\"\n",
+        dsn(&database, "postgres")
+    );
+    let rules = format!("{observer}[[rule]]\nname = \"bank\"\n{rule}\n");
     let proxy = Proxy::with_rules(&database, &rules);
     let address = |endpoint: &Endpoint| format!("{}:{}", endpoint.host, endpoint.port);
     let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());

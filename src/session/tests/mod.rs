@@ -7,6 +7,7 @@
 mod abort;
 mod blocking;
 mod bounds;
+mod cancels;
 mod errors;
 mod ladders;
 mod model;
