@@ -142,6 +142,8 @@ fn a_commit_that_waits_for_a_standby_is_left_alone() {
     wait_for("the setting", || {
         (client.value("SHOW synchronous_standby_names") == "nobody").then_some(())
     });
+    // Commits wait once the checkpointer has read it too (SyncRepUpdateSyncStandbysDefined).
+    dba.run("CHECKPOINT");
     let requests = ["BEGIN", "INSERT INTO t VALUES (1)", "COMMIT"].map(query);
     client.send(&requests.concat());
     client.until_ready();

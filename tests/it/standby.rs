@@ -32,6 +32,8 @@ fn waiting() -> (Cluster, Endpoint, Client) {
     wait_for("the setting", || {
         (dba.value("SHOW synchronous_standby_names") == "nobody").then_some(())
     });
+    // Commits wait once the checkpointer has read it too (SyncRepUpdateSyncStandbysDefined).
+    dba.run("CHECKPOINT");
     (server, database, dba)
 }
 
