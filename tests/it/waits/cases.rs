@@ -336,6 +336,9 @@ pub(super) const CASES: &[Case] = &[
         setup: &[
             "ALTER SYSTEM SET synchronous_standby_names = '*'",
             "SELECT pg_reload_conf()",
+            // Commits wait once the checkpointer has read it too.
+            "SELECT pg_sleep(0.2)",
+            "CHECKPOINT",
         ],
         holder: &["BEGIN; SELECT FROM t"],
         waiters: &["SET synchronous_commit = remote_apply; ALTER TABLE t ADD COLUMN w int"],
