@@ -8,17 +8,7 @@ use super::script::check;
 fn an_idle_transaction_is_rolled_back_and_a_late_rollback_sees_nothing() {
     check(
         "idle: log 1s, rollback 2s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q INSERT INTO t VALUES (1)
-         S: C INSERT 0 1 | Z T
-         +1999ms
-         +1ms
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: Q ROLLBACK
-         S: C ROLLBACK | Z I
-         +1h",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -47,12 +37,7 @@ fn an_idle_transaction_is_rolled_back_and_a_late_rollback_sees_nothing() {
 fn a_cancel_before_the_rollback_sends_all_again() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         S: E 57014 | Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -72,14 +57,7 @@ fn a_cancel_before_the_rollback_sends_all_again() {
 fn a_cancel_behind_the_rollback_sends_begin_again() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         S: C ROLLBACK | E 57014 | Z I
-         S: C BEGIN | E 22P02 | Z E
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -103,12 +81,7 @@ fn a_cancel_behind_the_rollback_sends_begin_again() {
 fn a_cancel_that_hits_the_failing_select_changes_nothing() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         S: C ROLLBACK | C BEGIN | E 57014 | Z E
-         C: Q SELECT 1",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -128,16 +101,7 @@ fn a_cancel_that_hits_the_failing_select_changes_nothing() {
 fn the_injection_waits_for_open_cancel_connections_and_gives_way_to_the_client() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         cancel opens
-         +1s
-         C: Q SELECT 1
-         S: C SELECT 1 | Z T
-         cancel closes
-         +1s
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -162,16 +126,7 @@ fn the_injection_waits_for_open_cancel_connections_and_gives_way_to_the_client()
 fn requests_wait_while_the_injection_runs() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         C: Q COMMIT | Q SELECT 1
-         S: C ROLLBACK
-         S: C BEGIN | E 22P02
-         S: Z E
-         S: C ROLLBACK | Z I
-         S: C SELECT 1 | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -198,11 +153,7 @@ fn requests_wait_while_the_injection_runs() {
 fn asynchronous_messages_pass_during_the_injection_and_its_own_warning_does_not() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         S: N 25P01 | N 01000 | A | PS TimeZone=UTC | C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -236,11 +187,7 @@ fn an_unexpected_reply_ends_the_session() {
 fn a_fatal_error_of_the_server_reaches_the_client() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         S: FATAL 57P01",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -258,12 +205,7 @@ fn a_fatal_error_of_the_server_reaches_the_client() {
 fn a_late_reply_is_not_an_unexpected_one() {
     check(
         "idle: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         +1h
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -282,17 +224,7 @@ fn a_late_reply_is_not_an_unexpected_one() {
 fn a_busy_transaction_is_never_idle() {
     check(
         "idle: rollback 2s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         C: Q SELECT pg_sleep(60)
-         +60s
-         S: C SELECT 1 | Z T
-         +1s
-         C: Q COMMIT
-         S: C COMMIT | Z I
-         +1h",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -318,14 +250,7 @@ fn a_busy_transaction_is_never_idle() {
 fn idle_counts_from_when_the_client_took_the_answer() {
     check(
         "idle: rollback 2s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         client blocks
-         +1999ms
-         client reads
-         +1999ms
-         +1ms",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -344,12 +269,7 @@ fn idle_counts_from_when_the_client_took_the_answer() {
 fn a_failed_transaction_that_holds_nothing_has_a_ladder_of_its_own() {
     check(
         "idle: rollback 1s; failed: log 5s",
-        "C: Q BEGIN; SELECT 1/0
-         S: C BEGIN | E 22012 | Z E
-         +10s
-         C: Q ROLLBACK
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN; SELECT 1/0
               > Q BEGIN; SELECT 1/0
             S: C BEGIN | E 22012 | Z E
@@ -369,18 +289,7 @@ fn a_failed_transaction_that_holds_nothing_has_a_ladder_of_its_own() {
 fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
     check(
         "idle: rollback 1s; failed: log 5s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SAVEPOINT a
-         S: C SAVEPOINT | Z T
-         C: Q SELECT 1/0
-         S: E 22012 | Z E
-         +1s
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: Q ROLLBACK TO a
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -412,16 +321,7 @@ fn a_failed_transaction_inside_a_savepoint_holds_locks_and_is_rolled_back() {
 fn a_released_savepoint_leaves_nothing_behind() {
     check(
         "idle: rollback 1s; failed: log 5s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SAVEPOINT a
-         S: C SAVEPOINT | Z T
-         C: Q RELEASE a
-         S: C RELEASE | Z T
-         C: Q SELECT 1/0
-         S: E 22012 | Z E
-         +3s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -472,12 +372,7 @@ fn a_half_sent_request_is_the_next_one_after_the_abort() {
 fn terminate_says_goodbye_to_both_sides() {
     check(
         "idle: rollback 1s, terminate 2s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -500,8 +395,7 @@ fn terminate_says_goodbye_to_both_sides() {
 fn notice_warns_the_client() {
     check(
         "idle: notice 1s",
-        "C: Q BEGIN\nS: C BEGIN | Z T\n+3s",
-        &expect![[r#"
+        expect![[r#"
         C: Q BEGIN
           > Q BEGIN
         S: C BEGIN | Z T
@@ -517,15 +411,7 @@ fn notice_warns_the_client() {
 fn autocommit_is_never_touched() {
     check(
         "idle: rollback 1s; stalled: rollback 1s; failed: rollback 1s; age: rollback 1s",
-        "C: Q SELECT 1
-         +10s
-         S: C SELECT 1 | Z I
-         +10s
-         C: P - SELECT 1 | B - - | E - | S
-         +10s
-         S: 1 | 2 | C SELECT 1 | Z I
-         +10s",
-        &expect![[r#"
+        expect![[r#"
             C: Q SELECT 1
               > Q SELECT 1
             +10s
@@ -546,12 +432,7 @@ fn autocommit_is_never_touched() {
 fn drain_ends_a_session_when_its_transaction_is_over() {
     check(
         "",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         drain
-         C: Q COMMIT
-         S: C COMMIT | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -572,14 +453,7 @@ fn drain_ends_a_session_when_its_transaction_is_over() {
 fn nothing_passes_behind_a_fatal() {
     check(
         "",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         drain
-         C: Q COMMIT
-         S: C COMMIT | Z I | N 00000
-         C: Q SELECT 1
-         S: N 00000",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -602,15 +476,7 @@ fn nothing_passes_behind_a_fatal() {
 fn a_rung_is_taken_again_when_the_client_spoke_while_the_gate_closed() {
     check(
         "age: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         cancel opens
-         +1s
-         C: Q SELECT 1
-         S: C SELECT 1 | Z T
-         cancel closes
-         +1ms",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -632,15 +498,7 @@ fn a_rung_is_taken_again_when_the_client_spoke_while_the_gate_closed() {
 fn a_chained_transaction_begins_its_ladders_anew() {
     check(
         "age: log 1s, rollback 2s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1500ms
-         C: Q COMMIT AND CHAIN
-         +1ms
-         S: C COMMIT | Z T
-         +1s
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -665,14 +523,7 @@ fn a_chained_transaction_begins_its_ladders_anew() {
 fn an_age_that_is_reached_before_a_batch_was_flushed_asks_for_its_answers() {
     check(
         "age: rollback 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +950ms
-         C: P - INSERT INTO t VALUES (1) | B - - | E -
-         +50ms
-         cancelled
-         S: 1 | 2 | C INSERT 0 1",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T

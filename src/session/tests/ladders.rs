@@ -4,22 +4,11 @@ use expect_test::expect;
 
 use super::script::{Player, check};
 
-const IDLE: &str = "C: Q BEGIN
-    S: C BEGIN | Z T";
-
 #[test]
 fn a_severer_rung_of_new_limits_is_due_at_its_time() {
     check(
         "idle: log 1s",
-        &format!(
-            "{IDLE}
-             +1500ms
-             limits: idle: rollback 2s
-             +400ms
-             +100ms
-             S: C ROLLBACK | C BEGIN | E 22P02 | Z E"
-        ),
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -41,13 +30,7 @@ fn a_severer_rung_of_new_limits_is_due_at_its_time() {
 fn a_rung_of_new_limits_whose_time_is_past_is_due_at_once() {
     check(
         "idle: log 1s",
-        &format!(
-            "{IDLE}
-             +1h
-             limits: idle: log 1s, rollback 2s
-             +0ms"
-        ),
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -65,18 +48,7 @@ fn a_rung_of_new_limits_whose_time_is_past_is_due_at_once() {
 fn what_is_no_severer_than_what_was_done_is_not_done_again() {
     check(
         "idle: log 1s, notice 2s",
-        &format!(
-            "{IDLE}
-             +2s
-             limits: idle: log 3s, notice 4s, rollback 5s, terminate 6s
-             +2s
-             +1s
-             S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-             limits: idle: log 5s, rollback 5s, terminate 7s
-             +1s
-             +1s"
-        ),
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -107,16 +79,7 @@ fn what_is_no_severer_than_what_was_done_is_not_done_again() {
 fn limits_that_are_taken_away_and_come_back_begin_nothing_anew() {
     check(
         "idle: log 1s, rollback 3s",
-        &format!(
-            "{IDLE}
-             +2s
-             limits: age: log 1h
-             +5s
-             limits: idle: log 1s, rollback 10s
-             +2999ms
-             +1ms"
-        ),
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -137,15 +100,7 @@ fn limits_that_are_taken_away_and_come_back_begin_nothing_anew() {
 fn the_age_of_a_transaction_meets_the_limits_of_its_new_application_name() {
     check(
         "age: log 1s",
-        &format!(
-            "{IDLE}
-             +1500ms
-             C: Q SET application_name = 'b'
-             S: C SET | PS application_name=b | Z T
-             limits: age: rollback 2s
-             +500ms"
-        ),
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -168,21 +123,7 @@ fn the_age_of_a_transaction_meets_the_limits_of_its_new_application_name() {
 fn new_limits_for_what_keeps_others_waiting() {
     check(
         "blocking: log 0s",
-        &format!(
-            "{IDLE}
-             +1s
-             seen: 400ms for ShareLock
-             limits: blocking: log 0s, rollback 1s
-             +500ms
-             seen: 900ms for ShareLock
-             +100ms
-             seen: nobody
-             +1s
-             seen: 900ms for ShareLock
-             +100ms
-             seen: 1s for ShareLock"
-        ),
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -209,24 +150,7 @@ fn new_limits_for_what_keeps_others_waiting() {
 fn a_transaction_that_was_released_is_released_again_and_new_limits_end_it() {
     check(
         "idle: release 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT 1
-         S: C SELECT 1 | Z T
-         +1s
-         S: answer 1 | closed | Z T
-         S: own ROLLBACK | closed | Z I
-         limits: idle: release 1s, rollback 2s
-         +1h
-         C: Q SELECT 2
-         S: own BEGIN | own SELECT 1 | closed | Z T
-         S: C SELECT 1 | Z T
-         +1s
-         S: answer 7 | closed | Z T
-         S: own ROLLBACK TO | own RELEASE | closed | Z T
-         +1s
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -268,16 +192,7 @@ fn a_transaction_that_was_released_is_released_again_and_new_limits_end_it() {
 fn a_transaction_that_was_not_released_meets_the_severer_rungs_of_new_limits() {
     check(
         "idle: release 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q INSERT INTO t VALUES (1)
-         S: C INSERT 0 1 | Z T
-         +1s
-         limits: idle: notice 2s, release 2s, terminate 3s
-         +1s
-         limits: idle: rollback 1s
-         +0ms",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T

@@ -1,8 +1,10 @@
 //! Transcripts: what each side sends, what reaches the other, and what the session asks for.
 //!
-//! A script has one step a line: `C: Q BEGIN | S` (the client sends two messages), `S: C BEGIN | Z T` (the server does),
-//! `+1s` (time passes, timers ring), `gate`, `cancelled` and so on for the caller's answers. The transcript repeats the
-//! steps and shows below each what came of it: `> ` to the server, `< ` to the client, `! ` an action, `* ` an event.
+//! A transcript is written once: its steps stand at the margin, one a line, and what came of each is indented below it.
+//! `C: Q BEGIN | S` (the client sends two messages), `S: C BEGIN | Z T` (the server does), `+1s` (time passes, timers
+//! ring), `cancelled` and so on (see `Player::step`) are steps; `> ` is what goes to the server, `< ` to the client,
+//! `! ` an action, `* ` an event. A new test needs the steps alone: `UPDATE_EXPECT=1 cargo test --lib NAME` fills in
+//! the rest, which is then read with care.
 
 mod abort;
 mod blocking;

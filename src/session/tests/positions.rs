@@ -10,21 +10,7 @@ const STALLED: &str = "stalled: rollback 1s";
 fn a_batch_without_sync_in_a_block_is_poisoned() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - INSERT INTO t VALUES (1) | B - - | E -
-         +100ms
-         S: 1 | 2 | C INSERT 0 1
-         +1s
-         S: E 42601
-         S: Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: H
-         C: P - INSERT INTO t VALUES (2) | B - - | E - | S
-         S: Z E
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -63,16 +49,7 @@ fn a_batch_without_sync_in_a_block_is_poisoned() {
 fn a_batch_without_sync_and_without_a_block_is_poisoned() {
     check(
         STALLED,
-        "C: P - INSERT INTO t VALUES (1) | B - - | E - | H
-         S: 1 | 2 | C INSERT 0 1
-         +1s
-         S: E 42601
-         S: Z I
-         C: S
-         S: Z I
-         C: Q SELECT 1
-         S: C SELECT 1 | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: P - INSERT INTO t VALUES (1) | B - - | E - | H
               > P - INSERT INTO t VALUES (1) | B | E | H
             S: 1 | 2 | C INSERT 0 1
@@ -100,19 +77,7 @@ fn a_batch_without_sync_and_without_a_block_is_poisoned() {
 fn a_batch_that_goes_on_with_commit_afterwards_is_refused() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - INSERT INTO t VALUES (1) | B - - | E - | H
-         S: 1 | 2 | C INSERT 0 1
-         +1s
-         S: E 42601
-         S: Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: P - COMMIT | B - - | E - | S
-         S: Z E
-         C: Q ROLLBACK
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -147,14 +112,7 @@ fn a_batch_that_goes_on_with_commit_afterwards_is_refused() {
 fn a_batch_whose_commit_had_already_run_is_left_alone() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - COMMIT | B - - | E - | H
-         S: 1 | 2 | C COMMIT
-         +1h
-         C: S
-         S: Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -177,13 +135,7 @@ fn a_batch_whose_commit_had_already_run_is_left_alone() {
 fn a_running_statement_without_flush_is_not_stalled() {
     check(
         STALLED,
-        "C: P - SELECT pg_sleep(60) | B - - | E -
-         +60s
-         S: 1 | 2 | D | C SELECT 1
-         +999ms
-         C: S
-         S: Z I",
-        &expect![[r#"
+        expect![[r#"
             C: P - SELECT pg_sleep(60) | B - - | E -
               > P - SELECT pg_sleep(60) | B | E
             +60s
@@ -203,21 +155,7 @@ fn a_running_statement_without_flush_is_not_stalled() {
 fn a_batch_that_failed_is_synced_and_aborted() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SAVEPOINT a
-         S: C SAVEPOINT | Z T
-         C: P - SELECT 1/0 | B - - | E - | H
-         S: 1 | 2 | E 22012
-         +1s
-         S: Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: P - SELECT 1 | B - - | E - | S
-         S: Z E
-         C: Q ROLLBACK TO a
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -255,19 +193,7 @@ fn a_batch_that_failed_is_synced_and_aborted() {
 fn a_copy_without_data_fails_and_the_client_is_told_as_its_answer() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q COPY t FROM STDIN
-         S: G
-         C: d 1
-         +1s
-         S: E 57014
-         S: Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: d 2 | c
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -301,14 +227,7 @@ fn a_copy_without_data_fails_and_the_client_is_told_as_its_answer() {
 fn a_copy_without_a_block_fails_too() {
     check(
         STALLED,
-        "C: Q COPY t FROM STDIN
-         S: G
-         +1s
-         S: E 57014 | Z I
-         C: d 2 | c
-         C: Q SELECT 1
-         S: C SELECT 1 | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q COPY t FROM STDIN
               > Q COPY t FROM STDIN
             S: G
@@ -331,20 +250,7 @@ fn a_copy_without_a_block_fails_too() {
 fn a_copy_by_execute_fails_and_its_batch_is_discarded() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - COPY t FROM STDIN | B - - | E - | S
-         S: 1 | 2 | G
-         C: d 1
-         +1s
-         S: E 57014
-         S: Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: d 2 | c | S
-         S: Z E
-         C: Q ROLLBACK
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -381,17 +287,7 @@ fn a_copy_by_execute_fails_and_its_batch_is_discarded() {
 fn copy_data_that_keeps_coming_is_not_stalled() {
     check(
         STALLED,
-        "C: Q COPY t FROM STDIN
-         S: G
-         +900ms
-         C: d 1
-         +900ms
-         C: d 2
-         +900ms
-         C: c
-         +1h
-         S: C COPY 2 | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q COPY t FROM STDIN
               > Q COPY t FROM STDIN
             S: G
@@ -471,20 +367,7 @@ fn half_of_another_large_message_can_only_be_terminated() {
 fn a_result_that_is_not_read_is_cancelled_and_drained() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT big
-         S: T | D | D
-         client blocks
-         +1s
-         S: D | D
-         cancelled
-         S: E 57014 | Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         client reads
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -518,19 +401,7 @@ fn a_result_that_is_not_read_is_cancelled_and_drained() {
 fn a_cancel_is_waited_for_before_the_abort() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT big
-         S: T | D
-         client blocks
-         +1s
-         S: C SELECT 1 | Z T
-         cancelled
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         client reads
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -562,12 +433,7 @@ fn a_cancel_is_waited_for_before_the_abort() {
 fn an_answer_in_our_buffer_is_aborted_at_once() {
     check(
         STALLED,
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         client blocks
-         +1s
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -586,17 +452,7 @@ fn an_answer_in_our_buffer_is_aborted_at_once() {
 fn a_statement_past_the_age_of_its_transaction_is_cancelled() {
     check(
         "age: rollback 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +1s
-         C: Q SELECT pg_sleep(60)
-         +2s
-         C: Q COMMIT
-         S: E 57014 | Z E
-         cancelled
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -625,13 +481,7 @@ fn a_statement_past_the_age_of_its_transaction_is_cancelled() {
 fn a_commit_that_runs_is_left_alone() {
     check(
         "age: rollback 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +2s
-         C: Q COMMIT
-         +1s
-         S: C COMMIT | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -653,17 +503,7 @@ fn a_commit_that_runs_is_left_alone() {
 fn the_error_of_a_cancel_behind_a_commit_is_not_told() {
     check(
         "age: rollback 3s",
-        "an observer
-         C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - SELECT pg_sleep(60) | B - - | E - | P - COMMIT | B - - | E - | S
-         +3s
-         seen: nobody
-         cancelled
-         S: 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | E 57014 | Z I
-         C: Q SELECT 1
-         S: C SELECT 1 | Z I",
-        &expect![[r#"
+        expect![[r#"
             an observer
             C: Q BEGIN
               > Q BEGIN
@@ -692,16 +532,7 @@ fn the_error_of_a_cancel_behind_a_commit_is_not_told() {
 fn the_error_of_a_cancel_behind_the_second_of_two_commits_is_not_told() {
     check(
         "age: rollback 3s",
-        "an observer
-         C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - SELECT pg_sleep(60) | B - - | E - | P - COMMIT | B - - | E -
-         C: P - BEGIN | B - - | E - | P - COMMIT | B - - | E - | S
-         +3s
-         seen: nobody
-         cancelled
-         S: 1 | 2 | C SELECT 1 | 1 | 2 | C COMMIT | 1 | 2 | C BEGIN | 1 | 2 | C COMMIT | E 57014 | Z I",
-        &expect![[r#"
+        expect![[r#"
             an observer
             C: Q BEGIN
               > Q BEGIN
@@ -728,18 +559,7 @@ fn the_error_of_a_cancel_behind_the_second_of_two_commits_is_not_told() {
 fn a_statement_that_was_parsed_meanwhile_is_waited_for() {
     check(
         "age: rollback 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +2900ms
-         C: P - SELECT 1 | S
-         +100ms
-         S: 1 | Z T
-         cancelled
-         C: B - - | E - | S
-         S: 2 | C SELECT 1 | Z T
-         +1ms
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -769,16 +589,7 @@ fn a_statement_that_was_parsed_meanwhile_is_waited_for() {
 fn age_of_an_idle_transaction_is_a_full_abort_with_25p04() {
     check(
         "age: rollback 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +2s
-         C: Q SELECT 1
-         S: C SELECT 1 | Z T
-         +1s
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -805,16 +616,7 @@ fn age_of_an_idle_transaction_is_a_full_abort_with_25p04() {
 fn age_leaves_a_failed_transaction_that_holds_nothing_to_its_rollback() {
     check(
         "age: rollback 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT 1/0
-         S: E 22012 | Z E
-         C: P - ROLLBACK | S
-         S: 1 | Z E
-         +10s
-         C: B - - | E - | S
-         S: 2 | C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -841,16 +643,7 @@ fn age_leaves_a_failed_transaction_that_holds_nothing_to_its_rollback() {
 fn age_does_not_come_between_the_batches_of_one_statement() {
     check(
         "age: rollback 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +2990ms
-         C: P - SELECT 1 | S
-         S: 1 | Z T
-         +20ms
-         C: B - - | E - | S
-         S: 2 | C SELECT 1 | Z T
-         +1ms",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -875,10 +668,7 @@ fn age_does_not_come_between_the_batches_of_one_statement() {
 fn a_statement_in_one_batch_is_waited_for_no_longer() {
     check(
         "idle: rollback 100ms",
-        "C: P - BEGIN | B - - | E - | S
-         S: 1 | 2 | C BEGIN | Z T
-         +100ms",
-        &expect![[r#"
+        expect![[r#"
             C: P - BEGIN | B - - | E - | S
               > P - BEGIN | B | E | S
             S: 1 | 2 | C BEGIN | Z T
@@ -893,17 +683,7 @@ fn a_statement_in_one_batch_is_waited_for_no_longer() {
 fn age_never_cancels_a_later_transaction() {
     check(
         "age: rollback 3s",
-        "an observer
-         C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT pg_sleep(3) | Q COMMIT | Q SELECT pg_sleep(60)
-         +3s
-         seen: nobody
-         S: C SELECT 1 | Z T | C COMMIT | Z I
-         cancelled
-         +1h
-         S: C SELECT 1 | Z I",
-        &expect![[r#"
+        expect![[r#"
             an observer
             C: Q BEGIN
               > Q BEGIN
@@ -930,8 +710,7 @@ fn age_never_cancels_a_later_transaction() {
 fn age_leaves_implicit_transactions_alone_unless_told() {
     check(
         "age: rollback 3s",
-        "C: Q CREATE INDEX CONCURRENTLY\n+1h\nS: C CREATE INDEX | Z I",
-        &expect![[r#"
+        expect![[r#"
         C: Q CREATE INDEX CONCURRENTLY
           > Q CREATE INDEX CONCURRENTLY
         +1h
@@ -941,8 +720,7 @@ fn age_leaves_implicit_transactions_alone_unless_told() {
     );
     check(
         "age: rollback 3s; implicit:",
-        "an observer\nC: Q VACUUM\n+3s\nseen: nobody\nS: E 57014 | Z I\ncancelled\nC: Q SELECT 1",
-        &expect![[r#"
+        expect![[r#"
             an observer
             C: Q VACUUM
               > Q VACUUM
@@ -963,16 +741,7 @@ fn age_leaves_implicit_transactions_alone_unless_told() {
 fn a_statement_that_catches_cancels_is_cancelled_again_and_then_left() {
     check(
         "age: rollback 1s, terminate 1min",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT stubborn()
-         +1s
-         cancelled
-         +500ms
-         cancelled
-         S: E 57014 | Z E
-         S: C ROLLBACK | C BEGIN | E 22P02 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -999,14 +768,7 @@ fn a_statement_that_catches_cancels_is_cancelled_again_and_then_left() {
 fn a_chained_commit_begins_a_new_age() {
     check(
         "age: log 3s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         +2s
-         C: Q COMMIT AND CHAIN
-         S: C COMMIT | Z T
-         +2s
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -1028,12 +790,7 @@ fn a_chained_commit_begins_a_new_age() {
 fn two_syncs_of_a_copy_by_execute_earn_one_ready() {
     check(
         "idle: log 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - COPY t FROM STDIN | B - - | E - | S | d x | c | S
-         S: 1 | 2 | G | C COPY 1 | Z T
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -1052,14 +809,7 @@ fn two_syncs_of_a_copy_by_execute_earn_one_ready() {
 fn a_copy_by_execute_that_fails_leaves_its_early_sync_its_due() {
     check(
         "idle: log 1s; failed: log 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - COPY nothing FROM STDIN | B - - | E - | S | d x | c | S
-         S: E 42P01 | Z E
-         +10s
-         S: Z E
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -1081,12 +831,7 @@ fn a_copy_by_execute_that_fails_leaves_its_early_sync_its_due() {
 fn requests_while_the_server_skips_to_sync_earn_nothing() {
     check(
         "failed: log 1s; idle: log 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: P - nonsense | Q SELECT 1 | F | S
-         S: E 42601 | Z E
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -1105,12 +850,7 @@ fn requests_while_the_server_skips_to_sync_earn_nothing() {
 fn pipelined_queries_are_counted() {
     check(
         "idle: log 1s",
-        "C: Q BEGIN | Q SELECT 1 | Q SELECT 2
-         S: C BEGIN | Z T
-         +10s
-         S: C SELECT 1 | Z T | C SELECT 1 | Z T
-         +1s",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN | Q SELECT 1 | Q SELECT 2
               > Q BEGIN | Q SELECT 1 | Q SELECT 2
             S: C BEGIN | Z T
@@ -1128,13 +868,7 @@ fn pipelined_queries_are_counted() {
 fn a_query_behind_a_batch_without_sync_may_leave_a_block_and_gets_a_full_abort() {
     check(
         "idle: rollback 1s; stalled: rollback 1s",
-        "C: P - INSERT INTO t VALUES (1) | B - - | E - | Q SELECT 1
-         S: 1 | 2 | C INSERT 0 1 | C SELECT 1 | Z T
-         +1s
-         S: N 25P01 | C ROLLBACK | C BEGIN | E 22P02 | Z E
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+        expect![[r#"
             C: P - INSERT INTO t VALUES (1) | B - - | E - | Q SELECT 1
               > P - INSERT INTO t VALUES (1) | B | E | Q SELECT 1
             S: 1 | 2 | C INSERT 0 1 | C SELECT 1 | Z T
@@ -1156,10 +890,7 @@ fn a_query_behind_a_batch_without_sync_may_leave_a_block_and_gets_a_full_abort()
 fn replication_connections_are_watched_by_nobody() {
     check(
         "idle: rollback 1s; stalled: rollback 1s; age: rollback 1s",
-        "C: Q START_REPLICATION
-         S: W
-         +1h",
-        &expect![[r#"
+        expect![[r#"
             C: Q START_REPLICATION
               > Q START_REPLICATION
             S: W
@@ -1173,13 +904,7 @@ fn replication_connections_are_watched_by_nobody() {
 fn terminate_of_a_running_statement_cancels_first_and_says_what_is_unknown() {
     check(
         "age: terminate 1s",
-        "C: Q BEGIN
-         S: C BEGIN | Z T
-         C: Q SELECT pg_sleep(60)
-         +1s
-         cancelled
-         S: E 57014 | Z E",
-        &expect![[r#"
+        expect![[r#"
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T

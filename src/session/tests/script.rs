@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use expect_test::Expect;
 use tokio::time::Instant as Clock;
 
 use crate::{
@@ -163,6 +164,12 @@ impl Player {
             self.step(line);
         }
         self
+    }
+
+    /// Plays the steps of a transcript, and compares what comes of them with the whole of it.
+    pub(super) fn check(&mut self, transcript: Expect) {
+        self.play(&steps(transcript.data()));
+        transcript.assert_eq(&self.transcript);
     }
 
     fn step(&mut self, line: &str) {
@@ -363,11 +370,19 @@ fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
     })
 }
 
-/// Plays a script and compares the transcript.
-pub(super) fn check(limits: &str, script: &str, expected: &expect_test::Expect) {
-    let mut player = Player::new(limits);
-    player.play(script);
-    expected.assert_eq(&player.transcript);
+/// The lines of a transcript that are not what came of others: those that are indented least.
+fn steps(transcript: &str) -> String {
+    let lines = transcript.lines().filter(|line| !line.trim().is_empty());
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let least = lines.clone().map(indent).min();
+    assert!(least.is_some(), "a transcript without a step");
+    let steps = lines.filter(|line| Some(indent(line)) == least);
+    steps.map(|line| format!("{line}\n")).collect()
+}
+
+/// Plays the steps of a transcript, and compares what comes of them with the whole of it.
+pub(super) fn check(limits: &str, transcript: Expect) {
+    Player::new(limits).check(transcript);
 }
 
 fn list(mut bytes: &[u8], rest: &mut usize, name: impl Fn(u8, &[u8]) -> String) -> String {

@@ -1,6 +1,6 @@
 //! Everything that a client can say after its transaction was ended, until it has left the transaction block.
 
-use expect_test::expect;
+use expect_test::{Expect, expect};
 
 use super::script::Player;
 
@@ -13,21 +13,13 @@ fn untold(prepared: &str) -> Player {
     player
 }
 
-fn check(script: &str, expected: &expect_test::Expect) {
-    check_prepared("", script, expected);
-}
-
-fn check_prepared(prepared: &str, script: &str, expected: &expect_test::Expect) {
-    let mut player = untold(prepared);
-    player.play(script);
-    expected.assert_eq(&player.transcript);
+fn check(transcript: Expect) {
+    untold("").check(transcript);
 }
 
 #[test]
 fn commit_as_a_simple_query_is_an_error() {
-    check(
-        "C: Q COMMIT\nS: C ROLLBACK | Z I\nC: Q COMMIT\nS: N 25P01 | C COMMIT | Z I",
-        &expect![[r#"
+    check(expect![[r#"
         C: Q COMMIT
           > Q COMMIT
         S: C ROLLBACK | Z I
@@ -36,20 +28,12 @@ fn commit_as_a_simple_query_is_an_error() {
           > Q COMMIT
         S: N 25P01 | C COMMIT | Z I
           < N 25P01 | C COMMIT | Z I
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
 fn commit_as_a_batch_is_an_error() {
-    check(
-        "C: P - COMMIT | B - - | DP - | E - | S
-         S: 1
-         S: 2
-         S: n
-         S: C ROLLBACK
-         S: Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: P - COMMIT | B - - | DP - | E - | S
               > P - COMMIT | H
             S: 1
@@ -66,19 +50,12 @@ fn commit_as_a_batch_is_an_error() {
               < E 25P03 (ours)
             S: Z I
               < Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn commit_of_a_named_statement_prepared_before_is_an_error() {
-    check_prepared(
-        "C: P c COMMIT | S\nS: 1 | Z I",
-        "C: B - c | E - | S
-         S: 2
-         S: C ROLLBACK
-         S: Z I",
-        &expect![[r#"
+    untold("C: P c COMMIT | S\nS: 1 | Z I").check(expect![[r#"
             C: B - c | E - | S
               > B | H
             S: 2
@@ -89,24 +66,12 @@ fn commit_of_a_named_statement_prepared_before_is_an_error() {
               < E 25P03 (ours)
             S: Z I
               < Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn pg8000_commits_in_three_batches() {
-    check(
-        "C: P s COMMIT | S
-         S: 1
-         S: Z E
-         C: DS s | S
-         S: t | n
-         S: Z E
-         C: B - s | E - | S
-         S: 2
-         S: C ROLLBACK
-         S: Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: P s COMMIT | S
               > P s- COMMIT | H
             S: 1
@@ -131,19 +96,12 @@ fn pg8000_commits_in_three_batches() {
               < E 25P03 (ours)
             S: Z I
               < Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn an_insert_behind_the_commit_in_one_packet_is_discarded_with_the_batch() {
-    check(
-        "C: P - COMMIT | B - - | E - | P - INSERT INTO t VALUES (1) | B - - | E - | S
-         S: 1
-         S: 2
-         S: C ROLLBACK
-         S: Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: P - COMMIT | B - - | E - | P - INSERT INTO t VALUES (1) | B - - | E - | S
               > P - COMMIT | H
             S: 1
@@ -157,15 +115,12 @@ fn an_insert_behind_the_commit_in_one_packet_is_discarded_with_the_batch() {
               < E 25P03 (ours)
             S: Z I
               < Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn a_simple_insert_behind_a_simple_commit_is_a_request_of_its_own() {
-    check(
-        "C: Q COMMIT | Q INSERT INTO t VALUES (1)\nS: C ROLLBACK | Z I\nS: C INSERT 0 1 | Z I",
-        &expect![[r#"
+    check(expect![[r#"
         C: Q COMMIT | Q INSERT INTO t VALUES (1)
           > Q COMMIT
         S: C ROLLBACK | Z I
@@ -173,15 +128,12 @@ fn a_simple_insert_behind_a_simple_commit_is_a_request_of_its_own() {
           > Q INSERT INTO t VALUES (1)
         S: C INSERT 0 1 | Z I
           < C INSERT 0 1 | Z I
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
 fn a_statement_is_refused_and_the_next_one_is_the_servers() {
-    check(
-        "C: Q INSERT INTO t VALUES (1) | Q SELECT 1\nS: E 25P02 | Z E\nC: Q ROLLBACK\nS: C ROLLBACK | Z I",
-        &expect![[r#"
+    check(expect![[r#"
         C: Q INSERT INTO t VALUES (1) | Q SELECT 1
           > Q SELECT 1
           < E 25P03 (ours) | Z E
@@ -191,8 +143,7 @@ fn a_statement_is_refused_and_the_next_one_is_the_servers() {
           > Q ROLLBACK
         S: C ROLLBACK | Z I
           < C ROLLBACK | Z I
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
@@ -222,15 +173,12 @@ fn lists_chains_and_savepoints_are_refused() {
 
 #[test]
 fn prepare_transaction_is_an_error() {
-    check(
-        "C: Q PREPARE TRANSACTION 'x'\nS: C ROLLBACK | Z I",
-        &expect![[r#"
+    check(expect![[r#"
         C: Q PREPARE TRANSACTION 'x'
           > Q PREPARE TRANSACTION 'x'
         S: C ROLLBACK | Z I
           < E 25P03 (ours) | Z I
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
@@ -247,13 +195,7 @@ fn rollback_in_every_form_is_the_servers_to_answer() {
         ));
         assert!(!player.transcript.contains("ours"), "{}", player.transcript);
     }
-    check(
-        "C: P - ROLLBACK | B - - | E - | S
-         S: 1
-         S: 2
-         S: C ROLLBACK
-         S: Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: P - ROLLBACK | B - - | E - | S
               > P - ROLLBACK | H
             S: 1
@@ -267,32 +209,22 @@ fn rollback_in_every_form_is_the_servers_to_answer() {
               > S
             S: Z I
               < Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn rollback_with_more_behind_it_is_the_servers_to_answer() {
-    check(
-        "C: Q ROLLBACK; SELECT 1\nS: C ROLLBACK | T | D | C SELECT 1 | Z I",
-        &expect![[r#"
+    check(expect![[r#"
         C: Q ROLLBACK; SELECT 1
           > Q ROLLBACK; SELECT 1
         S: C ROLLBACK | T | D | C SELECT 1 | Z I
           < C ROLLBACK | T | D | C SELECT 1 | Z I
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
 fn a_parse_that_draws_25p02_is_told_by_it() {
-    check(
-        "C: P - SELECT 1 | B - - | E - | S
-         S: E 25P02
-         S: Z E
-         C: Q COMMIT
-         S: C ROLLBACK | Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: P - SELECT 1 | B - - | E - | S
               > P - SELECT 1 | H
             S: E 25P02
@@ -304,42 +236,31 @@ fn a_parse_that_draws_25p02_is_told_by_it() {
               > Q COMMIT
             S: C ROLLBACK | Z I
               < E 25P03 (ours) | Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn a_bind_of_a_statement_prepared_before_is_refused_and_its_batch_discarded() {
-    check_prepared(
-        "C: P s SELECT 1 | S\nS: 1 | Z I",
-        "C: B - s | E - | Q SELECT 2 | F | S
-         S: Z E",
-        &expect![[r#"
+    untold("C: P s SELECT 1 | S\nS: 1 | Z I").check(expect![[r#"
             C: B - s | E - | Q SELECT 2 | F | S
               > S
               < E 25P03 (ours)
             S: Z E
               < Z E
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
 fn a_function_call_is_refused() {
-    check(
-        "C: F",
-        &expect![[r#"
+    check(expect![[r#"
         C: F
           < E 25P03 (ours) | Z E
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
 fn lone_syncs_and_flushes_tell_nothing() {
-    check(
-        "C: S\nS: Z E\nC: H\nC: Q COMMIT\nS: C ROLLBACK | Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: S
               > S
             S: Z E
@@ -350,8 +271,7 @@ fn lone_syncs_and_flushes_tell_nothing() {
               > Q COMMIT
             S: C ROLLBACK | Z I
               < E 25P03 (ours) | Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
@@ -376,13 +296,10 @@ fn text_that_may_lex_otherwise_is_refused() {
 
 #[test]
 fn terminate_passes() {
-    check(
-        "C: X",
-        &expect![[r#"
+    check(expect![[r#"
         C: X
           > X
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
@@ -917,14 +834,7 @@ fn what_commit_and_chain_has_begun_is_ended_too() {
 
 #[test]
 fn the_error_of_a_commit_comes_with_the_next_message_of_its_batch() {
-    check(
-        "C: P - COMMIT | B - - | E - | H
-         S: 1
-         S: 2
-         S: C ROLLBACK
-         C: S
-         S: Z I",
-        &expect![[r#"
+    check(expect![[r#"
             C: P - COMMIT | B - - | E - | H
               > P - COMMIT | H
             S: 1
@@ -939,11 +849,8 @@ fn the_error_of_a_commit_comes_with_the_next_message_of_its_batch() {
               > S
             S: Z I
               < Z I
-        "#]],
-    );
-    check(
-        "C: P - COMMIT | B - - | E -\nS: 1\nS: 2\nS: C ROLLBACK\nC: Q SELECT 1\nC: S\nS: Z I",
-        &expect![[r#"
+        "#]]);
+    check(expect![[r#"
             C: P - COMMIT | B - - | E -
               > P - COMMIT | H
             S: 1
@@ -959,8 +866,7 @@ fn the_error_of_a_commit_comes_with_the_next_message_of_its_batch() {
               > S
             S: Z I
               < Z I
-        "#]],
-    );
+        "#]]);
 }
 
 #[test]
