@@ -495,3 +495,149 @@ fn documents_name_only_what_exists() {
     };
     assert_eq!(documents_name_what_exists(&fine), Vec::<String>::new());
 }
+
+/// The text of a document under a heading, up to the next one.
+fn under<'a>(document: &'a str, heading: &str) -> &'a str {
+    let mut fenced = false;
+    let mut from = None;
+    let mut at = 0;
+    for line in document.split_inclusive('\n') {
+        fenced ^= line.starts_with("```");
+        let text = line.trim_start_matches('#');
+        if !fenced && text.len() < line.len() {
+            match from {
+                Some(from) => return &document[from..at],
+                None if text.trim() == heading => from = Some(at + line.len()),
+                None => {}
+            }
+        }
+        at += line.len();
+    }
+    &document[from.unwrap_or(at)..]
+}
+
+/// What stands in backticks in the first column of a table.
+fn first_column(text: &str) -> BTreeSet<String> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+        .collect()
+}
+
+/// What the method `name` of an enum can give, wherever in `src` it stands.
+fn names_of(item: &str) -> BTreeSet<String> {
+    let sources = tree();
+    let mut names = sources.iter().filter_map(|file| {
+        let (_, rest) = file.text.split_once(&format!("impl {item} {{"))?;
+        let (_, rest) = rest.split_once("fn name(self)")?;
+        let body = rest.split("\n    }").next()?;
+        Some(
+            body.split('"')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect(),
+        )
+    });
+    names.next().unwrap_or_default()
+}
+
+/// The headings of docs/audit.md whose tables name the values of a field, and the enums that they come from.
+const AUDIT_VALUES: &[(&str, &str)] = &[
+    ("`kind`", "Kind"),
+    ("`action`", "Action"),
+    ("`outcome` of an incident", "Outcome"),
+    ("`position`", "Position"),
+    ("`outcome` of a transaction", "TransactionOutcome"),
+    ("Why a session ended", "CloseReason"),
+];
+
+fn audit_page_has_every_value(file: &File) -> Vec<String> {
+    if file.path != "docs/audit.md" {
+        return Vec::new();
+    }
+    let mut complaints = Vec::new();
+    for (heading, item) in AUDIT_VALUES {
+        let (known, said) = (names_of(item), first_column(under(&file.text, heading)));
+        if known.is_empty() || known != said {
+            complaints.push(format!(
+                "docs/audit.md, {heading}: {said:?}, and `{item}` has {known:?}"
+            ));
+        }
+    }
+    complaints
+}
+
+#[test]
+fn the_page_of_the_audit_has_every_value_and_no_other() {
+    enforce(
+        audit_page_has_every_value,
+        &[(
+            "docs/audit.md",
+            "### `kind`\n\n| value |\n|---|\n| `idle` |\n| `sleepy` |\n",
+        )],
+    );
+}
+
+/// A heading as GitHub names it in a link.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c.to_ascii_lowercase()),
+        _ => None,
+    });
+    kept.collect()
+}
+
+/// The targets of a document's links, outside of fenced blocks.
+fn links(document: &str) -> Vec<&str> {
+    let mut fenced = false;
+    let mut targets = Vec::new();
+    for line in document.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        if !fenced {
+            let ends = line.split("](").skip(1);
+            targets.extend(ends.filter_map(|rest| Some(rest.split_once(')')?.0)));
+        }
+    }
+    targets
+}
+
+fn links_resolve(file: &File) -> Vec<String> {
+    if !file.path.ends_with(".md") {
+        return Vec::new();
+    }
+    let folder = root().join(Path::new(&file.path).parent().unwrap());
+    let is_dead = |target: &&str| {
+        if target.contains("://") {
+            return false;
+        }
+        let (path, wanted) = target.split_once('#').unwrap_or((target, ""));
+        let text = match path {
+            "" => Some(file.text.clone()),
+            path => fs::read_to_string(folder.join(path)).ok(),
+        };
+        let has_heading = |text: String| {
+            let mut headings = text.lines().filter(|line| line.starts_with('#'));
+            headings.any(|line| anchor(line.trim_start_matches('#').trim()) == wanted)
+        };
+        !text.is_some_and(|text| wanted.is_empty() || has_heading(text))
+    };
+    links(&file.text)
+        .into_iter()
+        .filter(is_dead)
+        .map(|target| format!("{}: the link {target} leads nowhere", file.path))
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    enforce(
+        links_resolve,
+        &[
+            ("README.md", "See [that](docs/no-such-page.md)."),
+            ("docs/audit.md", "See [that](../README.md#no-such-heading)."),
+            ("docs/audit.md", "See [that](#no-such-heading)."),
+        ],
+    );
+    assert_eq!(anchor("`outcome` of an incident"), "outcome-of-an-incident");
+}

@@ -153,15 +153,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, sync::mpsc::RecvTimeoutError, time::Duration};
+    use std::{
+        collections::BTreeSet, fs, path::Path, sync::mpsc::RecvTimeoutError, time::Duration,
+    };
 
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
         policy::{Action, Kind},
-        session::event::{
-            Incident, Outcome, Position, Statement, TransactionOutcome, TransactionRecord, Who,
+        session::{
+            damage::{Damage, FreedBy, Lock, Waiter},
+            event::{
+                Incident, Outcome, Position, Statement, TransactionOutcome, TransactionRecord, Who,
+            },
         },
     };
 
@@ -204,6 +209,37 @@ mod tests {
             statement_count: 1,
             damage: None,
         }))
+    }
+
+    fn damage() -> Damage {
+        Damage {
+            #[expect(clippy::disallowed_methods, reason = "any time will do")]
+            at: std::time::Instant::now(),
+            locks: vec![Lock {
+                locktype: "relation".into(),
+                relation: None,
+                mode: "AccessShareLock".into(),
+                granted: true,
+                fastpath: true,
+            }],
+            blocked: Some(vec![Waiter {
+                server_pid: 8,
+                backend_type: None,
+                user: None,
+                application_name: None,
+                statement: None,
+                waits_for: "relation".into(),
+                relation: None,
+                mode: None,
+                waiting: None,
+                blocked_by: [7].into(),
+                prepared: [].into(),
+                depth: 1,
+                freed_by: FreedBy::Rollback,
+            }]),
+            xmin_age: None,
+            awaits_standby: None,
+        }
     }
 
     fn transaction() -> Event {
@@ -268,6 +304,58 @@ mod tests {
                 "statement_count": 1, "locks": null, "blocked": null, "xmin_age": null,
             })
         );
+    }
+
+    /// What docs/audit.md says that the lines have: the first column of the tables under these headings.
+    fn documented(headings: &[&str]) -> BTreeSet<String> {
+        let page = include_str!("../../docs/audit.md");
+        let sections = page.split("\n## ").filter(|section| {
+            let title = section.lines().next().unwrap_or_default();
+            headings.contains(&title)
+        });
+        let rows = sections.flat_map(|section| {
+            let tables = section
+                .split("\n### ")
+                .filter(|part| part.contains("| field |"));
+            tables.flat_map(str::lines)
+        });
+        rows.filter_map(|row| row.strip_prefix("| `")?.split_once('`'))
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+
+    fn keys(value: &Value) -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_page_has_every_field_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let audit = Audit::start(settings(&file)).unwrap();
+        let Event::Incident(mut incident) = incident() else {
+            unreachable!()
+        };
+        incident.damage = Some(Arc::new(damage()));
+        audit.record(Event::Incident(incident));
+        audit.record(transaction());
+        audit.close();
+        let [incident, transaction] = <[Value; 2]>::try_from(lines(&file)).unwrap();
+        let dropped = serde_json::from_slice(&writer::missing(1)).unwrap();
+        let lines = [
+            (&incident, "`incident`: a limit was reached"),
+            (&transaction, "`transaction`: a transaction block is over"),
+        ];
+        for (line, heading) in lines {
+            let headings = ["Kinds of lines", heading, "Whose session"];
+            assert_eq!(keys(line), documented(&headings));
+        }
+        let headings = ["Kinds of lines", "`dropped`: lines are missing"];
+        assert_eq!(keys(&dropped), documented(&headings));
+        for field in ["statements", "locks", "blocked"] {
+            let heading = format!("One of `{field}`");
+            assert_eq!(keys(&incident[field][0]), documented(&[&heading]));
+        }
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Writer {
 }
 
 /// The line that stands for so many missing ones.
-fn missing(count: u64) -> Vec<u8> {
+pub(super) fn missing(count: u64) -> Vec<u8> {
     let line = DroppedLine {
         time: &format!("{:.6}", Timestamp::now()),
         event: "dropped",

@@ -221,11 +221,9 @@ pub enum TransactionOutcome {
     Rollback,
     /// The server answered PREPARE TRANSACTION: it lives on outside the session.
     Prepared,
-    /// Ended by `release`.
-    Released,
-    /// Ended by `rollback` or `terminate`.
+    /// Ended by `rollback`.
     Enforced,
-    /// The session ended while it was open.
+    /// The session ended while it was open, be it by `terminate`.
     Disconnect,
 }
 
@@ -236,7 +234,6 @@ impl TransactionOutcome {
             Self::Commit => "commit",
             Self::Rollback => "rollback",
             Self::Prepared => "prepared",
-            Self::Released => "released",
             Self::Enforced => "enforced",
             Self::Disconnect => "disconnect",
         }
