@@ -378,6 +378,8 @@ const FLAGS_RULE: &str = "flags";
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::policy::Identity;
 
@@ -445,6 +447,30 @@ mod tests {
         let config = Source::default().load().unwrap();
         assert_eq!(config, Config::default());
         assert_eq!(&*config.rules.decide(&Identity::default()).rule, "default");
+    }
+
+    #[test]
+    fn every_example_of_the_documents_is_a_valid_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source {
+            path: Some(folder.path().join("pgidle.toml")),
+            flags: Flags::default(),
+        };
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = fs::read_dir(root.join("docs")).unwrap();
+        let pages = pages.map(|page| page.unwrap().path());
+        let mut examples = 0;
+        for page in pages.chain([root.join("README.md")]) {
+            let text = fs::read_to_string(&page).unwrap();
+            for example in text.split("```toml\n").skip(1) {
+                let (example, _) = example.split_once("```").unwrap();
+                fs::write(source.path.as_ref().unwrap(), example).unwrap();
+                let read = source.load();
+                assert!(read.is_ok(), "{}: {read:?}\n{example}", page.display());
+                examples += 1;
+            }
+        }
+        assert!(examples > 10, "{examples}");
     }
 
     #[test]
