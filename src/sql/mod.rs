@@ -10,6 +10,7 @@ mod commits;
 mod control;
 mod fingerprint;
 mod grammar;
+mod harmless;
 mod inert;
 mod lexer;
 mod read_only;

@@ -1,7 +1,9 @@
 -- The names in pg_catalog of which every overload is harmless on this server: one a line, with its kind in front.
+-- scripts/harmless-names.sh runs this on two servers and keeps in names.txt what both have.
 --
 -- Harmless is what cannot write, lock, notify, or run code that is not PostgreSQL's own. PostgreSQL's label for
--- volatility is not enough for that: the names below `exceptions` are labelled stable or immutable and are left out.
+-- volatility is not enough for that: the names below `exceptions` are labelled stable or immutable and are left out, but
+-- for those below `reviewed`, which were looked at one by one.
 WITH exceptions (pattern, reason) AS (VALUES
     ('\_pg\_%', 'helpers of information_schema'),
     ('pg\_%', 'too many to review; those that drivers and tools ask for are let in again below'),
@@ -29,12 +31,22 @@ WITH exceptions (pattern, reason) AS (VALUES
     ('lo%', 'large objects, and some functions that are let in again below'),
     ('nextval', 'sequences'), ('setval', 'sequences'), ('currval', 'sequences'), ('lastval', 'sequences'),
     ('dblink%', 'other servers')
-), reviewed (name) AS (VALUES
-    ('pg_backend_pid'), ('pg_char_to_encoding'), ('pg_client_encoding'), ('pg_collation_for'), ('pg_column_size'),
-    ('pg_conversion_is_visible'), ('pg_encoding_to_char'), ('pg_function_is_visible'), ('pg_get_userbyid'),
-    ('pg_has_role'), ('pg_my_temp_schema'), ('pg_opclass_is_visible'), ('pg_operator_is_visible'),
-    ('pg_postmaster_start_time'), ('pg_size_pretty'), ('pg_table_is_visible'), ('pg_type_is_visible'), ('pg_typeof'),
-    ('quote_literal'), ('quote_nullable'), ('textanycat'), ('anytextcat'), ('log'), ('log10'), ('lower'), ('lower_inc'), ('lower_inf')
+), reviewed (name, reason) AS (VALUES
+    ('pg_backend_pid', 'a number that is the session''s'), ('pg_postmaster_start_time', 'a time that is the server''s'),
+    ('pg_char_to_encoding', 'a table in the program'), ('pg_encoding_to_char', 'a table in the program'),
+    ('pg_client_encoding', 'reads client_encoding, of which the server reports every change'),
+    ('pg_collation_for', 'looks at the type of its argument'), ('pg_typeof', 'looks at the type of its argument'),
+    ('pg_column_size', 'looks at the length of its argument'), ('pg_size_pretty', 'writes out a number'),
+    ('pg_conversion_is_visible', 'reads catalogues'), ('pg_function_is_visible', 'reads catalogues'),
+    ('pg_opclass_is_visible', 'reads catalogues'), ('pg_operator_is_visible', 'reads catalogues'),
+    ('pg_table_is_visible', 'reads catalogues'), ('pg_type_is_visible', 'reads catalogues'),
+    ('pg_get_userbyid', 'reads catalogues'), ('pg_has_role', 'reads catalogues'),
+    ('pg_my_temp_schema', 'names the schema for temporary tables if there is one, and makes none'),
+    ('quote_literal', 'in SQL, and names what it calls with the schema'),
+    ('quote_nullable', 'in SQL, and names what it calls with the schema'),
+    ('textanycat', 'in SQL, and is what || is for text'), ('anytextcat', 'in SQL, and is what || is for text'),
+    ('log', 'a logarithm'), ('log10', 'a logarithm'),
+    ('lower', 'of strings and ranges'), ('lower_inc', 'of ranges'), ('lower_inf', 'of ranges')
 ), functions AS (
     SELECT p.proname::text AS name, p.oid,
         p.provolatile IN ('i', 's') AND NOT p.prosecdef AND p.prokind IN ('f', 'a', 'w')
