@@ -129,45 +129,118 @@ pub(super) enum Answer {
     Nonsense,
 }
 
+/// An answer that lets the transaction be released: its number and name in `release.sql`, whether the transaction is
+/// READ ONLY, and whether it begins again at once.
+type Yes = (u32, &'static str, bool, bool);
+
+const RELEASABLE: [Yes; 4] = [
+    (1, "read_write", false, false),
+    (2, "read_only", true, false),
+    (3, "read_write_at_once", false, true),
+    (4, "read_only_at_once", true, true),
+];
+
+/// An answer that does not: its number and name in `release.sql`, whether it holds until the transaction ends, and what
+/// is reported.
+type No = (u32, &'static str, bool, &'static str);
+
+// Isolation level and server stay as they are until the transaction ends. Locks are kept as long, and a table that
+// is locked keeps its columns. All else others may drop, or the client may close.
+const REFUSED: [No; 14] = [
+    (
+        5,
+        "isolation",
+        LASTING,
+        "the isolation level is not READ COMMITTED, or it is DEFERRABLE",
+    ),
+    (6, "cursor", FOR_NOW, "a cursor is open"),
+    (
+        7,
+        "lock",
+        LASTING,
+        "it holds a transaction id, a lock other than AccessShareLock, or one on something else than permanent tables \
+         without row-level security",
+    ),
+    (
+        8,
+        "user_made_column",
+        LASTING,
+        "a table has a column of a user-made type",
+    ),
+    (
+        9,
+        "user_made_index",
+        FOR_NOW,
+        "a table has an index, constraint or statistics with a user-made function or operator",
+    ),
+    (
+        10,
+        "function",
+        FOR_NOW,
+        "a user-made function has a name that it uses",
+    ),
+    (
+        11,
+        "operator",
+        FOR_NOW,
+        "a user-made operator has a name that it uses",
+    ),
+    (
+        12,
+        "type",
+        FOR_NOW,
+        "a user-made type has a name that it uses",
+    ),
+    (13, "cast", FOR_NOW, "there is a user-made cast"),
+    (
+        14,
+        "operator_class",
+        FOR_NOW,
+        "there is a user-made operator class for a type of PostgreSQL's",
+    ),
+    (
+        15,
+        "other_process",
+        LASTING,
+        "the server's process id is not what the session was told: is there a pooler? See upstream.pooler",
+    ),
+    (
+        16,
+        "prepared_by_sql",
+        FOR_NOW,
+        "a statement was prepared by SQL, and a name may stand for it",
+    ),
+    (
+        17,
+        "place",
+        LASTING,
+        "a table has a column that names places or versions of rows",
+    ),
+    (
+        18,
+        "any_type",
+        LASTING,
+        "it reads values of any type, such as those of pg_stats",
+    ),
+];
+
+const LASTING: bool = true;
+const FOR_NOW: bool = false;
+
 impl Answer {
     pub(super) fn of(rows: u32) -> Self {
-        let mode = |read_only, stays_open| {
-            Self::Releasable(Mode {
+        let yes = RELEASABLE.iter().find(|yes| yes.0 == rows);
+        let no = REFUSED.iter().find(|no| no.0 == rows);
+        match (yes, no) {
+            (Some(&(_, _, read_only, stays_open)), _) => Self::Releasable(Mode {
                 read_only,
                 stays_open,
-            })
-        };
-        // Isolation level and server stay as they are until the transaction ends. Locks are kept as long, and a table that
-        // is locked keeps its columns. All else others may drop, or the client may close.
-        let lasting = |why: &str| Self::Not(Refusal::lasting(why));
-        let for_now = |why: &str| Self::Not(Refusal::for_now(why));
-        match rows {
-            1 => mode(false, false),
-            2 => mode(true, false),
-            3 => mode(false, true),
-            4 => mode(true, true),
-            5 => lasting("the isolation level is not READ COMMITTED, or it is DEFERRABLE"),
-            6 => for_now("a cursor is open"),
-            7 => lasting(
-                "it holds a transaction id, a lock other than AccessShareLock, or one on something else than \
-                 permanent tables without row-level security",
-            ),
-            8 => lasting("a table has a column of a user-made type"),
-            9 => for_now(
-                "a table has an index, constraint or statistics with a user-made function or operator",
-            ),
-            10 => for_now("a user-made function has a name that it uses"),
-            11 => for_now("a user-made operator has a name that it uses"),
-            12 => for_now("a user-made type has a name that it uses"),
-            13 => for_now("there is a user-made cast"),
-            14 => for_now("there is a user-made operator class for a type of PostgreSQL's"),
-            15 => lasting(
-                "the server's process id is not what the session was told: is there a pooler? See upstream.pooler",
-            ),
-            16 => for_now("a statement was prepared by SQL, and a name may stand for it"),
-            17 => lasting("a table has a column that names places or versions of rows"),
-            18 => lasting("it reads values of any type, such as those of pg_stats"),
-            _ => Self::Nonsense,
+            }),
+            (None, Some(&(_, _, lasting, why))) => Self::Not(Refusal {
+                why: why.into(),
+                lasting,
+            }),
+            (None, None) => Self::Nonsense,
         }
     }
 }
@@ -191,18 +264,49 @@ const BOOL: u32 = 16;
 mod tests {
     use super::*;
 
+    /// The numbers that a comment gives names.
+    fn named(line: &str) -> Vec<(u32, &str)> {
+        let Some(comment) = line.strip_prefix("-- ") else {
+            return Vec::new();
+        };
+        let Some((names, _)) = comment.split_once(": ") else {
+            return Vec::new();
+        };
+        names
+            .split(", ")
+            .map_while(|part| {
+                let (number, name) = part.split_once(' ')?;
+                Some((number.parse().ok()?, name))
+            })
+            .collect()
+    }
+
     #[test]
-    fn each_answer_of_the_question_has_a_meaning_and_no_other_has() {
-        let text = text();
-        let words: Vec<_> = text.split_ascii_whitespace().collect();
-        let results = words.windows(2).filter_map(|pair| match pair {
-            ["THEN" | "ELSE", result] => result.parse().ok(),
-            _ => None,
-        });
-        let results: BTreeSet<u32> = results.collect();
+    fn each_answer_of_the_question_has_a_name_and_a_reader() {
+        let yes = RELEASABLE.iter().map(|&(number, name, ..)| (number, name));
+        let no = REFUSED.iter().map(|&(number, name, ..)| (number, name));
+        let read: BTreeSet<_> = yes.chain(no).collect();
+        let (mut given, mut current) = (BTreeSet::new(), Vec::new());
+        for line in QUESTION.lines() {
+            if !named(line).is_empty() {
+                current = named(line);
+            } else if !line.trim_start().starts_with("--") {
+                let words: Vec<_> = line.split_ascii_whitespace().collect();
+                for pair in words.windows(2) {
+                    if let ["THEN" | "ELSE", number] = pair
+                        && let Ok(number) = number.parse::<u32>()
+                    {
+                        let name = current.iter().find(|(named, _)| *named == number);
+                        given.insert(*name.unwrap());
+                    }
+                }
+            }
+        }
+        assert_eq!(given, read);
         for rows in 0..100 {
             let means = Answer::of(rows) != Answer::Nonsense;
-            assert_eq!(results.contains(&rows), means, "{rows}");
+            let known = read.iter().any(|&(number, _)| number == rows);
+            assert_eq!(known, means, "{rows}");
         }
     }
 

@@ -1,11 +1,20 @@
--- The question of a release: whether the transaction of the session that asks may be ended and begun again. The number
--- of rows is the answer (`Answer` in question.rs). Comments are not sent.
+-- The question of a release: may the transaction of the session that asks be ended, and begun again when its client
+-- speaks? Comments are not sent. It is bound and run by question.rs, which also reads the answer:
 --
--- $1, $2, $3: names of functions, operators and types that the statements use. $4: last fields of column references.
--- $5: the server process that the session was told of, or `any`. $6: the name of the portal that this runs in.
--- $7: whether pg_attribute was read.
+--   $1  name[]  names of functions that the statements of the transaction use
+--   $2  name[]  names of operators, those included that the grammar stands for
+--   $3  name[]  names of types
+--   $4  name[]  last fields of column references: x.f may stand for f(x)
+--   $5  text    the process id of the server that the session was told of, or `any` where that says nothing
+--   $6  text    the name of the portal that this runs in, which is a cursor too
+--   $7  bool    whether pg_attribute was read
 --
--- Everything is named with its schema, operators and types too: search_path is the client's, and may lead anywhere.
+-- The number of rows is the answer, and the rows have no columns: a count is in the CommandComplete, so that no value has
+-- to be read in whatever format, encoding or time zone the client has chosen. Each number has a name, in the comment in
+-- front of its branch; the first branch that holds decides.
+--
+-- Everything is named with its schema, operators and types too: search_path is the client's, and may lead to operators
+-- that a user has made, which would run here.
 WITH held AS (
     -- What has an oid below 16384 is PostgreSQL's own (FirstNormalObjectId).
     SELECT l.locktype, l.mode, l.granted, l.relation, r.relkind, r.relpersistence, r.relrowsecurity
@@ -77,18 +86,22 @@ WITH held AS (
     SELECT m.oid, m.amprocfamily, m.amproclefttype, m.amprocrighttype FROM pg_catalog.pg_amproc m
 )
 SELECT FROM pg_catalog.generate_series(1, (SELECT CASE
+-- 15 other_process: the server process is not the one that the session was told of.
 WHEN $5 OPERATOR(pg_catalog.<>) 'any'::pg_catalog.text
     AND pg_catalog.pg_backend_pid()::pg_catalog.text OPERATOR(pg_catalog.<>) $5
     THEN 15
+-- 5 isolation: not READ COMMITTED, or DEFERRABLE.
 WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed'::pg_catalog.text
     OR pg_catalog.current_setting('transaction_deferrable') OPERATOR(pg_catalog.<>) 'off'::pg_catalog.text
     THEN 5
+-- 6 cursor: a cursor is open besides the unnamed portal and ours.
 WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors c
     WHERE c.name OPERATOR(pg_catalog.<>) ALL (ARRAY[''::pg_catalog.text, $6]))
     THEN 6
--- A name that was parsed by the protocol stands for another text, where SQL has prepared it again.
+-- 16 prepared_by_sql: a name that was parsed by the protocol stands for another text, where SQL has prepared it again.
 WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements p WHERE p.from_sql)
     THEN 16
+-- 7 lock: it holds more than a transaction does that has read permanent tables without row-level security.
 WHEN EXISTS (SELECT FROM held h WHERE (
     h.locktype OPERATOR(pg_catalog.=) 'virtualxid'::pg_catalog.text
     OR h.locktype OPERATOR(pg_catalog.=) 'relation'::pg_catalog.text
@@ -98,14 +111,18 @@ WHEN EXISTS (SELECT FROM held h WHERE (
             AND h.relpersistence OPERATOR(pg_catalog.<>) 't'::pg_catalog."char"
             AND NOT h.relrowsecurity)) IS NOT TRUE)
     THEN 7
+-- 8 user_made_column: a column that it may have read is of a user-made type.
 WHEN EXISTS (SELECT FROM columns c WHERE c.is_user_made)
     THEN 8
+-- 17 place: a column that it may have read names a place or a version of a row.
 WHEN EXISTS (SELECT FROM columns c WHERE c.is_place)
     THEN 17
+-- 18 any_type: a column that it may have read has values of any type.
 WHEN EXISTS (SELECT FROM columns c WHERE c.is_any)
     OR $7 AND EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN types t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
         WHERE a.atthasmissing AND t.is_user_made)
     THEN 18
+-- 9 user_made_index: an index, constraint or statistics runs a user-made function or operator.
 WHEN EXISTS (SELECT FROM (
         SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS classid, h.relation AS objid
         FROM relations h
@@ -123,39 +140,46 @@ WHEN EXISTS (SELECT FROM (
         'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid,
         'pg_catalog.pg_opclass'::pg_catalog.regclass::pg_catalog.oid]))
     THEN 9
+-- 10 function: a user-made function may be meant by a name.
 WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.=) 'f'::pg_catalog."char")
     OR EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.=) ANY ($4)
         AND (p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
             OR p.provolatile OPERATOR(pg_catalog.=) 'v'::pg_catalog."char"
             AND p.pronargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2))
     THEN 10
+-- 11 operator: a user-made operator may be meant by a name.
 WHEN EXISTS (SELECT FROM meant m WHERE m.kind OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char")
     -- NOT (a @> b) may become a call of the operator that says to be the negator of @>.
     OR EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
         AND (o.oprcom OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
             OR o.oprnegate OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid))
     THEN 11
+-- 12 type: a user-made type may be meant by a name.
 WHEN EXISTS (SELECT FROM pg_catalog.pg_type t
     WHERE t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
     AND (t.typname OPERATOR(pg_catalog.=) ANY ($3)
         OR t.typrelid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
         AND (t.typname OPERATOR(pg_catalog.=) ANY ($1) OR t.typname OPERATOR(pg_catalog.=) ANY ($4))))
     THEN 12
+-- 13 cast: a user-made cast may be looked up.
 WHEN EXISTS (SELECT FROM pg_catalog.pg_cast c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
     AND NOT EXISTS (SELECT FROM own o
         WHERE o.oid OPERATOR(pg_catalog.=) c.castsource OR o.oid OPERATOR(pg_catalog.=) c.casttarget))
     THEN 13
--- Sorting, grouping and joining look for members of families of btree (403) and hash (405) by type and operator.
+-- 14 operator_class: sorting, grouping and joining look for members of families of btree (403) and hash (405) by type
+-- and operator, and may find a user-made one.
 WHEN EXISTS (SELECT FROM members m JOIN pg_catalog.pg_opfamily f ON f.oid OPERATOR(pg_catalog.=) m.family
     WHERE m.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND (f.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
         OR f.opfmethod OPERATOR(pg_catalog.=) ANY ('{403,405}'::pg_catalog.oid[])
         AND NOT (EXISTS (SELECT FROM own o WHERE o.oid OPERATOR(pg_catalog.=) m.l)
             AND EXISTS (SELECT FROM own o WHERE o.oid OPERATOR(pg_catalog.=) m.r))))
     THEN 14
+-- 1 read_write, 2 read_only: it may be released, and begins again with the access that it has.
 WHEN COALESCE(pg_catalog.current_setting('idle_session_timeout', true), '0'::pg_catalog.text)
         OPERATOR(pg_catalog.=) '0'::pg_catalog.text
     THEN CASE WHEN pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
         THEN 2 ELSE 1 END
+-- 3 read_write_at_once, 4 read_only_at_once: likewise, but at once: the server would close a session without a transaction.
 ELSE CASE WHEN pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
     THEN 4 ELSE 3 END
 END))
