@@ -18,6 +18,7 @@ mod limits;
 mod pending;
 mod prepared;
 mod report;
+mod request;
 mod sasl;
 mod savepoints;
 mod state;

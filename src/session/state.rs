@@ -20,22 +20,19 @@
 //! ```
 //! Sources: "Message Flow" in the documentation; `PostgresMain` in `src/backend/tcop/postgres.c`.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use super::{
     event::TransactionOutcome,
-    pending::{MAX_TEXT, Owed, Pending, Request, Text},
+    pending::{Owed, Pending, Request, Text},
     prepared::Prepared,
     transaction::{Ended, Transaction},
 };
 use crate::{
     policy::Kind,
-    sql::{self, Commits, Control, Identifier, Inert, Lexing, Outline, Semicolons},
+    sql::{self, Commits, Control, Identifier, Inert, Lexing, Semicolons},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
-
-/// The first oid that PostgreSQL gives to what users make (`FirstNormalObjectId` in `src/include/access/transam.h`).
-const FIRST_NORMAL_OID: u32 = 16_384;
 
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,22 +258,6 @@ impl State {
         }
     }
 
-    /// The newest statement known by this name, confirmed or still on its way.
-    pub(super) fn statement(&self, name: &[u8]) -> Text {
-        let sent = self.pending.statement(name);
-        sent.or_else(|| self.prepared.statement(name))
-            .cloned()
-            .unwrap_or(Text::UNKNOWN)
-    }
-
-    /// The statement that the portal of this name runs, confirmed or still on its way.
-    pub(super) fn portal(&self, name: &[u8]) -> Text {
-        let sent = self.pending.portal(name);
-        sent.or_else(|| self.prepared.portal(name))
-            .cloned()
-            .unwrap_or(Text::UNKNOWN)
-    }
-
     /// Since when the transaction block is open that the server works in, or may work in: it keeps the answers to BEGIN and
     /// COMMIT in its buffer until it has answered what follows them. Where one block may have followed another, the last
     /// counts; where a statement outside of a block may have, none.
@@ -302,11 +283,6 @@ impl State {
             answered = 0;
         }
         block
-    }
-
-    /// What the statements of a text do to the transaction.
-    pub(super) fn outline(&self, frame: Frame<'_>, text: &[u8]) -> Outline {
-        sql::outline(text, frame.whole, self.lexing)
     }
 
     /// Notes that pgidle has ended the transaction and the server has confirmed it with a ReadyForQuery.
@@ -362,82 +338,6 @@ impl State {
             self.transaction.started = Some(now);
         }
         finished
-    }
-
-    fn request(&self, frame: Frame<'_>, now: Instant) -> Option<Request> {
-        let mut name: &[u8] = b"";
-        let mut text = Text::UNKNOWN;
-        let mut statements = Some(1);
-        let owed = match FrontendTag::from(frame.tag) {
-            FrontendTag::Query => {
-                let sql = wire::cstr(frame.body).map_or(frame.body, |(sql, _)| sql);
-                text = self.text(frame, sql);
-                let one = || frame.whole && !sql::may_have_several(sql);
-                statements = text.outline.count().or_else(|| one().then_some(1));
-                Owed::Query
-            }
-            FrontendTag::Parse => {
-                if let Some(parse) = wire::Parse::read(frame.body) {
-                    name = parse.statement;
-                    text = self.text(frame, parse.text);
-                    text.certain &= parse.parameter_types().all(|oid| oid < FIRST_NORMAL_OID);
-                }
-                Owed::Parse
-            }
-            FrontendTag::Bind => {
-                if let Some(bind) = wire::Bind::read(frame.body) {
-                    name = bind.portal;
-                    text = self.statement(bind.statement);
-                }
-                Owed::Bind
-            }
-            FrontendTag::Execute => {
-                text = wire::execute_portal(frame.body)
-                    .map_or(Text::UNKNOWN, |name| self.portal(name));
-                Owed::Execute
-            }
-            FrontendTag::Close => {
-                name = frame.body.strip_suffix(b"\0").unwrap_or(b"");
-                Owed::Close
-            }
-            FrontendTag::FunctionCall => Owed::FunctionCall,
-            FrontendTag::Describe => {
-                match wire::describe_target(frame.body) {
-                    Some((b'S', name)) => text = self.statement(name),
-                    Some((_, name)) => text = self.portal(name),
-                    None => {}
-                }
-                Owed::Describe
-            }
-            FrontendTag::Sync => Owed::Sync,
-            FrontendTag::CopyDone | FrontendTag::CopyFail => Owed::CopyEnd,
-            FrontendTag::CopyData
-            | FrontendTag::Flush
-            | FrontendTag::Password
-            | FrontendTag::Terminate
-            | FrontendTag::Unknown(_) => return None,
-        };
-        Some(Request {
-            owed,
-            at: now,
-            text,
-            name: name.into(),
-            statements,
-            in_batch: false,
-            refused: false,
-        })
-    }
-
-    pub(super) fn text(&self, frame: Frame<'_>, sql: &[u8]) -> Text {
-        let kept = sql.get(..MAX_TEXT).unwrap_or(sql);
-        let text = str::from_utf8(kept);
-        let whole = frame.whole && kept.len() == sql.len() && text.is_ok();
-        let lossy = |_| String::from_utf8_lossy(kept).into();
-        Text {
-            sql: Some(text.map_or_else(lossy, Arc::from)),
-            outline: self.outline(frame, sql),
-            certain: whole && self.lexing.is_server_safe(),
-        }
     }
 
     fn answered(&mut self, request: Request, tag: BackendTag, now: Instant) {
