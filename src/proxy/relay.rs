@@ -494,7 +494,7 @@ impl Relay {
             }
         }
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
-            self.session.observed(damage, now);
+            self.session.handle_observation(damage, now);
         }
     }
 

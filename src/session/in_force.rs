@@ -13,6 +13,8 @@ use crate::policy::{Action, Kind, Limits, LockMode};
 #[derive(Clone, Debug)]
 pub(super) struct InForce {
     current: Arc<Limits>,
+    /// The application name as it was when the client had authenticated.
+    first_name: Arc<str>,
     /// Of names that the transaction had before, where they lead to other limits.
     earlier: Vec<Earlier>,
 }
@@ -33,9 +35,10 @@ struct Earlier {
 }
 
 impl InForce {
-    pub(super) fn new(limits: Arc<Limits>) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, first_name: Arc<str>) -> Self {
         Self {
             current: limits,
+            first_name,
             earlier: Vec::new(),
         }
     }
@@ -43,6 +46,11 @@ impl InForce {
     /// Those of the rule that matches at present.
     pub(super) fn current(&self) -> &Limits {
         &self.current
+    }
+
+    /// Notes an application name that the client has before it is authenticated.
+    pub(super) fn set_first_name(&mut self, application_name: Arc<str>) {
+        self.first_name = application_name;
     }
 
     /// Keeps the limits that the client has had under a name which it changes while its transaction is open.
@@ -53,8 +61,10 @@ impl InForce {
         });
     }
 
-    /// Puts the limits in force to which the names lead; `decide` is given an earlier name, or `None` for the present one.
-    pub(super) fn decide(&mut self, decide: impl Fn(Option<&str>) -> Arc<Limits>) {
+    /// Puts the limits in force to which the names lead; `decide` is given the first name, and an earlier name or `None` for
+    /// the present one.
+    pub(super) fn decide(&mut self, decide: impl Fn(&str, Option<&str>) -> Arc<Limits>) {
+        let decide = |earlier: Option<&str>| decide(&self.first_name, earlier);
         self.current = decide(None);
         let mut known = vec![Arc::clone(&self.current)];
         self.earlier.retain_mut(|earlier| {
@@ -140,11 +150,11 @@ mod tests {
     #[test]
     fn limits_of_earlier_names_stay_until_the_transaction_is_over() {
         let (lax, strict) = (limits("lax", 9), limits("strict", 3));
-        let decide = |name: Option<&str>| match name {
+        let decide = |_: &str, name: Option<&str>| match name {
             Some("s") => Arc::clone(&strict),
             _ => Arc::clone(&lax),
         };
-        let mut in_force = InForce::new(Arc::clone(&strict));
+        let mut in_force = InForce::new(Arc::clone(&strict), "".into());
         in_force.keep("s".into());
         in_force.decide(decide);
         assert_eq!(seconds(&in_force), [9, 3]);
@@ -161,12 +171,12 @@ mod tests {
 
     #[test]
     fn a_reload_holds_at_once_for_earlier_names_too() {
-        let mut in_force = InForce::new(limits("strict", 3));
+        let mut in_force = InForce::new(limits("strict", 3), "".into());
         in_force.keep("s".into());
         let (lax, other) = (limits("lax", 9), limits("other", 5));
-        in_force.decide(|name| Arc::clone(name.map_or(&lax, |_| &other)));
+        in_force.decide(|_, name| Arc::clone(name.map_or(&lax, |_| &other)));
         assert_eq!(seconds(&in_force), [9, 5]);
-        in_force.decide(|_| Arc::clone(&lax));
+        in_force.decide(|_, _| Arc::clone(&lax));
         assert_eq!(seconds(&in_force), [9]);
     }
 
@@ -180,12 +190,12 @@ mod tests {
             Arc::new(limits)
         };
         let exclusive = Some(LockMode::AccessExclusive);
-        let mut in_force = InForce::new(with_mode(exclusive));
+        let mut in_force = InForce::new(with_mode(exclusive), "".into());
         assert_eq!(in_force.blocking_mode(), exclusive);
         in_force.keep("a".into());
         assert_eq!(in_force.blocking_mode(), exclusive);
         let all = with_mode(None);
-        in_force.decide(|name| name.map_or_else(|| with_mode(exclusive), |_| Arc::clone(&all)));
+        in_force.decide(|_, name| name.map_or_else(|| with_mode(exclusive), |_| Arc::clone(&all)));
         assert_eq!(in_force.blocking_mode(), None);
     }
 }

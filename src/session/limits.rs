@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    CloseReason, Session,
+    Session,
     event::{Event, Incident, Outcome, Position},
     in_force::RuleIndex,
     report,
@@ -51,7 +51,7 @@ impl Session {
     /// Where in the protocol the session stands.
     pub fn position(&self) -> Position {
         let (state, pending) = (&self.state, &self.state.pending);
-        if state.phase != Phase::Ready {
+        if !state.phase.is_ready() {
             Position::Startup
         } else if state.replication {
             Position::Replication
@@ -91,8 +91,8 @@ impl Session {
             let timeouts = [self.ending_due(), self.deadline()];
             return timeouts.into_iter().flatten().min();
         }
-        if self.state.phase == Phase::Authenticating {
-            return self.authenticate_by;
+        if let Phase::Authenticating(startup) = &self.state.phase {
+            return startup.authenticate_by();
         }
         if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
             return None;
@@ -110,9 +110,7 @@ impl Session {
             self.overdue(now);
             return self.insist(now);
         }
-        if self.authenticate_by.is_some_and(|at| at <= now) {
-            self.fatal(&report::login_too_slow(), CloseReason::Authentication);
-        }
+        self.startup_late(now);
         if self.flush_at().is_some_and(|at| at <= now) {
             self.flush_batch();
         }
@@ -126,12 +124,12 @@ impl Session {
 
     /// Tells whether somebody looks at the server, and how often that can be.
     pub fn set_observer(&mut self, interval: Option<Duration>) {
-        self.observer = interval;
+        self.observed.set_interval(interval);
     }
 
     /// Whether, and when, the observer should look at what the session holds.
     pub fn look_wanted(&self) -> Option<Look> {
-        let interval = self.observer?;
+        let interval = self.observed.interval()?;
         if let Some(look) = self.look_asked_for() {
             return Some(look);
         }
@@ -163,7 +161,7 @@ impl Session {
 
     /// The kind in which the session is stuck at this position, and since when.
     pub(super) fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
-        let silent_since = self.state.turn_since.max(self.last_client);
+        let silent_since = self.state.turn_since.max(self.silence.since());
         match position {
             Position::IdleInTransaction
             | Position::HalfSentRequest
@@ -173,7 +171,7 @@ impl Session {
             Position::UnsyncedBatch | Position::FailedBatch | Position::CopyIn => {
                 Some((Kind::Stalled, silent_since))
             }
-            Position::HalfForwardedMessage => Some((Kind::Stalled, self.last_client)),
+            Position::HalfForwardedMessage => Some((Kind::Stalled, self.silence.since())),
             Position::ClientNotReading => self
                 .client_blocked_since
                 .map(|since| (Kind::Stalled, since)),
@@ -328,14 +326,14 @@ impl Session {
     fn flush_at(&self) -> Option<Instant> {
         let mut watching = [Kind::Stalled, Kind::Age, Kind::Blocking].into_iter();
         let watched = watching.any(|kind| self.limits.has(kind));
-        (watched && self.may_owe_a_flush()).then(|| self.last_client + FLUSH_AFTER)
+        (watched && self.may_owe_a_flush()).then(|| self.silence.since() + FLUSH_AFTER)
     }
 
     /// Asks the server for its answers to a batch without Sync, once.
     pub(super) fn flush_batch(&mut self) {
         if self.may_owe_a_flush() {
             originate::flush(&mut self.to_server);
-            self.flushed = true;
+            self.silence.flush();
         }
     }
 
@@ -344,7 +342,7 @@ impl Session {
         let pending = &self.state.pending;
         let silent = pending.unsynced() && pending.ready_owed() == 0 && !pending.is_empty();
         let legal = !pending.copy_in() && self.client.scanner.rest() == 0;
-        silent && legal && !self.flushed && self.state.phase == Phase::Ready
+        silent && legal && !self.silence.was_flushed() && self.state.phase.is_ready()
     }
 
     /// Notes that a rung is taken, and writes down of what.
@@ -413,7 +411,7 @@ impl Session {
         let transaction = &self.state.transaction;
         let since = self.stuck(position).map_or(now, |(_, since)| since);
         let running = self.state.pending.running();
-        let damage = self.damage.as_ref().filter(|damage| damage.at >= since);
+        let damage = self.observed.latest(since);
         let blocking = rung.kind == Kind::Blocking;
         Incident {
             who: self.who.clone(),
@@ -434,7 +432,7 @@ impl Session {
             statements: transaction.statements(running),
             statement_count: transaction.statement_count
                 + u64::try_from(self.state.pending.running().count()).unwrap_or(0),
-            damage: damage.cloned(),
+            damage,
         }
     }
 

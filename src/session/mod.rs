@@ -8,6 +8,7 @@
 
 mod blocking;
 pub mod damage;
+mod discard;
 mod enforce;
 pub mod event;
 mod imitate;
@@ -15,12 +16,15 @@ mod in_flight;
 mod in_force;
 mod ladders;
 mod limits;
+mod observed;
+mod operator;
 mod pending;
 mod prepared;
 mod report;
 mod request;
-mod sasl;
 mod savepoints;
+mod silence;
+mod startup;
 mod state;
 mod telling;
 mod transaction;
@@ -28,28 +32,27 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
 pub(crate) use self::pending::MAX_TEXT;
 use self::{
-    blocking::WaitedFor,
-    damage::Damage,
+    discard::Discard,
     enforce::{Cancelled, Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     in_force::InForce,
     ladders::Ladders,
-    state::{Finished, Phase, State, TransactionStatus},
+    observed::Observed,
+    operator::Operator,
+    silence::Silence,
+    startup::Startup,
+    state::{Finished, State, TransactionStatus},
     telling::Telling,
 };
-pub use self::{limits::Look, sasl::ChannelBinding};
+pub use self::{limits::Look, startup::ChannelBinding};
 use crate::{
-    policy::{Identity, Kind, Limits, Rules, ServerKind, Target},
+    policy::{Identity, Kind, Limits, Rules, Target},
     wire::{
         self, BackendTag, CancelKey, ErrorFields, Frame, FrameScanner, FrontendTag, InvalidLength,
         Scanned,
@@ -158,16 +161,6 @@ enum Verdict {
     Hold,
 }
 
-/// What becomes of the client's messages that still belong to a request which has already failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Discarding {
-    Nothing,
-    /// Everything up to Sync.
-    Batch,
-    /// CopyData, CopyDone and CopyFail.
-    CopyData,
-}
-
 /// One direction of the stream.
 #[derive(Clone, Debug, Default)]
 struct Leg {
@@ -201,8 +194,6 @@ impl Leg {
 pub struct Session {
     who: Who,
     limits: InForce,
-    /// The application name as it was when the client had authenticated.
-    first_name: Arc<str>,
     state: State,
     client: Leg,
     server: Leg,
@@ -211,12 +202,8 @@ pub struct Session {
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     ladders: Ladders,
-    /// What somebody saw who looked, since the client last spoke.
-    damage: Option<Arc<Damage>>,
-    /// Since when somebody waits for what the session holds, as far as that is known.
-    waited_for: WaitedFor,
-    /// When the client last sent anything.
-    last_client: Instant,
+    observed: Observed,
+    silence: Silence,
     /// Since when the client has not taken a byte of what is due to it.
     client_blocked_since: Option<Instant>,
     /// Whether the server is read on all the same, to learn whether it has said everything.
@@ -225,10 +212,7 @@ pub struct Session {
     server_blocked: bool,
     /// Whether the front of a request has come that is held until it is whole.
     half_sent: bool,
-    /// Whether the server was asked for its answers to the batch that is open.
-    flushed: bool,
-    /// Whether the session ends as soon as no transaction is open.
-    draining: bool,
+    operator: Operator,
     /// CancelRequests of ours whose connection is open.
     cancels_open: u32,
     /// Since when the gate is waited for, over all that the client says meanwhile.
@@ -237,22 +221,13 @@ pub struct Session {
     client_left: bool,
     /// Whether a CancelRequest of ours may hit what has been forwarded.
     cancelled: Option<Box<Cancelled>>,
-    /// Whether the session ends as soon as that can be done with care.
-    insisted: bool,
     /// Requests whose outcome nobody knows, when the session was ended.
     unknown: usize,
-    /// How often the observer can look, when there is one.
-    observer: Option<Duration>,
     /// See [`Opening::keeps_server`].
     keeps_server: bool,
     /// See [`Opening::nonce`].
     nonce: u64,
-    binding: ChannelBinding,
-    target: Target,
-    /// See [`Opening::authenticate_by`]; `None` once the client is authenticated.
-    authenticate_by: Option<Instant>,
-    server_kind: ServerKind,
-    discarding: Discarding,
+    discard: Discard,
     ending: Option<Box<Ending>>,
     /// The transaction that was ended and begins again when the client speaks.
     released: Option<Box<Released>>,
@@ -283,11 +258,11 @@ pub struct Opening {
 impl Session {
     /// A session whose startup packet goes to the server at `now`.
     pub fn new(opening: Opening, limits: Arc<Limits>, now: Instant) -> Self {
+        let startup = Startup::new(opening.binding, opening.target, opening.authenticate_by);
         Self {
-            first_name: Arc::clone(&opening.who.application_name),
+            limits: InForce::new(limits, Arc::clone(&opening.who.application_name)),
             who: opening.who,
-            limits: InForce::new(limits),
-            state: State::new(opening.replication, opening.records, now),
+            state: State::new(startup, opening.replication, opening.records, now),
             client: Leg::default(),
             server: Leg::default(),
             to_client: BytesMut::new(),
@@ -295,29 +270,21 @@ impl Session {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             ladders: Ladders::default(),
-            damage: None,
-            waited_for: WaitedFor::default(),
-            last_client: now,
+            observed: Observed::default(),
+            silence: Silence::begins(now),
             client_blocked_since: None,
             reading_ahead: false,
             server_blocked: false,
             half_sent: false,
-            flushed: false,
-            draining: false,
+            operator: Operator::default(),
             cancels_open: 0,
             gate_since: None,
             client_left: false,
             cancelled: None,
-            insisted: false,
             unknown: 0,
-            observer: None,
             keeps_server: opening.keeps_server,
             nonce: opening.nonce,
-            binding: opening.binding,
-            target: opening.target,
-            authenticate_by: opening.authenticate_by,
-            server_kind: ServerKind::default(),
-            discarding: Discarding::Nothing,
+            discard: Discard::default(),
             ending: None,
             released: None,
             telling: None,
@@ -335,8 +302,7 @@ impl Session {
     /// A length that no message can have: the session cannot go on.
     pub fn client_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
         if !self.holds_client() {
-            self.last_client = now;
-            self.flushed = false;
+            self.silence = Silence::begins(now);
             if self.client_blocked_since.is_none() {
                 self.restart_stalled();
             }
@@ -403,8 +369,9 @@ impl Session {
 
     /// Finds the rule of the session, and those of the names that its transaction has had; their limits hold at once.
     pub fn match_rules(&mut self, rules: &Rules) {
-        let identity = self.who.identity(&self.first_name, self.state.replication);
-        self.limits.decide(|earlier| {
+        let Self { who, state, .. } = self;
+        self.limits.decide(|first_name, earlier| {
+            let identity = who.identity(first_name, state.replication);
             rules.decide(&Identity {
                 application_name: earlier.unwrap_or(identity.application_name),
                 ..identity
@@ -435,13 +402,13 @@ impl Session {
 
     /// Ends the session as soon as no transaction is open; at once when none is.
     pub fn drain(&mut self) {
-        self.draining = true;
+        self.operator.drain();
         self.close_if_drained();
     }
 
     /// Ends a session that is not authenticated, for those who wait for its place.
     pub fn give_way(&mut self) {
-        if self.state.phase == Phase::Authenticating {
+        if self.state.phase.is_startup() {
             self.fatal(&report::gives_way(), CloseReason::Authentication);
         }
     }
@@ -456,7 +423,7 @@ impl Session {
         let pending = &self.state.pending;
         let quiet = pending.is_empty() && !pending.unsynced() && self.ending.is_none();
         let unsent = !self.to_server.is_empty() || !self.to_client.is_empty();
-        quiet && !unsent && self.state.phase == Phase::Ready
+        quiet && !unsent && self.state.phase.is_ready()
     }
 
     /// Whether the server still owes an answer to a request of the client's.
@@ -497,7 +464,7 @@ impl Session {
         let mut step = Step::default();
         let mut rewriting = !self.output(side.other()).is_empty();
         while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
-            if self.state.phase == Phase::Closing {
+            if self.state.phase.is_closing() {
                 step.consumed = bytes.len();
                 break;
             }
@@ -593,13 +560,13 @@ impl Session {
             return Verdict::Hold;
         }
         self.client_spoke(now);
-        if self.discarding != Discarding::Nothing && self.discards(FrontendTag::from(frame.tag)) {
+        if self.discard.takes(FrontendTag::from(frame.tag)) {
             return Verdict::Drop;
         }
         if self.telling.is_some() {
             return self.sent_after_end(frame, now);
         }
-        if self.state.phase == Phase::Authenticating && self.cannot_bind(frame) {
+        if self.startup_fails(frame) {
             return Verdict::Drop;
         }
         self.pass_client(frame, now)
@@ -613,8 +580,7 @@ impl Session {
         for kind in [Kind::Idle, Kind::Failed, Kind::Stalled, Kind::Blocking] {
             self.ladders.restart(kind);
         }
-        self.damage = None;
-        self.waited_for = WaitedFor::default();
+        self.observed.forget();
         self.state.client_spoke(now);
     }
 
@@ -625,30 +591,10 @@ impl Session {
         if self.cancelled.is_some() {
             return self.client_request_ends(frame, now);
         }
-        if self.state.phase == Phase::Authenticating
-            && (self.hides_binding(frame) || self.is_wrong_server(frame))
-        {
+        if self.startup_answered(frame) {
             return Verdict::Drop;
         }
         self.answer_received(frame, now)
-    }
-
-    /// Ends the session when its server, which has said all about itself, is not what was looked for.
-    fn is_wrong_server(&mut self, frame: Frame<'_>) -> bool {
-        let tag = BackendTag::from(frame.tag);
-        if tag == BackendTag::ParameterStatus
-            && let Some((name, value)) = wire::parameter_status(frame.body)
-        {
-            self.server_kind.told(name, value);
-        }
-        if tag != BackendTag::ReadyForQuery {
-            return false;
-        }
-        let Some(why) = self.target.refuses(self.server_kind) else {
-            return false;
-        };
-        self.fatal(&report::wrong_server(why, self.target), CloseReason::Target);
-        true
     }
 
     /// Looks at an answer to the client's own request.
@@ -667,8 +613,7 @@ impl Session {
     fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let tag = BackendTag::from(frame.tag);
         let second = tag == BackendTag::ErrorResponse && self.is_second_error(frame);
-        if tag == BackendTag::ReadyForQuery && self.state.phase == Phase::Authenticating {
-            self.authenticate_by = None;
+        if tag == BackendTag::ReadyForQuery && self.state.phase.is_startup() {
             self.actions.push_back(Action::Authenticated);
         }
         let transaction = self.state.transaction.number;
@@ -703,27 +648,8 @@ impl Session {
 
     /// Whether this error comes after the last answer of a batch that the client believes to have failed already.
     fn is_second_error(&self, frame: Frame<'_>) -> bool {
-        let failed = self.discarding == Discarding::Batch && self.state.pending.is_empty();
+        let failed = self.discard.is_in_batch() && self.state.pending.is_empty();
         failed && !ErrorFields::read(frame.body).is_fatal()
-    }
-
-    /// Whether a message still belongs to a request that has failed; ends the discarding where it does not.
-    fn discards(&mut self, tag: FrontendTag) -> bool {
-        let discard = match self.discarding {
-            Discarding::Nothing => false,
-            Discarding::Batch if tag == FrontendTag::Terminate => false,
-            Discarding::Batch => tag != FrontendTag::Sync,
-            Discarding::CopyData => {
-                matches!(
-                    tag,
-                    FrontendTag::CopyData | FrontendTag::CopyDone | FrontendTag::CopyFail
-                )
-            }
-        };
-        if !discard {
-            self.discarding = Discarding::Nothing;
-        }
-        discard
     }
 
     fn identify(&mut self, body: &[u8]) {
@@ -732,8 +658,9 @@ impl Session {
             && *name != *self.who.application_name
         {
             let before = std::mem::replace(&mut self.who.application_name, name.into());
-            if self.state.phase == Phase::Authenticating {
-                self.first_name = Arc::clone(&self.who.application_name);
+            if self.state.phase.is_startup() {
+                self.limits
+                    .set_first_name(Arc::clone(&self.who.application_name));
             } else if self.state.transaction.started.is_some() {
                 self.limits.keep(before);
             }
@@ -753,8 +680,7 @@ impl Session {
         let quiet = state.pending.is_empty()
             && state.status == TransactionStatus::Idle
             && !state.pending.unsynced();
-        if self.draining && quiet && state.phase == Phase::Ready && self.ending.is_none() {
-            self.draining = false;
+        if self.operator.drains() && quiet && state.phase.is_ready() && self.ending.is_none() {
             self.fatal(&report::shutdown(0), CloseReason::Drain);
         }
     }

@@ -26,6 +26,7 @@ use super::{
     event::TransactionOutcome,
     pending::{Owed, Pending, Request, Text},
     prepared::Prepared,
+    startup::Startup,
     transaction::{Ended, Transaction},
 };
 use crate::{
@@ -35,14 +36,31 @@ use crate::{
 };
 
 /// Where the connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Phase {
     /// The server has not yet said that it is ready for a first request.
-    Authenticating,
+    Authenticating(Startup),
     /// Requests and answers.
     Ready,
     /// A FATAL error was the last word: nothing passes any more, in either direction.
     Closing,
+}
+
+impl Phase {
+    /// Whether the server has not yet said that it is ready for a first request.
+    pub(super) fn is_startup(&self) -> bool {
+        matches!(self, Self::Authenticating(_))
+    }
+
+    /// Whether requests and answers pass.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready)
+    }
+
+    /// Whether nothing passes any more.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self, Self::Closing)
+    }
 }
 
 /// The byte of a ReadyForQuery.
@@ -125,9 +143,9 @@ pub(super) enum Settled {
 
 impl State {
     /// A session whose startup packet was sent at `now`.
-    pub(super) fn new(replication: bool, records: bool, now: Instant) -> Self {
+    pub(super) fn new(startup: Startup, replication: bool, records: bool, now: Instant) -> Self {
         Self {
-            phase: Phase::Authenticating,
+            phase: Phase::Authenticating(startup),
             status: TransactionStatus::Idle,
             pending: Pending::default(),
             transaction: Transaction::default(),
@@ -418,7 +436,7 @@ impl State {
     }
 
     fn ready(&mut self, body: &[u8], now: Instant) -> Option<Box<Finished>> {
-        if self.phase == Phase::Authenticating {
+        if self.phase.is_startup() {
             self.started_up(body, now);
             return None;
         }

@@ -11,9 +11,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{
-    Discarding, Session, Verdict, pending::Owed, savepoints::Savepoints, state::TransactionStatus,
-};
+use super::{Session, Verdict, pending::Owed, savepoints::Savepoints, state::TransactionStatus};
 use crate::{
     sql::Control,
     wire::{
@@ -137,8 +135,8 @@ impl Session {
         let tag = FrontendTag::from(frame.tag);
         if due == Some(Due::Commit) && tag != FrontendTag::Terminate {
             self.tell();
-            self.discarding = Discarding::Batch;
-            return if self.discards(tag) {
+            self.discard.rest_of_batch();
+            return if self.discard.takes(tag) {
                 Verdict::Drop
             } else {
                 self.pass_client(frame, now)
@@ -199,7 +197,7 @@ impl Session {
             telling.told = true;
             if self.state.pending.skipping() {
                 // One request at a time goes to the server: what it would ignore does not.
-                self.discarding = Discarding::Batch;
+                self.discard.rest_of_batch();
             }
             if caused {
                 self.tell();
@@ -370,7 +368,7 @@ impl Session {
             };
             originate::ready_for_query(status, &mut self.to_client);
         } else {
-            self.discarding = Discarding::Batch;
+            self.discard.rest_of_batch();
         }
         Verdict::Drop
     }

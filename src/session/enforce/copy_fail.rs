@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Discarding, Instant, Session, Step, originate};
+use super::{Instant, Session, Step, originate};
 use crate::wire::originate::padding;
 
 /// How long a CopyFail may lie unread before the server is cancelled.
@@ -29,7 +29,7 @@ impl Session {
         padding(rest, &mut self.to_server);
         self.client.drop_rest = rest > 0;
         originate::copy_fail(&reason, &mut self.to_server);
-        self.discarding = Discarding::CopyData;
+        self.discard.rest_of_copy();
         self.state.pending.copy_failed();
         self.set_step(Step::CopyFail {
             until: now + PATIENCE,

@@ -71,7 +71,7 @@ impl Session {
             Step::Gate => self.act(now),
             Step::Cancel(_) if request_ended => self.next_step(now),
             _ if self.client_left => self.leave_with_client(),
-            step if self.insisted => {
+            step if self.operator.insists() => {
                 ending.closes = Some(CloseReason::Drain);
                 if step.is_ours() {
                     self.send_cancel();

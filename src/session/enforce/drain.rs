@@ -35,7 +35,7 @@ pub(in crate::session) struct Cancel {
 impl Session {
     /// Sends a CancelRequest, or gives up when many did not help.
     pub(super) fn cancel(&mut self, now: Instant) {
-        let most = if self.insisted {
+        let most = if self.operator.insists() {
             MAX_CANCELS_IN_HASTE
         } else {
             MAX_CANCELS

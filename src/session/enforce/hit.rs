@@ -7,8 +7,8 @@
 //! what was answered before it. What shows when the ending is over already is reported once more.
 
 use super::{
-    BackendTag, Cause, Discarding, ErrorFields, Frame, Incident, Instant, Outcome, Session, Step,
-    Telling, Verdict, originate, report,
+    BackendTag, Cause, ErrorFields, Frame, Incident, Instant, Outcome, Session, Step, Telling,
+    Verdict, originate, report,
 };
 use crate::{
     session::{
@@ -281,7 +281,7 @@ impl Session {
             originate::error_response(&report, &mut self.to_client);
         }
         if self.state.pending.ready_owed() == 0 {
-            self.discarding = Discarding::Batch;
+            self.discard.rest_of_batch();
         }
     }
 

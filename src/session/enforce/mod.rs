@@ -44,7 +44,7 @@ pub(super) use self::{
     release::Released,
 };
 use super::{
-    Action, CloseReason, Discarding, Session, Verdict,
+    Action, CloseReason, Session, Verdict,
     event::{Incident, Outcome},
     limits::Rung,
     report,
@@ -403,7 +403,7 @@ impl Session {
             self.copy_fail(now);
         } else if pending.skipping() {
             if !ending.in_batch {
-                self.discarding = Discarding::Batch;
+                self.discard.rest_of_batch();
             }
             self.state.pending.skip();
             self.sync();

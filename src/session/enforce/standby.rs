@@ -52,7 +52,7 @@ impl Session {
                 });
             }
             Commit::Perhaps if cleared => self.cancel(now),
-            Commit::Perhaps if self.observer.is_some() && ending.unseen.is_none() => {
+            Commit::Perhaps if self.observed.interval().is_some() && ending.unseen.is_none() => {
                 self.ask_observer(now);
             }
             // It is told of no success.
@@ -107,7 +107,7 @@ impl Session {
         action >= policy::Action::Rollback
             && runs
             && reads
-            && self.observer.is_some()
+            && self.observed.interval().is_some()
             && self.commit() == Commit::Perhaps
     }
 
@@ -121,7 +121,7 @@ impl Session {
 
     /// Asks what the server's process waits for.
     pub(super) fn ask_observer(&mut self, now: Instant) {
-        let interval = self.observer.unwrap_or_default();
+        let interval = self.observed.interval().unwrap_or_default();
         self.set_step(Step::Ask {
             since: now,
             until: now + interval + PATIENCE,

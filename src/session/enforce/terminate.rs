@@ -17,7 +17,7 @@ impl Session {
 
     /// Ends the session, whatever is open in it.
     pub fn shut_down(&mut self, now: Instant) {
-        self.insisted = true;
+        self.operator.insist();
         if let Some(Step::Gate | Step::Ask { .. }) = self.ending_step() {
             self.put_off();
             self.actions.push_back(Action::OpenGate);
@@ -27,11 +27,11 @@ impl Session {
 
     /// Ends the session when pgidle ends; an ending that is under way comes first.
     pub(in crate::session) fn insist(&mut self, now: Instant) {
-        if !self.insisted || self.ending.is_some() || self.state.phase == Phase::Closing {
+        if !self.operator.insists() || self.ending.is_some() || self.state.phase.is_closing() {
             return;
         }
         let quiet = self.nothing_can_run() && !self.state.pending.copy_in();
-        if quiet || self.state.phase != Phase::Ready || self.state.replication {
+        if quiet || !self.state.phase.is_ready() || self.state.replication {
             return self.fatal(&report::shutdown(0), CloseReason::Drain);
         }
         let incident = self.incident_of(Kind::Age, policy::Action::Terminate, now);
@@ -64,10 +64,10 @@ impl Session {
 
     /// Sends a FATAL error where the client can read it, and asks for the end of the session.
     pub(in crate::session) fn fatal(&mut self, report: &originate::Report, reason: CloseReason) {
-        if self.state.phase == Phase::Closing {
+        if self.state.phase.is_closing() {
             return;
         }
-        let ready = self.state.phase == Phase::Ready;
+        let ready = self.state.phase.is_ready();
         self.state.phase = Phase::Closing;
         let mut report = report.clone();
         if !ready || self.state.replication {

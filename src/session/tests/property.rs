@@ -496,7 +496,7 @@ impl World {
                 xmin_age: None,
                 awaits_standby: Some(self.server.awaits_standby()),
             };
-            self.session.observed(Arc::new(seen), self.now);
+            self.session.handle_observation(Arc::new(seen), self.now);
         }
     }
 

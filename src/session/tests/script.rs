@@ -193,7 +193,8 @@ impl Player {
         } else if line == "client reads" {
             self.session.flow(Side::Client, false, true, self.now);
         } else if let Some(waiting) = line.strip_prefix("seen: ") {
-            self.session.observed(seen(waiting, self.now), self.now);
+            self.session
+                .handle_observation(seen(waiting, self.now), self.now);
         } else if line == "client leaves" {
             self.left = true;
         } else if let Some(text) = line.strip_prefix("limits: ") {
