@@ -7,6 +7,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod blocking;
+mod cancel_guard;
 pub mod damage;
 mod discard;
 mod enforce;
@@ -38,8 +39,9 @@ use bytes::BytesMut;
 
 pub(crate) use self::pending::MAX_TEXT;
 use self::{
+    cancel_guard::CancelGuard,
     discard::Discard,
-    enforce::{Cancelled, Ending, Released},
+    enforce::{Ending, Released},
     event::{Event, TransactionOutcome, TransactionRecord, Who},
     in_force::InForce,
     ladders::Ladders,
@@ -213,14 +215,9 @@ pub struct Session {
     /// Whether the front of a request has come that is held until it is whole.
     half_sent: bool,
     operator: Operator,
-    /// CancelRequests of ours whose connection is open.
-    cancels_open: u32,
-    /// Since when the gate is waited for, over all that the client says meanwhile.
-    gate_since: Option<Instant>,
+    cancels: CancelGuard,
     /// Whether a client that is held has said that it sends nothing more.
     client_left: bool,
-    /// Whether a CancelRequest of ours may hit what has been forwarded.
-    cancelled: Option<Box<Cancelled>>,
     /// Requests whose outcome nobody knows, when the session was ended.
     unknown: usize,
     /// See [`Opening::keeps_server`].
@@ -277,10 +274,8 @@ impl Session {
             server_blocked: false,
             half_sent: false,
             operator: Operator::default(),
-            cancels_open: 0,
-            gate_since: None,
+            cancels: CancelGuard::default(),
             client_left: false,
-            cancelled: None,
             unknown: 0,
             keeps_server: opening.keeps_server,
             nonce: opening.nonce,
@@ -329,7 +324,7 @@ impl Session {
         self.ending_holds_client()
             || self.telling_holds_client()
             || self.state.pending.is_full()
-            || self.cancels_open > 0
+            || self.cancels.is_open()
     }
 
     /// Tells what of a client that is held waits unread, and whether nothing more comes: that it leaves is noticed.
@@ -588,7 +583,7 @@ impl Session {
         if let Some(step) = self.ending_step() {
             return self.ending_received(step, frame, now);
         }
-        if self.cancelled.is_some() {
+        if self.cancels.sent().is_some() {
             return self.client_request_ends(frame, now);
         }
         if self.startup_answered(frame) {
@@ -629,7 +624,7 @@ impl Session {
         }
         if tag == BackendTag::ReadyForQuery {
             if self.state.pending.is_empty() {
-                self.cancels_are_spent();
+                self.cancels.server_is_past();
             }
             self.close_if_drained();
         } else if tag == BackendTag::ParameterStatus {

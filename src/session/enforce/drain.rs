@@ -51,7 +51,7 @@ impl Session {
                 repeat_at: now + INTERVAL,
             });
             let cancelled = Cancelled::new(ending.cause, &ending.incident, ending.transaction);
-            self.cancelled = Some(Box::new(cancelled));
+            self.cancels.aim(cancelled);
             self.send_cancel();
             // A server that waits ignores the cancel: it may have answers that were never asked for.
             self.flush_batch();
@@ -74,24 +74,24 @@ impl Session {
 
     /// Asks for a CancelRequest. As long as its connection is open it may hit whatever runs, so the client is held.
     pub(super) fn send_cancel(&mut self) {
-        self.cancels_open += 1;
+        self.cancels.opened();
         self.actions.push_back(Action::Cancel);
     }
 
     /// Tells that the server has closed the connection of a CancelRequest, or that it has been waited for long enough.
     pub fn cancel_closed(&mut self, now: Instant) {
-        self.cancels_open = self.cancels_open.saturating_sub(1);
+        self.cancels.closed();
         let step = self.ending_step();
         if let Some(Step::Cancel(cancel)) = step {
             self.set_step(Step::Cancel(Cancel {
-                in_flight: self.cancels_open > 0,
+                in_flight: self.cancels.is_open(),
                 ..cancel
             }));
             self.request_ended(now);
             self.step_ended(step, now);
         }
         if self.state.pending.is_empty() && !self.state.pending.unsynced() {
-            self.cancels_are_spent();
+            self.cancels.server_is_past();
         }
         self.insist(now);
     }
@@ -99,7 +99,7 @@ impl Session {
     /// Waits until the server has closed the connections of the cancels, or the next one would be due.
     pub(super) fn await_cancels(&mut self, now: Instant) {
         self.set_step(Step::Cancel(Cancel {
-            in_flight: self.cancels_open > 0,
+            in_flight: self.cancels.is_open(),
             repeat_at: now + INTERVAL,
         }));
     }

@@ -111,7 +111,7 @@ impl Session {
         let copy_failed = ending.is_some_and(|ending| ending.copy_failed);
         // What was filled up may draw an error of any kind.
         let padded = self.client.drop_rest && copy_failed;
-        let ours = padded || canceled && (self.cancelled.is_some() || copy_failed);
+        let ours = padded || canceled && (self.cancels.sent().is_some() || copy_failed);
         let hit = if copy_failed {
             Some(Hit::Meant)
         } else {
@@ -131,7 +131,7 @@ impl Session {
             return if held { Verdict::Drop } else { verdict };
         }
         let Some(hit) = hit.or_else(|| self.cannot_be_dropped(unasked).then_some(Hit::Next)) else {
-            if let Some(cancelled) = &mut self.cancelled {
+            if let Some(cancelled) = self.cancels.sent_mut() {
                 cancelled.spent = true;
             }
             return Verdict::Drop;
@@ -163,17 +163,14 @@ impl Session {
 
     /// Notes what a cancel has come to, also when the ending is over by now. Returns what the client is told.
     fn has_hit(&mut self, hit: Hit) -> Option<Report> {
-        let number = self
-            .cancelled
-            .as_ref()
-            .map(|cancelled| cancelled.transaction);
+        let number = self.cancels.sent().map(|cancelled| cancelled.transaction);
         if let Some(ending) = &mut self.ending
             && number.is_none_or(|number| number == ending.transaction)
         {
             ending.hit = Some(hit);
             return Some(told(ending.cause, &ending.incident, hit));
         }
-        let cancelled = self.cancelled.as_ref()?;
+        let cancelled = self.cancels.sent()?;
         let report = told(cancelled.cause, &cancelled.incident, hit);
         if cancelled.cause == Cause::Limit {
             let why = "the cancel request showed late".into();
@@ -189,7 +186,7 @@ impl Session {
     /// What an error of a cancel of ours is about that comes now; `None` when there was nothing left that it could end.
     fn judge(&self) -> Option<Hit> {
         let transaction = &self.state.transaction;
-        let cancelled = self.cancelled.as_ref();
+        let cancelled = self.cancels.sent();
         let meant = cancelled.is_some_and(|cancelled| cancelled.transaction == transaction.number);
         let open = if meant { Hit::Meant } else { Hit::Next };
         if transaction.explicit {
@@ -222,7 +219,7 @@ impl Session {
     }
 
     fn ready_of_request(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let spent = self.cancelled.as_mut().is_some_and(|cancelled| {
+        let spent = self.cancels.sent_mut().is_some_and(|cancelled| {
             cancelled.takes_back = false;
             std::mem::take(&mut cancelled.spent)
         });
@@ -257,7 +254,8 @@ impl Session {
     /// Whether a notice says that a cancel of ours has ended a commit's wait for its standby. The text is in the server's
     /// language; the name of the function is not.
     fn is_wait_that_ended(&self, frame: Frame<'_>) -> bool {
-        self.cancelled.is_some() && ErrorFields::read(frame.body).routine == b"SyncRepWaitForLSN"
+        self.cancels.sent().is_some()
+            && ErrorFields::read(frame.body).routine == b"SyncRepWaitForLSN"
     }
 
     /// A commit returns before its standby has it. Its client is not told that it has committed, and not of what follows
@@ -274,7 +272,7 @@ impl Session {
         if let Some(ending) = &mut self.ending {
             ending.told = true;
         }
-        if let Some(cancelled) = &mut self.cancelled {
+        if let Some(cancelled) = self.cancels.sent_mut() {
             cancelled.takes_back = true;
         }
         if let Some(report) = report {
@@ -286,27 +284,20 @@ impl Session {
     }
 
     fn takes_back(&self) -> bool {
-        let cancelled = self.cancelled.as_ref();
+        let cancelled = self.cancels.sent();
         cancelled.is_some_and(|cancelled| cancelled.takes_back)
     }
 
     /// Whether an error of a cancel was kept from the client in a batch that has no Sync yet.
     pub(super) fn is_spent(&self) -> bool {
-        let cancelled = self.cancelled.as_ref();
+        let cancelled = self.cancels.sent();
         cancelled.is_some_and(|cancelled| cancelled.spent)
-    }
-
-    /// The server has come to the end of what it was sent: cancels that it had got by then hit nothing any more.
-    pub(in crate::session) fn cancels_are_spent(&mut self) {
-        if self.cancels_open == 0 {
-            self.cancelled = None;
-        }
     }
 
     /// Whether a cancel of ours may still hit what the client runs next, in a batch whose end no ReadyForQuery tells.
     pub(super) fn may_be_hit(&self) -> bool {
         let pending = &self.state.pending;
-        self.cancelled.is_some() && pending.unsynced() && !pending.skipping()
+        self.cancels.sent().is_some() && pending.unsynced() && !pending.skipping()
     }
 
     /// Asks the server for a sign that it is past everything that it was sent: a cancel that has not shown by then hits
@@ -322,7 +313,7 @@ impl Session {
     pub(super) fn fence_answered(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let tag = BackendTag::from(frame.tag);
         if tag == BackendTag::CloseComplete {
-            self.cancels_are_spent();
+            self.cancels.server_is_past();
             if self.may_be_hit() {
                 // One is on its way still: to ask again at once would be to ask without end.
                 self.await_cancels(now);

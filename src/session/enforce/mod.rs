@@ -31,6 +31,7 @@ mod deadline;
 mod drain;
 mod exchange;
 mod hit;
+mod next;
 mod poison;
 mod question;
 mod release;
@@ -39,6 +40,7 @@ mod terminate;
 
 use std::time::Instant;
 
+use self::next::Next;
 pub(super) use self::{
     hit::{Cancelled, Hit},
     release::Released,
@@ -190,9 +192,7 @@ impl Session {
     fn set_ending(&mut self, incident: Incident, cause: Cause, now: Instant) {
         let failed = self.state.status == TransactionStatus::Failed;
         let began = self.state.transaction.started;
-        let since = self.gate_since.filter(|&since| Some(since) >= began);
-        let since = since.unwrap_or(now);
-        self.gate_since = Some(since);
+        let since = self.cancels.await_gate(began, now);
         let closes = match cause {
             Cause::Shutdown => Some(CloseReason::Drain),
             Cause::Limit => {
@@ -287,7 +287,7 @@ impl Session {
             ending.incident.delay(waited);
             ending.acted = now;
         }
-        self.gate_since = None;
+        self.cancels.gate_passed();
         self.next_step(now);
         self.step_ended(Some(Step::Gate), now);
     }
@@ -384,43 +384,27 @@ impl Session {
         let Some(ending) = &self.ending else {
             return;
         };
-        let pending = &self.state.pending;
-        let (quiet, over) = (pending.is_empty(), self.is_over());
-        // A session whose transaction has ended by itself lives on, unless pgidle ends.
-        let closes = ending.closes.is_some()
-            && (!over || ending.hit.is_some() || ending.cause == Cause::Shutdown);
-        if ending.incident.action == policy::Action::Release && !over {
-            self.ask();
-        } else if closes && !pending.copy_in() && self.nothing_can_run() {
-            self.terminate(0);
-        } else if over && !closes && pending.skipping() && (self.is_spent() || ending.in_batch) {
-            self.sync();
-        } else if over && !closes && quiet && self.may_be_hit() {
-            self.fence();
-        } else if over && !closes {
-            self.finish_over();
-        } else if pending.copy_in() {
-            self.copy_fail(now);
-        } else if pending.skipping() {
-            if !ending.in_batch {
-                self.discard.rest_of_batch();
+        match self.next(ending, now) {
+            Next::AskToRelease => self.ask(),
+            Next::Terminate => self.terminate(0),
+            Next::EndSkipping => self.sync(),
+            Next::Fence => self.fence(),
+            Next::Finish => self.finish_over(),
+            Next::FailCopy => self.copy_fail(now),
+            Next::EndBatch => {
+                if !ending.in_batch {
+                    self.discard.rest_of_batch();
+                }
+                self.state.pending.skip();
+                self.sync();
             }
-            self.state.pending.skip();
-            self.sync();
-        } else if !quiet {
-            self.stop(now);
-        } else if pending.unsynced() {
-            self.poison();
-        } else if self.state.status == TransactionStatus::InBlock
-            && self
-                .between_batches_until()
-                .is_some_and(|until| now < until)
-        {
-            // The cancel came to nothing, and the client is about to run what it has parsed.
-            self.put_off();
-            self.actions.push_back(Action::OpenGate);
-        } else {
-            self.abort(abort::Replies::default());
+            Next::Stop => self.stop(now),
+            Next::Poison => self.poison(),
+            Next::PutOff => {
+                self.put_off();
+                self.actions.push_back(Action::OpenGate);
+            }
+            Next::Abort => self.abort(abort::Replies::default()),
         }
     }
 
@@ -442,7 +426,7 @@ impl Session {
         if let Some(finished) = self.state.enforced(kind, status, now) {
             self.record(*finished);
         }
-        self.cancels_are_spent();
+        self.cancels.server_is_past();
         if self.state.status == TransactionStatus::Idle {
             self.transaction_ended();
         }

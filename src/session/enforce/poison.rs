@@ -52,7 +52,7 @@ impl Session {
             }
             (BackendTag::ReadyForQuery, Some(_)) => {
                 self.state.own_ready(frame.body);
-                self.cancels_are_spent();
+                self.cancels.server_is_past();
                 self.next_step(now);
             }
             _ => self.doubt("The server answered a Sync with an unexpected message."),
