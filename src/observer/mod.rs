@@ -15,7 +15,6 @@ mod tls;
 use std::{
     collections::HashMap,
     convert::Infallible,
-    error::Error,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -29,8 +28,8 @@ use tokio::{
     time::{Instant as Clock, sleep, sleep_until, timeout},
 };
 
-pub use self::notices::attend;
 use self::server::{QUESTION_TIMEOUT, Server};
+pub use self::{notices::attend, server::ServerError};
 use crate::{
     config::{Config, Dsn, ObserverSettings, Pooler},
     session::{Look, damage::Damage, event::Who},
@@ -310,21 +309,14 @@ fn settings(config: &Config) -> ObserverSettings {
 /// Why nothing was seen.
 #[derive(Debug, thiserror::Error)]
 enum LookError {
-    #[error("{}", with_causes(.0))]
-    Server(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Server(#[from] ServerError),
     #[error("no answer within {ANSWER_TIMEOUT:?}")]
     TooLate,
     #[error(
         "none of the {0} sessions asked about is there: does `observer.dsn` lead to the server behind `upstream.address`?"
     )]
     Elsewhere(usize),
-}
-
-/// An error and what lies behind it, in one line.
-pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let causes: Vec<_> = causes.map(ToString::to_string).collect();
-    causes.join(": ")
 }
 
 /// How long connecting and asking may take together.

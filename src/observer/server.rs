@@ -1,6 +1,6 @@
 //! The observer's connection to PostgreSQL, and the one question that it asks for all watched sessions.
 
-use std::time::Duration;
+use std::{error::Error as _, fmt, iter, time::Duration};
 
 use tokio_postgres::{
     Client, Error, Statement,
@@ -29,7 +29,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Connects, and sees to it that no question takes long.
-    pub(super) async fn connect(dsn: &Dsn) -> Result<Self, Error> {
+    pub(super) async fn connect(dsn: &Dsn) -> Result<Self, ServerError> {
         let client = connect(dsn).await?;
         client.batch_execute(&settings()).await?;
         let row = client.query_one(ABILITIES, &[]).await?;
@@ -48,7 +48,7 @@ impl Server {
     }
 
     /// Asks about the sessions of some server processes.
-    pub(super) async fn ask(&self, pids: &[i32]) -> Result<Answer, Error> {
+    pub(super) async fn ask(&self, pids: &[i32]) -> Result<Answer, ServerError> {
         let rows = self.client.query(&self.question, &[&pids]).await?;
         let mut reader = Reader::new(&self.encoding, self.sees_others);
         for row in &rows {
@@ -57,6 +57,29 @@ impl Server {
         Ok(reader.finish())
     }
 }
+
+/// What a connection of pgidle's own ended with: the error and its causes, in one line.
+#[derive(Debug)]
+pub struct ServerError(Error);
+
+impl From<Error> for ServerError {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let causes = iter::successors(self.0.source(), |&error| error.source());
+        causes
+            .into_iter()
+            .try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+// The causes are in the text, and are not named again as its source.
+impl std::error::Error for ServerError {}
 
 /// Connects in the first way, encrypted or not, that the server does not refuse.
 async fn connect(dsn: &Dsn) -> Result<Client, Error> {

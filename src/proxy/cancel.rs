@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Shared,
+    connect::{self, Place},
     stream::Stream,
-    upstream::{self, Place},
 };
 use crate::{
     config::{Encryption, Upstream},
@@ -41,9 +41,9 @@ async fn forward(shared: &Shared, key: &CancelKey) {
         let config = shared.config.borrow().clone();
         // Only a server knows whose key it is.
         for (index, address) in config.upstream.addresses.iter().enumerate() {
-            let way = upstream::ways(address, &config.upstream).first();
+            let way = connect::ways(address, &config.upstream).first();
             let way = *way.unwrap_or(&Encryption::No);
-            for place in upstream::places(index, address).await.unwrap_or_default() {
+            for place in connect::places(index, address).await.unwrap_or_default() {
                 send(place, &config.upstream, way, key).await;
             }
         }
@@ -82,7 +82,7 @@ pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
 /// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
 async fn send(place: Place<'_>, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
     let sending = async {
-        let mut stream = upstream::connect(place, upstream, encryption)
+        let mut stream = connect::connect(place, upstream, encryption)
             .await
             .map_err(io::Error::other)?;
         stream.write_all(&key.request()).await?;

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     Worker, cancel,
+    refusal::Refusal,
     relay::{self, Relay},
     stream::Stream,
     tls, upstream,
@@ -106,15 +107,15 @@ async fn open(
         .map_err(failed)
         .ok()?;
     let mut bytes = BytesMut::with_capacity(1024);
-    let report = loop {
+    let refusal = loop {
         let (startup, packet) = match read_startup(&mut stream, &mut bytes).await? {
             Ok(read) => read,
-            Err(report) => break report,
+            Err(refusal) => break refusal,
         };
         match startup {
             Startup::SslRequest | Startup::GssEncRequest => {
-                if let Some(report) = tls::refuses_request(&stream, &bytes) {
-                    break report;
+                if let Some(refusal) = tls::refuses_request(&stream, &bytes) {
+                    break refusal;
                 }
                 if startup == Startup::SslRequest {
                     let answered = tls::answer_request(stream, &config.tls).await;
@@ -132,19 +133,25 @@ async fn open(
                         let relay = Relay::new(session, stream, server, early, entry);
                         return Some(Opened::Session(Box::new(relay)));
                     }
-                    Err(report) => break report,
+                    Err(refusal) => break refusal,
                 }
             }
-            Startup::DirectTls => break refusal("08P01", "TLS is not offered here".to_owned()),
+            Startup::DirectTls => break Refusal::TlsNotOffered,
         }
     };
+    refuse(stream, client, refusal).await;
+    None
+}
+
+/// Tells a client why it gets no session, and closes its connection.
+async fn refuse(mut stream: Stream, client: Option<SocketAddr>, refusal: Refusal) {
+    let report = Report::from(refusal);
     tracing::info!(?client, reason = report.message, "refused a connection");
     let mut fatal = BytesMut::new();
     originate::fatal_response(&report, &mut fatal);
     if stream.write_all(&fatal).await.is_ok() {
-        relay::linger(stream).await;
+        stream.linger().await;
     }
-    None
 }
 
 /// Reads whom a load balancer speaks for, where one is said to; `None` when it speaks for itself.
@@ -177,11 +184,11 @@ async fn announced(stream: &mut Stream, config: &Config) -> io::Result<Option<So
 async fn read_startup(
     stream: &mut Stream,
     bytes: &mut BytesMut,
-) -> Option<Result<(Startup, BytesMut), Report>> {
+) -> Option<Result<(Startup, BytesMut), Refusal>> {
     loop {
         match parse_startup(bytes) {
             Ok(Some((startup, len))) => return Some(Ok((startup, bytes.split_to(len)))),
-            Err(error) => return Some(Err(refusal("08P01", error.to_string()))),
+            Err(error) => return Some(Err(Refusal::BadStartup(error))),
             Ok(None) if matches!(stream.read_buf(bytes).await, Ok(1..)) => {}
             Ok(None) => return None,
         }
@@ -199,20 +206,17 @@ async fn connect(
     worker: &Worker,
     config: &Arc<Config>,
     until: Option<Instant>,
-) -> Result<Connected, Report> {
-    if let Some(report) = tls::refuses_session(stream, &config.tls, &packet.user) {
-        return Err(report);
+) -> Result<Connected, Refusal> {
+    if let Some(refusal) = tls::refuses_session(stream, &config.tls, &packet.user) {
+        return Err(refusal);
     }
     let registry = &worker.shared.registry;
     let seat = seat(registry, config.upstream.max_sessions)
         .await
-        .ok_or_else(|| refusal("53300", "sorry, too many sessions already".to_owned()))?;
+        .ok_or(Refusal::TooManySessions)?;
     let opened = upstream::open_session(config, &worker.shared.kinds, startup)
         .await
-        .map_err(|errors| {
-            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            refusal("08006", errors.join("; "))
-        })?;
+        .map_err(Refusal::Unreachable)?;
     let server = crate::registry::Server {
         index: opened.index,
         resolved: opened.resolved,
@@ -275,15 +279,5 @@ fn binding(client: &Stream, server: &Stream, config: &Config) -> ChannelBinding 
             ChannelBinding::Hidden
         }
         Some(_) | None => ChannelBinding::Passes,
-    }
-}
-
-/// The FATAL error of a connection that does not become a session.
-pub(super) fn refusal(sqlstate: &'static str, message: String) -> Report {
-    Report {
-        sqlstate,
-        message: format!("pgidle: {message}"),
-        detail: String::new(),
-        hint: String::new(),
     }
 }

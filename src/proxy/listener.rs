@@ -17,7 +17,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Shared, Worker, handshake, stream::Stream, upstream::KEEPALIVE};
+use super::{
+    Shared, Worker, handshake,
+    stream::{KEEPALIVE, Stream},
+};
 use crate::config::Address;
 
 /// Connections that may wait to be accepted.

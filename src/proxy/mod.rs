@@ -2,12 +2,14 @@
 //! bytes between the two until one side leaves. Cancel requests have a short path of their own.
 
 mod cancel;
+mod connect;
 mod descriptors;
 mod handshake;
-mod kinds;
 mod listener;
 mod own_address;
+mod refusal;
 mod relay;
+mod server_role;
 mod stream;
 mod tls;
 mod upstream;
@@ -19,9 +21,9 @@ use tokio::sync::watch;
 use crate::{audit::Audit, config::Config, observer::Observer, registry::Registry};
 
 pub use descriptors::capacity;
-pub use kinds::Kinds;
 pub use listener::{Bound, ListenError, bind, run};
 pub use own_address::{OwnAddress, refuse_own_address};
+pub use server_role::Kinds;
 
 /// What the sessions of all threads share.
 #[derive(Debug)]

@@ -16,11 +16,14 @@ use std::{
 
 use bytes::{Buf as _, BytesMut};
 use tokio::{
-    io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
     time::{Instant, Sleep},
 };
 
-use super::{Worker, cancel, stream::Stream};
+use super::{
+    Worker, cancel,
+    stream::{LINGER, Stream},
+};
 use crate::{
     observer::Watch,
     registry::{Command, Entry},
@@ -43,9 +46,6 @@ const TURN: Duration = Duration::from_micros(500);
 /// How long after a request that was held its CancelRequest follows. They take two ways, and a server that has not begun
 /// with the request ignores it; so it comes as much later as a client's own could.
 const AFTER_REQUEST: Duration = Duration::from_millis(100);
-
-/// How long a closed session waits for its client to take what was sent and to leave.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// How long its server may take for its last message: next to no time, where it takes any.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -194,20 +194,8 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     // Its place is free: the server's connection is closed.
     drop(entry);
     if let Some(client) = client {
-        linger(client).await;
+        client.linger().await;
     }
-}
-
-/// Lets the other side read what was sent: a close with unread input would reset the connection and discard it.
-pub(super) async fn linger(mut stream: Stream) {
-    let wait = async {
-        stream.shutdown().await?;
-        let mut sink = [0; 512];
-        while stream.read(&mut sink).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // Whatever came of it, the socket is closed now.
-    drop(tokio::time::timeout(LINGER, wait).await);
 }
 
 impl Relay {

@@ -4,13 +4,20 @@ use std::{
     io,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::{TlsStream, rustls::pki_types::CertificateDer};
+
+/// When a silent connection is first probed.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long a connection that is closed waits for its client to take what was sent and to leave.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -69,6 +76,18 @@ impl Stream {
             }
             Self::Tls(_) | Self::Tcp(_) | Self::Unix(_) => Ok(()),
         }
+    }
+
+    /// Lets the other side read what was sent: a close with unread input would reset the connection and discard it.
+    pub(super) async fn linger(mut self) {
+        let wait = async {
+            self.shutdown().await?;
+            let mut sink = [0; 512];
+            while self.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever came of it, the socket is closed now.
+        drop(tokio::time::timeout(LINGER, wait).await);
     }
 }
 

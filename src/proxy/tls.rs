@@ -2,15 +2,11 @@
 
 use std::io;
 
-use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::{TlsAcceptor, TlsStream, rustls::pki_types::CertificateDer};
 
-use super::{handshake::refusal, stream::Stream};
-use crate::{
-    config::{ALPN, Acceptor, SslMode, TlsSettings},
-    wire::originate::Report,
-};
+use super::{refusal::Refusal, stream::Stream};
+use crate::config::{ALPN, Acceptor, SslMode, TlsSettings};
 
 /// The first byte of a TLS record that carries a handshake.
 const HANDSHAKE: u8 = 0x16;
@@ -57,25 +53,13 @@ pub(super) async fn answer_request(
     }
 }
 
-/// Says why a request for encryption cannot be answered, if so.
-pub(super) fn refuses_request(stream: &Stream, behind: &BytesMut) -> Option<Report> {
+/// Says why a request for encryption cannot be answered, if so; `after` is what came after it.
+pub(super) fn refuses_request(stream: &Stream, after: &[u8]) -> Option<Refusal> {
     if stream.is_tls() {
-        return Some(refusal(
-            "08P01",
-            "a request for encryption inside of TLS".to_owned(),
-        ));
+        return Some(Refusal::AlreadyEncrypted);
     }
-    if behind.is_empty() {
-        return None;
-    }
-    // Somebody in the middle may have put it there (CVE-2021-23214).
-    let mut report = refusal(
-        "08P01",
-        "received unencrypted data after a request for encryption".to_owned(),
-    );
-    "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."
-        .clone_into(&mut report.detail);
-    Some(report)
+    // An attacker on the way may have put it there (CVE-2021-23214).
+    (!after.is_empty()).then_some(Refusal::DataAfterTlsRequest)
 }
 
 /// Says why a client may not open a session over this connection, if so.
@@ -83,27 +67,20 @@ pub(super) fn refuses_session(
     stream: &Stream,
     settings: &TlsSettings,
     user: &str,
-) -> Option<Report> {
+) -> Option<Refusal> {
     // As with PostgreSQL, TLS does not concern Unix sockets.
     if settings.sslmode < SslMode::Require || matches!(stream, Stream::Unix(_)) {
         return None;
     }
     if !stream.is_tls() {
-        let mut report = refusal("28000", "connections without TLS are refused".to_owned());
-        "Set sslmode=require, or stronger, in the client.".clone_into(&mut report.hint);
-        return Some(report);
+        return Some(Refusal::TlsRequired);
     }
     let named = stream.peer_certificate().and_then(common_name);
     if settings.sslmode == SslMode::VerifyFull && named.as_deref() != Some(user) {
-        let mut report = refusal(
-            "28000",
-            "the client certificate is not that of the role".to_owned(),
-        );
-        report.detail = format!(
-            "The common name of its subject is \"{}\", the role is \"{user}\".",
-            named.unwrap_or_default()
-        );
-        return Some(report);
+        return Some(Refusal::CertificateMismatch {
+            name: named.unwrap_or_default(),
+            user: user.to_owned(),
+        });
     }
     None
 }

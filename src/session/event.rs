@@ -166,6 +166,31 @@ impl Outcome {
     }
 }
 
+/// What a cancel of ours has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hit {
+    /// It ended the transaction that was meant.
+    Meant,
+    /// The transaction had ended by itself: it ended what the client ran next.
+    Next,
+    /// Whether what it met was committed, or a part of it, cannot be known.
+    Unknown,
+    /// It ended the wait of a commit for its standby.
+    Wait,
+}
+
+impl Hit {
+    /// How that is reported.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Meant => Outcome::RolledBack,
+            Self::Next => Outcome::NextCancelled,
+            Self::Unknown => Outcome::Unknown,
+            Self::Wait => Outcome::CommitNotAwaited,
+        }
+    }
+}
+
 /// A limit that was reached, and everything the wire tells about it.
 #[derive(Clone, Debug)]
 pub struct Incident {
@@ -259,4 +284,44 @@ pub struct TransactionRecord {
     pub statements: Vec<Statement>,
     /// How many statements it had in all.
     pub statement_count: u64,
+}
+
+/// Why a session ended: the metric label, the audit field and the log field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client closed its connection.
+    ClientLeft,
+    /// The server closed its connection.
+    ServerLeft,
+    /// The client's connection failed.
+    ClientIo,
+    /// The server's connection failed.
+    ServerIo,
+    /// One side sent what cannot be followed.
+    Protocol,
+    /// A rule's limit was reached.
+    Policy,
+    /// pgidle shuts down.
+    Drain,
+    /// Proving who the client is cannot work through pgidle.
+    Authentication,
+    /// The server is not one that sessions are meant for.
+    Target,
+}
+
+impl CloseReason {
+    /// The name used in logs, audit lines and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientLeft => "client_left",
+            Self::ServerLeft => "server_left",
+            Self::ClientIo => "client_io",
+            Self::ServerIo => "server_io",
+            Self::Protocol => "protocol",
+            Self::Policy => "policy",
+            Self::Drain => "drain",
+            Self::Authentication => "authentication",
+            Self::Target => "target_session_attrs",
+        }
+    }
 }

@@ -52,7 +52,7 @@ use self::{
     state::{Finished, State, TransactionStatus},
     telling::Telling,
 };
-pub use self::{limits::Look, startup::ChannelBinding};
+pub use self::{event::CloseReason, limits::Look, startup::ChannelBinding};
 use crate::{
     policy::{Identity, Kind, Limits, Rules, Target},
     wire::{
@@ -83,46 +83,6 @@ pub enum Action {
     SetCancelKey(CancelKey),
     /// Write what is due to both sides, then close them.
     Close(CloseReason),
-}
-
-/// Why a session ended: the metric label, the audit field and the log field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// The client closed its connection.
-    ClientLeft,
-    /// The server closed its connection.
-    ServerLeft,
-    /// The client's connection failed.
-    ClientIo,
-    /// The server's connection failed.
-    ServerIo,
-    /// One side sent what cannot be followed.
-    Protocol,
-    /// A rule's limit was reached.
-    Policy,
-    /// pgidle shuts down.
-    Drain,
-    /// Proving who the client is cannot work through pgidle.
-    Authentication,
-    /// The server is not one that sessions are meant for.
-    Target,
-}
-
-impl CloseReason {
-    /// The name used in logs, audit lines and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClientLeft => "client_left",
-            Self::ServerLeft => "server_left",
-            Self::ClientIo => "client_io",
-            Self::ServerIo => "server_io",
-            Self::Protocol => "protocol",
-            Self::Policy => "policy",
-            Self::Drain => "drain",
-            Self::Authentication => "authentication",
-            Self::Target => "target_session_attrs",
-        }
-    }
 }
 
 /// A stream of bytes that cannot be followed: whose, and why.

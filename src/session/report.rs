@@ -5,10 +5,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::{
-    enforce::Hit,
-    event::{Incident, Position},
-};
+use super::event::{Hit, Incident, Position};
 use crate::{
     policy::{Kind, Target, format_duration},
     wire::originate::Report,

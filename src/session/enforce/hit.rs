@@ -7,8 +7,8 @@
 //! what was answered before it. What shows when the ending is over already is reported once more.
 
 use super::{
-    BackendTag, Cause, ErrorFields, Frame, Incident, Instant, Outcome, Session, Step, Telling,
-    Verdict, originate, report,
+    BackendTag, Cause, ErrorFields, Frame, Hit, Incident, Instant, Session, Step, Telling, Verdict,
+    originate, report,
 };
 use crate::{
     session::{
@@ -18,31 +18,6 @@ use crate::{
     sql::Commits,
     wire::originate::{ReadyStatus, Report},
 };
-
-/// What a cancel of ours has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::session) enum Hit {
-    /// It ended the transaction that was meant.
-    Meant,
-    /// The transaction had ended by itself: it ended what the client ran next.
-    Next,
-    /// Whether what it met was committed, or a part of it, cannot be known.
-    Unknown,
-    /// It ended the wait of a commit for its standby.
-    Wait,
-}
-
-impl Hit {
-    /// How that is reported.
-    pub(super) fn outcome(self) -> Outcome {
-        match self {
-            Self::Meant => Outcome::RolledBack,
-            Self::Next => Outcome::NextCancelled,
-            Self::Unknown => Outcome::Unknown,
-            Self::Wait => Outcome::CommitNotAwaited,
-        }
-    }
-}
 
 /// A cancel of ours that was sent, as long as it may show.
 #[derive(Clone, Debug)]

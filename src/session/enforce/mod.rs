@@ -41,13 +41,10 @@ mod terminate;
 use std::time::Instant;
 
 use self::next::Next;
-pub(super) use self::{
-    hit::{Cancelled, Hit},
-    release::Released,
-};
+pub(super) use self::{hit::Cancelled, release::Released};
 use super::{
     Action, CloseReason, Session, Verdict,
-    event::{Incident, Outcome},
+    event::{Hit, Incident, Outcome},
     limits::Rung,
     report,
     savepoints::Savepoints,

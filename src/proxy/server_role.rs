@@ -15,10 +15,10 @@ use std::{
 use tokio::{sync::Mutex, time::Instant};
 use tokio_postgres::NoTls;
 
-use super::upstream::{self, ConnectError, Place};
+use super::connect::{self, ConnectError, Place};
 use crate::{
     config::{Address, Dsn, Upstream},
-    observer::{attend, with_causes},
+    observer::{ServerError, attend},
     policy::ServerKind,
 };
 
@@ -83,17 +83,17 @@ async fn probe(
         .ssl_mode(tokio_postgres::config::SslMode::Disable)
         .application_name("pgidle probe");
     let mut refused = None;
-    for &way in upstream::ways(place.address, upstream) {
-        let stream = match upstream::connect(place, upstream, way).await {
+    for &way in connect::ways(place.address, upstream) {
+        let stream = match connect::connect(place, upstream, way).await {
             Ok(stream) => stream,
             Err(error) => return Err(refused.unwrap_or(error)),
         };
         // It is encrypted already, where it is to be.
         let greeting = async {
             let greeted = config.connect_raw(stream, NoTls).await;
-            greeted.map_err(|error| io::Error::other(with_causes(&error)))
+            greeted.map_err(|error| io::Error::other(ServerError::from(error)))
         };
-        match upstream::within(upstream.connect_timeout, greeting).await {
+        match connect::within(upstream.connect_timeout, greeting).await {
             Ok((client, connection)) => {
                 let mut kind = ServerKind::default();
                 for name in ServerKind::PARAMETERS {
