@@ -72,7 +72,9 @@ impl Session {
         let mut report = report.clone();
         if !ready || self.state.replication {
             // Nothing was cancelled: what was sent together with the startup packet may still run.
-            let unknown = self.state.pending.ready_owed();
+            let pending = &self.state.pending;
+            let waiting = usize::from(!pending.is_empty());
+            let unknown = pending.ready_owed().max(waiting);
             report::add_unknown(&mut report, unknown);
             self.unknown = self.unknown.max(unknown);
         }
