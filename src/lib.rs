@@ -11,7 +11,8 @@
 //! # The floors (imports go down only)
 //! | floor | modules |
 //! |---|---|
-//! | 4 | `app`, `cli`, `log` (and `main`) |
+//! | 5 | `lib`, `main` |
+//! | 4 | `app`, `cli`, `log` |
 //! | 3 | `proxy`, `demo` |
 //! | 2 | `registry`, `audit`, `observer` |
 //! | 1 | `session`, `config`, `line_writer` |

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::{Session, Verdict, pending::Text, savepoints::Savepoints, state::TransactionStatus};
+use super::{Session, Verdict, savepoints::Savepoints, state::TransactionStatus, text::Text};
 use crate::{
     sql::{self, Identifier, Inert},
     wire::{

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::pending::Text;
+use super::text::Text;
 
 type Names = HashMap<Box<[u8]>, Newest>;
 

@@ -28,6 +28,7 @@ mod silence;
 mod startup;
 mod state;
 mod telling;
+mod text;
 mod transaction;
 
 #[cfg(test)]
@@ -37,7 +38,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
-pub(crate) use self::pending::MAX_TEXT;
+pub(crate) use self::text::MAX_TEXT;
 use self::{
     cancel_guard::CancelGuard,
     discard::Discard,

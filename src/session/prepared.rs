@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::pending::Text;
+use super::text::Text;
 
 /// Bytes of text that named statements keep; those beyond keep only what they do to the transaction.
 const MAX_TEXT_BYTES: usize = 1 << 20;

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    pending::{MAX_TEXT, Owed, Request, Text},
+    pending::{Owed, Request},
     state::State,
+    text::{MAX_TEXT, Text},
 };
 use crate::{
     sql::{self, Outline},

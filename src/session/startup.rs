@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::{CloseReason, Session, report, state::Phase};
+use super::{CloseReason, Session, report};
 use crate::{
     policy::{ServerKind, Target},
     wire::{self, BackendTag, Frame, FrontendTag, originate, sasl},
@@ -98,7 +98,7 @@ impl Startup {
 impl Session {
     /// Looks at a frame of a server that has not let the client in; whether it is kept from the client.
     pub(super) fn startup_answered(&mut self, frame: Frame<'_>) -> bool {
-        let Phase::Authenticating(startup) = &mut self.state.phase else {
+        let Some(startup) = self.state.phase.startup_mut() else {
             return false;
         };
         if let Some(mechanisms) = startup.without_binding(frame) {
@@ -114,7 +114,7 @@ impl Session {
 
     /// Looks at a frame of a client that authenticates; whether it is kept from the server, and the session ends.
     pub(super) fn startup_fails(&mut self, frame: Frame<'_>) -> bool {
-        let Phase::Authenticating(startup) = &mut self.state.phase else {
+        let Some(startup) = self.state.phase.startup_mut() else {
             return false;
         };
         let fails = startup.misses_binding(frame);
@@ -133,9 +133,6 @@ impl Session {
 
     /// Until when the client has to be authenticated; `None` once it is.
     pub(super) fn authenticate_by(&self) -> Option<Instant> {
-        match &self.state.phase {
-            Phase::Authenticating(startup) => startup.authenticate_by(),
-            Phase::Ready | Phase::Closing => None,
-        }
+        self.state.phase.startup()?.authenticate_by()
     }
 }

@@ -24,9 +24,10 @@ use std::time::Instant;
 
 use super::{
     event::TransactionOutcome,
-    pending::{Owed, Pending, Request, Text},
+    pending::{Owed, Pending, Request},
     prepared::Prepared,
     startup::Startup,
+    text::Text,
     transaction::{Ended, Transaction},
 };
 use crate::{
@@ -50,6 +51,22 @@ impl Phase {
     /// Whether the server has not yet said that it is ready for a first request.
     pub(super) fn is_startup(&self) -> bool {
         matches!(self, Self::Authenticating(_))
+    }
+
+    /// What counts until it has said so.
+    pub(super) fn startup(&self) -> Option<&Startup> {
+        match self {
+            Self::Authenticating(startup) => Some(startup),
+            Self::Ready | Self::Closing => None,
+        }
+    }
+
+    /// The same, to take note of more.
+    pub(super) fn startup_mut(&mut self) -> Option<&mut Startup> {
+        match self {
+            Self::Authenticating(startup) => Some(startup),
+            Self::Ready | Self::Closing => None,
+        }
     }
 
     /// Whether requests and answers pass.

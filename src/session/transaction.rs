@@ -7,8 +7,9 @@ use std::{
 
 use super::{
     event::{Statement, TransactionOutcome},
-    pending::{Request, Text},
+    pending::Request,
     savepoints::Savepoints,
+    text::Text,
 };
 use crate::{
     policy::Kind,

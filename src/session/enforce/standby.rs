@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Instant, Outcome, Session, Step, policy};
 use crate::{
-    session::{damage::Damage, event::Position, limits::Look, pending::Text},
+    session::{damage::Damage, event::Position, limits::Look, text::Text},
     sql::{self, Control},
 };
 

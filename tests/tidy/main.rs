@@ -6,34 +6,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod imports;
+
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-/// Every module at the top of `src`, with its floor: a module may name modules of lower floors only.
-const FLOORS: &[(&str, u8)] = &[
-    ("wire", 0),
-    ("sql", 0),
-    ("policy", 0),
-    ("session", 1),
-    ("config", 1),
-    ("line_writer", 1),
-    ("registry", 2),
-    ("audit", 2),
-    ("observer", 2),
-    ("proxy", 3),
-    ("demo", 3),
-    ("app", 4),
-    ("cli", 4),
-    ("log", 4),
-    ("main", 5),
-    ("lib", 5),
-];
-
-/// Modules without I/O and clock.
-const PURE: &[&str] = &["wire", "sql", "policy", "session"];
+use imports::floor;
 
 /// The longest file, in lines of code without comments, blank lines and tests.
 const LONGEST_FILE: usize = 600;
@@ -121,9 +102,16 @@ fn is_unit_test(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
-/// Source without comment lines, and without the unit tests at its end.
+/// Source without comment lines, and without the unit tests at its end: they are a module that is written there, not one
+/// that is declared.
 fn code(text: &str) -> String {
-    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let is_inline = |&(at, start): &(usize, &str)| {
+        let rest = &text[at + start.len()..];
+        let line = rest.lines().next().unwrap_or_default();
+        line.ends_with(" {")
+    };
+    let mut tests = text.match_indices("\n#[cfg(test)]\nmod ");
+    let end = tests.find(is_inline).map_or(text.len(), |(at, _)| at);
     let mut code = String::new();
     for line in text[..end].lines() {
         let line = line.split(" // ").next().unwrap_or(line);
@@ -148,150 +136,6 @@ fn identifier(text: &str) -> &str {
         .find(|c: char| !c.is_alphanumeric() && c != '_')
         .unwrap_or(text.len());
     &text[..end]
-}
-
-/// The modules that code names as `crate::x` or inside `crate::{x, y::z}`.
-fn imports(code: &str) -> BTreeSet<&str> {
-    let mut found = BTreeSet::new();
-    for (at, start) in code.match_indices("crate::") {
-        let rest = &code[at + start.len()..];
-        if !rest.starts_with('{') {
-            found.insert(identifier(rest));
-            continue;
-        }
-        let mut depth = 0_usize;
-        let mut item_starts = false;
-        for (at, c) in rest.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 1 => break,
-                '}' => depth -= 1,
-                _ => {}
-            }
-            if depth == 1 && (c == '{' || c == ',') {
-                item_starts = true;
-            } else if item_starts && !c.is_whitespace() {
-                item_starts = false;
-                found.insert(identifier(&rest[at..]));
-            }
-        }
-    }
-    found.remove("");
-    found
-}
-
-fn floor(module: &str) -> Option<u8> {
-    let found = FLOORS.iter().find(|(name, _)| *name == module);
-    found.map(|&(_, floor)| floor)
-}
-
-fn imports_go_down(file: &File) -> Vec<String> {
-    let Some(module) = top_module(&file.path) else {
-        return Vec::new();
-    };
-    let Some(own) = floor(module) else {
-        return vec![format!(
-            "{}: `{module}` has no floor in tests/tidy.rs",
-            file.path
-        )];
-    };
-    let code = code(&file.text);
-    let mut complaints: Vec<_> = imports(&code)
-        .into_iter()
-        .filter(|&other| other != module && floor(other).is_some_and(|floor| floor >= own))
-        .map(|other| format!("{}: `{module}` may not name `crate::{other}`", file.path))
-        .collect();
-    let is_top = match file.path.matches('/').count() {
-        1 => true,
-        2 => file.path.ends_with("/mod.rs"),
-        _ => false,
-    };
-    if code.contains("super::super::") || (is_top && names(&code, "super")) {
-        complaints.push(format!(
-            "{}: say `crate::`, not `super::`, to leave a module",
-            file.path
-        ));
-    }
-    complaints
-}
-
-#[test]
-fn imports_only_go_down() {
-    enforce(
-        imports_go_down,
-        &[
-            ("src/wire/frame.rs", "use crate::session::Session;"),
-            (
-                "src/wire/frame.rs",
-                "fn f(action: &crate::policy::Action) {}",
-            ),
-            (
-                "src/audit/mod.rs",
-                "use crate::{\n    policy::{Action, Kind},\n    proxy,\n};",
-            ),
-            ("src/proxy/relay.rs", "use crate::demo::run;"),
-            ("src/session/mod.rs", "use super::proxy;"),
-            ("src/session/state.rs", "use super::super::proxy;"),
-            ("src/pool.rs", "//! A module that is not in the table."),
-        ],
-    );
-    assert_eq!(
-        imports("use crate::{a::{x, y}, b};\ncrate::c::d(); crate::E"),
-        BTreeSet::from(["a", "b", "c", "E"])
-    );
-}
-
-fn core_is_pure(file: &File) -> Vec<String> {
-    let is_core = top_module(&file.path).is_some_and(|module| PURE.contains(&module));
-    if !is_core || is_unit_test(&file.path) {
-        return Vec::new();
-    }
-    let code = code(&file.text);
-    [
-        "tokio",
-        "tracing",
-        "Instant::now",
-        "SystemTime",
-        "std::net::TcpStream",
-        "std::fs",
-    ]
-    .iter()
-    .filter(|word| names(&code, word))
-    .map(|word| format!("{}: names `{word}`: no I/O, clock or log here", file.path))
-    .collect()
-}
-
-#[test]
-fn wire_sql_policy_and_session_have_no_io_and_no_clock() {
-    enforce(
-        core_is_pure,
-        &[
-            ("src/wire/frame.rs", "use tokio::io::AsyncRead;"),
-            ("src/session/mod.rs", "    tracing::debug!(\"state\");"),
-            ("src/policy/rule.rs", "let now = Instant::now();"),
-        ],
-    );
-}
-
-fn pgwire_stays_in_wire(file: &File) -> Vec<String> {
-    let at_home = ["wire", "console"];
-    match top_module(&file.path) {
-        Some(module) if !at_home.contains(&module) && names(&code(&file.text), "pgwire") => {
-            vec![format!(
-                "{}: `pgwire` is named only in {at_home:?}",
-                file.path
-            )]
-        }
-        Some(_) | None => Vec::new(),
-    }
-}
-
-#[test]
-fn pgwire_is_named_only_in_wire_and_console() {
-    enforce(
-        pgwire_stays_in_wire,
-        &[("src/proxy/relay.rs", "use pgwire::messages::Query;")],
-    );
 }
 
 fn opens_with_its_purpose(file: &File) -> Vec<String> {
