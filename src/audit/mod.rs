@@ -59,8 +59,10 @@ impl Audit {
     /// Takes an event to be written, stamped with the time of this call. Never blocks: an event that finds the queue
     /// full is dropped and counted.
     pub fn record(&self, event: Event) {
-        if matches!(event, Event::Transaction(_)) && !self.wants_transactions() {
-            return;
+        match event {
+            Event::Step(_) => return,
+            Event::Transaction(_) if !self.wants_transactions() => return,
+            Event::Incident(_) | Event::Transaction(_) => {}
         }
         #[expect(
             clippy::disallowed_methods,

@@ -126,6 +126,7 @@ impl Writer {
                 let statements = self.statements(&transaction.statements);
                 self.line(&TransactionLine::new(&time, &id, transaction, &statements));
             }
+            Event::Step(_) => {}
         }
     }
 

@@ -27,11 +27,17 @@ use super::{
 use crate::{
     observer::Watch,
     registry::{Command, Entry},
-    session::{Action, CloseReason, ProtocolError, Session, Side},
+    session::{
+        Action, CloseReason, ProtocolError, Session, Side,
+        event::{Event, Position},
+    },
 };
 
 /// How much of an answer is read ahead of a client that does not take it, while its statement is being cancelled.
 const READ_AHEAD: usize = 64 << 20;
+
+/// What `PGIDLE_LOG` calls the changes of position and the steps of endings.
+const STEPS: &str = "pgidle::session";
 
 /// How much is read of a client that is held.
 const HELD: usize = super::SCRATCH;
@@ -88,6 +94,8 @@ pub(super) struct Relay {
     cancels: Cancels,
     /// The wish to be looked at, while the session is stuck.
     watch: Option<Box<Watch>>,
+    /// Where the session stood when that was last logged; `None` where it is not.
+    logged: Option<Position>,
 }
 
 /// CancelRequests of the client's that came while the gate was closed.
@@ -216,6 +224,8 @@ impl Relay {
             identified: false,
             cancels: Cancels::default(),
             watch: None,
+            logged: tracing::enabled!(target: STEPS, tracing::Level::DEBUG)
+                .then_some(Position::Startup),
         }
     }
 
@@ -554,8 +564,25 @@ impl Relay {
     }
 
     fn publish(&mut self, worker: &Worker) {
+        if self.logged.is_some() {
+            self.log_position();
+        }
         while let Some(event) = self.session.poll_event() {
-            worker.shared.audit.record(event);
+            if let Event::Step(step) = event {
+                let session = self.session.who().session;
+                tracing::debug!(target: STEPS, session, step, "an ending goes on");
+            } else {
+                worker.shared.audit.record(event);
+            }
+        }
+    }
+
+    fn log_position(&mut self) {
+        let position = self.session.position();
+        if let Some(before) = self.logged.replace(position).filter(|&was| was != position) {
+            let session = self.session.who().session;
+            let (from, to) = (before.name(), position.name());
+            tracing::debug!(target: STEPS, session, from, to, "the position changes");
         }
     }
 

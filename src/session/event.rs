@@ -12,6 +12,8 @@ pub enum Event {
     Incident(Box<Incident>),
     /// A transaction block ended.
     Transaction(Box<TransactionRecord>),
+    /// The ending of a transaction has come to this step.
+    Step(&'static str),
 }
 
 /// Who a session belongs to, as far as the wire has told.

@@ -18,6 +18,7 @@ mod audit;
 mod bank;
 mod cancel;
 mod damage;
+mod debugging;
 mod drain;
 mod drivers;
 mod drivers_table;

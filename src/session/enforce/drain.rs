@@ -46,11 +46,11 @@ impl Session {
         if ending.cancels < most && self.who.server_pid.is_some() {
             ending.cancels += 1;
             ending.cleared = None;
-            ending.step = Step::Cancel(Cancel {
+            let cancelled = Cancelled::new(ending.cause, &ending.incident, ending.transaction);
+            self.set_step(Step::Cancel(Cancel {
                 in_flight: true,
                 repeat_at: now + INTERVAL,
-            });
-            let cancelled = Cancelled::new(ending.cause, &ending.incident, ending.transaction);
+            }));
             self.cancels.aim(cancelled);
             self.send_cancel();
             // A server that waits ignores the cancel: it may have answers that were never asked for.

@@ -44,7 +44,7 @@ use self::next::Next;
 pub(super) use self::{hit::Cancelled, release::Released};
 use super::{
     Action, CloseReason, Session, Verdict,
-    event::{Hit, Incident, Outcome},
+    event::{Event, Hit, Incident, Outcome},
     limits::Rung,
     report,
     savepoints::Savepoints,
@@ -143,6 +143,22 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// The name used in the log.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ask { .. } => "ask",
+            Self::Gate => "gate",
+            Self::Read { .. } => "read",
+            Self::CopyFail { .. } => "copy fail",
+            Self::Cancel(_) => "cancel",
+            Self::Fence => "fence",
+            Self::Poison => "poison",
+            Self::Synced => "synced",
+            Self::Abort(_) => "abort",
+            Self::Release(..) => "release",
+        }
+    }
+
     /// Whether what the server has to answer is ours, and not the client's.
     fn is_ours(self) -> bool {
         match self {
@@ -197,6 +213,7 @@ impl Session {
                 terminates.then_some(CloseReason::Policy)
             }
         };
+        self.events.push_back(Event::Step(Step::Gate.name()));
         self.ending = Some(Box::new(Ending {
             incident,
             acted: now,
@@ -300,6 +317,7 @@ impl Session {
     /// Nothing is done now, and the rung that was taken may be due again.
     fn put_off(&mut self) {
         if let Some(Ending { incident, .. }) = self.ending.take().map(|ending| *ending) {
+            self.events.push_back(Event::Step("put off"));
             self.ladders.give_back(incident.kind, incident.action);
         }
     }
@@ -407,6 +425,9 @@ impl Session {
 
     fn set_step(&mut self, step: Step) {
         if let Some(ending) = &mut self.ending {
+            if ending.step.name() != step.name() {
+                self.events.push_back(Event::Step(step.name()));
+            }
             ending.step = step;
         }
     }

@@ -14,9 +14,9 @@ impl Session {
             return;
         };
         ending.in_batch = true;
-        ending.step = Step::Poison;
         originate::parse(STATEMENT, &ending.reason(), &mut self.to_server);
         originate::flush(&mut self.to_server);
+        self.set_step(Step::Poison);
     }
 
     /// Looks at the answer to the Parse.

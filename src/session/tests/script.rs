@@ -305,6 +305,8 @@ impl Player {
                             record.statement_count
                         )
                     }
+                    // What it does shows.
+                    Event::Step(_) => continue,
                 };
                 writeln!(self.transcript, "  * {shown}").unwrap();
             }
