@@ -4,7 +4,7 @@
 //! Writing never delays a session: [`Audit::record`] puts the event into a bounded queue and returns. One thread turns
 //! events into lines, another one writes them; what finds no room is counted and said.
 
-mod line;
+pub mod schema;
 mod sentence;
 mod writer;
 
@@ -161,7 +161,10 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{
+        schema::{Line, Record},
+        *,
+    };
     use crate::{
         policy::{Action, Kind},
         session::{
@@ -294,7 +297,7 @@ mod tests {
         assert_eq!(
             stable(line),
             json!({
-                "event": "incident", "kind": "idle", "action": "rollback", "outcome": "rolled_back", "why": null,
+                "schema": 1, "event": "incident", "kind": "idle", "action": "rollback", "outcome": "rolled_back", "why": null,
                 "rule": "celery", "limit_ms": 60_000, "idle_ms": 60_000.25, "age_ms": 61_000, "session": 7,
                 "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null, "user": "app_rw", "database": "prod",
                 "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",
@@ -361,6 +364,39 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let audit = Audit::start(settings(&file)).unwrap();
+        let Event::Incident(mut incident) = incident() else {
+            unreachable!()
+        };
+        incident.damage = Some(Arc::new(damage()));
+        audit.record(Event::Incident(incident));
+        audit.record(transaction());
+        audit.close();
+        let mut text = fs::read_to_string(&file).unwrap();
+        text += std::str::from_utf8(&writer::missing(3)).unwrap();
+        let lines: Vec<Line> = text.lines().map(|line| line.parse().unwrap()).collect();
+        for (line, text) in lines.iter().zip(text.lines()) {
+            assert_eq!(serde_json::to_string(line).unwrap(), text);
+        }
+        let [incident, transaction, dropped] = <[Line; 3]>::try_from(lines).unwrap();
+        let (Record::Incident(incident), Record::Transaction(transaction)) =
+            (incident.record, transaction.record)
+        else {
+            panic!("an incident and a transaction were recorded");
+        };
+        assert_eq!(incident.idle_ms.0, Duration::from_micros(60_000_250));
+        assert_eq!(incident.who.client_port, Some(51234));
+        assert_eq!(transaction.statements, incident.statements);
+        assert_eq!(dropped.record, Record::Dropped { count: 3 });
+        let later = text.replace("\"schema\":1", "\"schema\":2");
+        let error = later.lines().next().unwrap().parse::<Line>().unwrap_err();
+        assert!(error.to_string().contains("schema 2"), "{error}");
+    }
+
+    #[test]
     fn transactions_and_literals_are_settings() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
@@ -386,7 +422,7 @@ mod tests {
         assert_eq!(
             first,
             json!({
-                "event": "transaction", "outcome": "commit", "duration_ms": 20, "busy_ms": 5, "idle_ms": 15,
+                "schema": 1, "event": "transaction", "outcome": "commit", "duration_ms": 20, "busy_ms": 5, "idle_ms": 15,
                 "longest_idle_ms": 9, "session": 7, "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null,
                 "user": "app_rw", "database": "prod", "application_name": "celery", "server_pid": null,
                 "tls": false, "statement_count": 1,
@@ -443,7 +479,10 @@ mod tests {
             .into_iter()
             .find(|line| line["event"] == "dropped")
             .unwrap();
-        assert_eq!(stable(said), json!({"event": "dropped", "count": 3}));
+        assert_eq!(
+            stable(said),
+            json!({"schema": 1, "event": "dropped", "count": 3})
+        );
     }
 
     #[test]

@@ -15,12 +15,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::{
-    Message, QUEUE_LENGTH, Shared,
-    line::{DroppedLine, IncidentLine, Millis, StatementLine, TransactionLine, WaiterLine},
-    lock, sentence,
+    Message, QUEUE_LENGTH, Shared, lock,
+    schema::{IncidentLine, Line, Millis, Record, StatementLine, TransactionLine, WaiterLine},
+    sentence,
 };
 use crate::{
     config::AuditSettings,
@@ -113,21 +112,23 @@ impl Writer {
         if self.settings.file.is_none() {
             return;
         }
-        match event {
+        let record = match event {
             Event::Incident(incident) => {
                 let statements = self.statements(&incident.statements);
                 let blocked = incident.damage.as_deref();
                 let blocked = blocked.and_then(|damage| damage.blocked.as_deref());
                 let blocked = blocked.map(|waiters| self.blocked(waiters));
-                let line = IncidentLine::new(&time, &id, incident, &statements, blocked.as_deref());
-                self.line(&line);
+                Record::Incident(Box::new(IncidentLine::new(
+                    id, incident, statements, blocked,
+                )))
             }
             Event::Transaction(transaction) => {
                 let statements = self.statements(&transaction.statements);
-                self.line(&TransactionLine::new(&time, &id, transaction, &statements));
+                Record::Transaction(Box::new(TransactionLine::new(id, transaction, statements)))
             }
-            Event::Step(_) => {}
-        }
+            Event::Step(_) => return,
+        };
+        self.line(&Line::new(time, record));
     }
 
     fn statements(&mut self, statements: &[Statement]) -> Vec<StatementLine> {
@@ -154,9 +155,9 @@ impl Writer {
         statements.iter().map(line).collect()
     }
 
-    fn blocked<'a>(&mut self, waiters: &'a [Waiter]) -> Vec<WaiterLine<'a>> {
+    fn blocked(&mut self, waiters: &[Waiter]) -> Vec<WaiterLine> {
         let literals = self.settings.literals;
-        let line = |waiter: &'a Waiter| {
+        let line = |waiter: &Waiter| {
             let text = waiter.statement.as_ref();
             let shown = if literals {
                 text.cloned()
@@ -169,7 +170,7 @@ impl Writer {
         waiters.iter().map(line).collect()
     }
 
-    fn line(&mut self, line: &impl Serialize) {
+    fn line(&mut self, line: &Line) {
         serde_json::to_writer(&mut self.lines, line)
             .expect("names are strings, and a Vec takes every byte");
         self.lines.push(b'\n');
@@ -236,11 +237,8 @@ impl Writer {
 
 /// The line that stands for so many missing ones.
 pub(super) fn missing(count: u64) -> Vec<u8> {
-    let line = DroppedLine {
-        time: &format!("{:.6}", Timestamp::now()),
-        event: "dropped",
-        count,
-    };
+    let time = format!("{:.6}", Timestamp::now());
+    let line = Line::new(time, Record::Dropped { count });
     let mut line = serde_json::to_vec(&line).expect("names are strings");
     line.push(b'\n');
     line

@@ -22,6 +22,8 @@ use sidecar::Sidecar;
 use story::{Act, Target, Told, Waits};
 use timeline::{Mark, Timeline};
 
+use crate::audit::schema::IncidentLine;
+
 /// The rules that the demo runs pgidle with.
 const RULES: &str = r#"[[rule]]
 name = "demo"
@@ -191,20 +193,34 @@ fn summarise(
         format_args!("its late row: {} in the table", told.late_rows),
     )?;
 
-    let incident = &told.incident;
+    show(timeline, &told.incident)?;
+    if same && refused && absent {
+        return Ok(());
+    }
+    Err(DemoError::Unmet(
+        "what became of the writer is not what pgidle promises",
+    ))
+}
+
+/// Shows what the audit file says of an incident.
+fn show(timeline: &Timeline, incident: &IncidentLine) -> io::Result<()> {
     timeline.heading("What the audit file says of it")?;
     timeline.text(format_args!(
-        "  kind {}, action {}, outcome {}, rule \"{}\", limit {:.0} ms, idle {:.0} ms",
+        "  kind {}, action {}, outcome {}, rule \"{}\", limit {} ms, idle {} ms",
         incident.kind,
         incident.action,
         incident.outcome,
         incident.rule,
-        incident.limit_ms,
-        incident.idle_ms,
+        incident.limit_ms.0.as_millis(),
+        incident.idle_ms.0.as_millis(),
     ))?;
+    let who = &incident.who;
     timeline.text(format_args!(
         "  application_name {}, user {}, database {}, server_pid {}",
-        incident.application_name, incident.user, incident.database, incident.server_pid,
+        who.application_name,
+        who.user,
+        who.database,
+        who.server_pid.unwrap_or_default(),
     ))?;
     for statement in &incident.statements {
         timeline.text(format_args!(
@@ -212,12 +228,7 @@ fn summarise(
             statement.text.as_deref().unwrap_or("(unknown)")
         ))?;
     }
-    if same && refused && absent {
-        return Ok(());
-    }
-    Err(DemoError::Unmet(
-        "what became of the writer is not what pgidle promises",
-    ))
+    Ok(())
 }
 
 /// Says how to try it by hand.

@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time;
 
 use super::leash::{Leash, POLL_INTERVAL, PrivateFolder};
+use crate::audit::schema::{IncidentLine, Line, Record};
 
 /// How often a starting pgidle is looked at: for ten seconds.
 const START_POLLS: u32 = 500;
@@ -36,28 +36,6 @@ pub enum SidecarError {
     /// The audit file cannot be read.
     #[error("cannot read the audit file")]
     Audit(#[source] io::Error),
-}
-
-/// What the demo reads of an incident in the audit file.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Incident {
-    pub(super) kind: String,
-    pub(super) action: String,
-    pub(super) outcome: String,
-    pub(super) rule: String,
-    pub(super) limit_ms: f64,
-    pub(super) idle_ms: f64,
-    pub(super) user: String,
-    pub(super) database: String,
-    pub(super) application_name: String,
-    pub(super) server_pid: i32,
-    pub(super) statements: Vec<Statement>,
-}
-
-/// A statement of an incident's transaction.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Statement {
-    pub(super) text: Option<String>,
 }
 
 /// A running `pgidle serve`.
@@ -112,11 +90,14 @@ impl Sidecar {
         &self,
         server_pids: [i32; N],
         patience: Duration,
-    ) -> Result<Option<[Incident; N]>, SidecarError> {
+    ) -> Result<Option<[IncidentLine; N]>, SidecarError> {
         let deadline = time::Instant::now() + patience;
         while time::Instant::now() < deadline {
             let seen = read_incidents(&self.audit_path()).map_err(SidecarError::Audit)?;
-            let of = |pid| seen.iter().find(|incident| incident.server_pid == pid);
+            let of = |pid| {
+                seen.iter()
+                    .find(|incident| incident.who.server_pid == Some(pid))
+            };
             if server_pids.iter().all(|pid| of(*pid).is_some()) {
                 let found: Vec<_> = server_pids
                     .iter()
@@ -139,18 +120,21 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
 }
 
 /// The incidents in an audit file, leaving out a last line that is still being written.
-fn read_incidents(path: &Path) -> io::Result<Vec<Incident>> {
+fn read_incidents(path: &Path) -> io::Result<Vec<IncidentLine>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file?,
     };
     let mut incidents = Vec::new();
     for line in BufReader::new(file).lines() {
-        let Ok(record) = serde_json::from_str::<Value>(&line?) else {
-            break;
-        };
-        if record.get("event").is_some_and(|event| event == "incident") {
-            incidents.push(serde_json::from_value(record)?);
+        match line?.parse::<Line>() {
+            Ok(line) => {
+                if let Record::Incident(incident) = line.record {
+                    incidents.push(*incident);
+                }
+            }
+            Err(error) if error.is_eof() => break,
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(incidents)

@@ -11,9 +11,10 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::{
     DemoError,
-    sidecar::{Incident, Sidecar},
+    sidecar::Sidecar,
     timeline::{Actor, Mark, Timeline, seconds},
 };
+use crate::audit::schema::IncidentLine;
 
 /// How long the DBA waits without pgidle.
 const DBA_PATIENCE: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ pub(super) struct Told {
     /// How many of its late rows are in the table.
     pub(super) late_rows: i64,
     /// The audit's record of it.
-    pub(super) incident: Incident,
+    pub(super) incident: IncidentLine,
 }
 
 /// A session of one of the actors. The task behind it ends when the client is dropped.
@@ -286,7 +287,7 @@ impl<'a> Act<'a> {
             (&reader, self.idle_since[0], Actor::Reader),
             (&writer, self.idle_since[1], Actor::Writer),
         ] {
-            let idle = Duration::from_secs_f64(incident.idle_ms / 1000.0);
+            let idle = incident.idle_ms.0;
             let what = format!(
                 "{}, idle in transaction for {}: {}",
                 actor.name(),
