@@ -13,6 +13,7 @@ use crate::{
     audit::Audit,
     config::{Address, Config, ConfigError, Source},
     observer::Observer,
+    prover::Prover,
     proxy::{self, Bound, Kinds, Shared},
     registry::{Command, Registry},
 };
@@ -60,6 +61,7 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
     let mut signals = runtime.block_on(async { Signals::new() })?;
     warn(&config);
     let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
+    let prover = Prover::start().context("could not start a thread")?;
     let mut bound = Vec::new();
     for address in &config.listen.addresses {
         bound.extend(proxy::bind(address, config.listen.reuse_port)?);
@@ -71,6 +73,7 @@ pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
         registry: Registry::default(),
         audit: audit.clone(),
         observer: Observer::default(),
+        prover,
         kinds: Kinds::default(),
         config,
     });
@@ -126,7 +129,7 @@ async fn drain(shared: &Shared, signals: &mut Signals) {
     let config = Arc::clone(&shared.config.borrow());
     let sessions = shared.registry.len();
     tracing::info!(sessions, timeout = ?config.drain_timeout, "draining");
-    shared.registry.broadcast(Command::Drain);
+    shared.registry.broadcast(&Command::Drain);
     let deadline = config.drain_timeout.map(|limit| Instant::now() + limit);
     let insisted = async {
         tokio::select! {
@@ -143,7 +146,7 @@ async fn drain(shared: &Shared, signals: &mut Signals) {
         sessions,
         "ending sessions whose transactions are still open"
     );
-    shared.registry.broadcast(Command::Shutdown);
+    shared.registry.broadcast(&Command::Shutdown);
     // Those who do not take their farewell are cut off.
     drop(timeout_at(Instant::now() + FAREWELL, emptied(&shared.registry)).await);
 }
@@ -213,7 +216,7 @@ fn reload(
             warn(&config);
             shared.audit.reopen(config.audit.clone());
             settings.send_replace(Arc::new(config));
-            shared.registry.broadcast(Command::Reload);
+            shared.registry.broadcast(&Command::Reload);
             if kept.is_empty() {
                 tracing::info!("reloaded");
             } else {

@@ -15,7 +15,7 @@
 //! | 4 | `app`, `cli`, `log` |
 //! | 3 | `proxy`, `demo` |
 //! | 2 | `registry`, `audit`, `observer` |
-//! | 1 | `session`, `config`, `line_writer` |
+//! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
 
 pub mod app;
@@ -27,6 +27,7 @@ pub mod line_writer;
 pub mod log;
 pub mod observer;
 pub mod policy;
+pub mod prover;
 pub mod proxy;
 pub mod registry;
 pub mod session;

@@ -20,11 +20,12 @@ use tokio::time::Instant;
 
 use crate::{
     config::{Address, Config, Upstream},
+    sql::Proof,
     wire::CancelKey,
 };
 
 /// What a session is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// End as soon as no transaction is open.
     Drain,
@@ -38,6 +39,13 @@ pub enum Command {
     GateClosed,
     /// Our own CancelRequest has passed.
     CancelClosed,
+    /// What has come of the claim of this number.
+    Proven {
+        /// The number that the session gave it.
+        number: u64,
+        /// What has come of it.
+        proof: Proof,
+    },
     /// A CancelRequest of the client's stands before the closed gate: [`Entry::let_pass`] or [`Entry::turn_away`].
     CancelWaits,
 }
@@ -144,9 +152,9 @@ impl Registry {
     }
 
     /// Tells every session.
-    pub fn broadcast(&self, command: Command) {
+    pub fn broadcast(&self, command: &Command) {
         for entry in &self.sessions {
-            entry.tell(command);
+            entry.tell(command.clone());
         }
     }
 
@@ -380,10 +388,10 @@ mod tests {
     }
 
     /// Waits as a session does: it sleeps until it is woken.
-    fn wait_for(entry: &Entry, command: Command) {
+    fn wait_for(entry: &Entry, command: &Command) {
         loop {
             let mut commands = entry.take_commands();
-            if commands.contains(&command) {
+            if commands.contains(command) {
                 return;
             }
             commands.retain(|command| *command != Command::CancelWaits);
@@ -404,7 +412,7 @@ mod tests {
         let entry = entry();
         assert!(entry.close_gate());
         assert!(passes(&entry).is_none());
-        wait_for(&entry, Command::CancelWaits);
+        wait_for(&entry, &Command::CancelWaits);
         entry.open_gate();
         assert!(passes(&entry).is_some());
         assert_eq!(entry.take_commands(), []);
@@ -426,7 +434,7 @@ mod tests {
         let passage = late.try_recv().unwrap();
         assert!(!entry.close_gate());
         drop(passage);
-        wait_for(&entry, Command::GateClosed);
+        wait_for(&entry, &Command::GateClosed);
         let mut idle = waits();
         entry.turn_away();
         assert!(idle.try_recv().is_err());
@@ -471,7 +479,7 @@ mod tests {
         });
         assert!(!entry.close_gate());
         drop(never);
-        wait_for(&entry, Command::GateClosed);
+        wait_for(&entry, &Command::GateClosed);
     }
 
     /// Requests come from every thread; the session's own closes the gate, injects, and opens it again.
@@ -504,7 +512,7 @@ mod tests {
             start.wait();
             while passed.load(Ordering::SeqCst) < PASSAGES {
                 if !entry.close_gate() {
-                    wait_for(&entry, Command::GateClosed);
+                    wait_for(&entry, &Command::GateClosed);
                 }
                 assert_eq!(on_their_way.load(Ordering::SeqCst), 0);
                 let before = passed.load(Ordering::SeqCst);

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use crate::{audit::Audit, config::Config, observer::Observer, registry::Registry};
+use crate::{audit::Audit, config::Config, observer::Observer, prover::Prover, registry::Registry};
 
 pub use descriptors::capacity;
 pub use listener::{Bound, ListenError, bind, run};
@@ -34,6 +34,8 @@ pub struct Shared {
     pub audit: Audit,
     /// Who looks at what stuck sessions hold.
     pub observer: Observer,
+    /// Who proves that statements only read.
+    pub prover: Prover,
     /// What servers have said of themselves.
     pub kinds: Kinds,
     /// The settings in force.

@@ -489,6 +489,7 @@ impl Relay {
                 Command::GateClosed => {}
                 Command::CancelClosed => self.session.cancel_closed(now),
                 Command::CancelWaits => self.cancels = Cancels::Held,
+                Command::Proven { number, proof } => self.session.handle_proof(number, proof, now),
             }
         }
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
@@ -509,6 +510,11 @@ impl Relay {
                 }
                 Action::OpenGate => self.entry.open_gate(),
                 Action::Cancel => self.cancel(),
+                Action::ProveReadOnly { number, claim } => {
+                    let entry = Arc::clone(&self.entry);
+                    let answer = move |proof| entry.tell(Command::Proven { number, proof });
+                    worker.shared.prover.prove(claim, answer);
+                }
                 Action::Identify => self.identify(worker),
                 Action::Authenticated => self.entry.authenticated(),
                 Action::SetCancelKey(key) => self.entry.set_key(key),

@@ -229,7 +229,7 @@ impl Session {
         Some(since + first)
     }
 
-    fn next_rung(&self) -> Option<Rung> {
+    pub(super) fn next_rung(&self) -> Option<Rung> {
         let position = self.position();
         if matches!(
             position,

@@ -56,6 +56,7 @@ use self::{
 pub use self::{event::CloseReason, limits::Look, startup::ChannelBinding};
 use crate::{
     policy::{Identity, Kind, Limits, Rules, Target},
+    sql::Claim,
     wire::{
         self, BackendTag, CancelKey, ErrorFields, Frame, FrameScanner, FrontendTag, InvalidLength,
         Scanned,
@@ -74,6 +75,13 @@ pub enum Action {
     CloseGate,
     /// Let CancelRequests through again.
     OpenGate,
+    /// Have it proven that statements only read, and hand in what comes of it with [`Session::handle_proof`].
+    ProveReadOnly {
+        /// The number of the claim.
+        number: u64,
+        /// What is to be proven.
+        claim: Claim,
+    },
     /// Send a CancelRequest for this session, and call [`Session::cancel_closed`] when the server has closed it.
     Cancel,
     /// The application name has changed: call [`Session::match_rules`].
@@ -177,6 +185,8 @@ pub struct Session {
     half_sent: bool,
     operator: Operator,
     cancels: CancelGuard,
+    /// How often a proof was asked for.
+    claims: u64,
     /// Whether a client that is held has said that it sends nothing more.
     client_left: bool,
     /// Requests whose outcome nobody knows, when the session was ended.
@@ -236,6 +246,7 @@ impl Session {
             half_sent: false,
             operator: Operator::default(),
             cancels: CancelGuard::default(),
+            claims: 0,
             client_left: false,
             unknown: 0,
             keeps_server: opening.keeps_server,

@@ -334,7 +334,7 @@ impl Pending {
         &self,
         mut in_block: bool,
         mut open: bool,
-        reads: impl Fn(&Text) -> bool,
+        mut reads: impl FnMut(&Text) -> bool,
     ) -> bool {
         for request in &self.queue {
             let text = &request.text;

@@ -255,7 +255,7 @@ impl Transaction {
     ///
     /// # Errors
     /// Why they are not all known, or not all of them have run.
-    pub(super) fn texts(&self) -> Result<Vec<&str>, Refusal> {
+    pub(super) fn texts(&self) -> Result<Vec<Arc<str>>, Refusal> {
         if self.traces.obscure {
             return Err(Refusal::lasting(
                 "a statement was prepared and not run, or is not wholly known, or a portal has a name",
@@ -277,7 +277,7 @@ impl Transaction {
         }
         let since = self.statements.iter().rev().take(ran).rev();
         let texts: Option<_> = since
-            .map(|ran| ran.text.sql.as_deref().filter(|_| ran.text.certain))
+            .map(|ran| ran.text.sql.clone().filter(|_| ran.text.certain))
             .collect();
         texts.ok_or_else(|| Refusal::lasting("a statement is not wholly known"))
     }

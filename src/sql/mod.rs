@@ -2,9 +2,10 @@
 //! text, fingerprint, tags, its command. Pure.
 //!
 //! [`outline`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
-//! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`read_only()`] calls the
-//! grammar too, when a transaction is to be released or cancelled.
+//! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`prove`] calls the
+//! grammar too, and belongs on the prover's.
 
+mod claim;
 mod command;
 mod commits;
 mod control;
@@ -17,6 +18,7 @@ mod read_only;
 mod tags;
 mod words;
 
+pub use claim::{Claim, Names, Proof, Unproven};
 pub use command::command;
 pub use commits::{Commits, commits, sends_as_it_runs};
 pub use control::{
@@ -25,6 +27,6 @@ pub use control::{
 };
 pub use fingerprint::{Identifiers, fingerprint, normalise};
 pub use inert::{Inert, inert};
-pub use read_only::{Names, Unproven, read_only};
+pub use read_only::prove;
 pub use tags::tags;
 pub use words::found_names;

@@ -5,7 +5,7 @@
 //! has to be asked there; [`Names`] is what to ask about. Texts may be as long as the caller likes, trees only as deep
 //! as `prost` decodes (100 levels); whatever is deeper is refused.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use pg_query::{
     NodeEnum,
@@ -15,69 +15,60 @@ use pg_query::{
     },
 };
 
-use super::{grammar, harmless::is_harmless};
+use super::{
+    claim::{Claim, Names, Proof, Unproven},
+    grammar,
+    harmless::is_harmless,
+};
 
-/// The names that statements use, without a schema or as PostgreSQL's own: none of them may stand for something that a
-/// user has made, who may have made it in `pg_catalog`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
-    /// What is called like a function; a type of that name could be meant as well.
-    pub functions: BTreeSet<String>,
-    /// Operators, those included that the grammar stands for (`=` in `IN`).
-    pub operators: BTreeSet<String>,
-    /// Types.
-    pub types: BTreeSet<String>,
-    /// Last fields of column references: `x.f` may stand for `f(x)`.
-    pub fields: BTreeSet<String>,
-    /// Whether `pg_attribute` is read, which has a column of values of any type (`attmissingval`).
-    pub missing_values: bool,
-}
-
-/// Why statements are not proven to only read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unproven {
-    /// One of them may do more, or is not known to do less: why, in a few words, or the name of the function.
-    MayDoMore(String),
-    /// None of them has read yet: SET TRANSACTION is allowed until a transaction's first query, and no longer after a
-    /// query that asks about it.
-    NothingRead,
+/// Tries to prove a claim.
+pub fn prove(claim: &Claim) -> Proof {
+    match claim {
+        Claim::Transaction { texts, begins } => {
+            Proof::Transaction(read_only(texts.iter().map(|text| &**text), *begins))
+        }
+        Claim::Each(texts) => {
+            let reads = |text: &Arc<str>| read_only([&**text], false).is_ok();
+            Proof::Each(texts.iter().map(reads).collect())
+        }
+    }
 }
 
 /// Proves that the statements of a transaction only read; `begins` tells that they include its BEGIN.
 ///
 /// # Errors
 /// Why they are not proven to.
-pub fn read_only<'a>(
+fn read_only<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     begins: bool,
 ) -> Result<Names, Unproven> {
-    let mut proof = Proof {
+    let mut reading = Reading {
         names: Names::default(),
         begins,
         reads: !begins,
     };
     let mut seen = BTreeSet::new();
     for text in texts {
-        if seen.insert(text) || proof.begins {
-            proof.text(text).map_err(Unproven::MayDoMore)?;
+        if seen.insert(text) || reading.begins {
+            reading.text(text).map_err(Unproven::MayDoMore)?;
         }
     }
-    if proof.begins {
+    if reading.begins {
         return refuse("its BEGIN was not seen").map_err(Unproven::MayDoMore);
     }
-    if !proof.reads {
+    if !reading.reads {
         return Err(Unproven::NothingRead);
     }
-    Ok(proof.names)
+    Ok(reading.names)
 }
 
-type Proven = Result<(), String>;
+type Checked = Result<(), String>;
 
 fn refuse<T>(why: &str) -> Result<T, String> {
     Err(why.to_owned())
 }
 
-struct Proof {
+struct Reading {
     names: Names,
     /// Whether BEGIN is still to come.
     begins: bool,
@@ -85,8 +76,8 @@ struct Proof {
     reads: bool,
 }
 
-impl Proof {
-    fn text(&mut self, text: &str) -> Proven {
+impl Reading {
+    fn text(&mut self, text: &str) -> Checked {
         // What a backslash means depends on standard_conforming_strings at the moment when the server read the text.
         if text.contains('\\') {
             return refuse("a backslash");
@@ -118,7 +109,7 @@ impl Proof {
         Ok(())
     }
 
-    fn select(&mut self, select: &SelectStmt) -> Proven {
+    fn select(&mut self, select: &SelectStmt) -> Checked {
         if select.into_clause.is_some() {
             return refuse("SELECT INTO");
         }
@@ -161,7 +152,7 @@ impl Proof {
         Ok(())
     }
 
-    fn common_table(&mut self, node: &Node) -> Proven {
+    fn common_table(&mut self, node: &Node) -> Checked {
         let Some(NodeEnum::CommonTableExpr(cte)) = &node.node else {
             return refuse(UNKNOWN);
         };
@@ -175,16 +166,16 @@ impl Proof {
         self.select(select)
     }
 
-    fn optional(&mut self, node: Option<&Node>) -> Proven {
+    fn optional(&mut self, node: Option<&Node>) -> Checked {
         node.map_or(Ok(()), |node| self.node(node))
     }
 
-    fn nodes(&mut self, nodes: &[Node]) -> Proven {
+    fn nodes(&mut self, nodes: &[Node]) -> Checked {
         nodes.iter().try_for_each(|node| self.node(node))
     }
 
     /// Everything that may stand inside of a SELECT.
-    fn node(&mut self, node: &Node) -> Proven {
+    fn node(&mut self, node: &Node) -> Checked {
         match &node.node {
             Some(NodeEnum::AConst(_) | NodeEnum::ParamRef(_) | NodeEnum::AStar(_)) => Ok(()),
             Some(NodeEnum::RangeVar(relation)) => {
@@ -226,7 +217,7 @@ impl Proof {
     }
 
     /// The rest of [`node`](Self::node): what stands for more than its parts.
-    fn compound(&mut self, node: &Node) -> Proven {
+    fn compound(&mut self, node: &Node) -> Checked {
         match &node.node {
             Some(NodeEnum::AIndirection(indirection)) => {
                 self.optional(indirection.arg.as_deref())?;
@@ -285,7 +276,7 @@ impl Proof {
     }
 
     /// Functions in FROM: pairs of a call and the columns that it is said to have.
-    fn functions(&mut self, functions: &[Node], columns: &[Node]) -> Proven {
+    fn functions(&mut self, functions: &[Node], columns: &[Node]) -> Checked {
         if !columns.is_empty() {
             return refuse("a function with a list of column types");
         }
@@ -302,7 +293,7 @@ impl Proof {
         Ok(())
     }
 
-    fn operation(&mut self, expression: &AExpr) -> Proven {
+    fn operation(&mut self, expression: &AExpr) -> Checked {
         match expression.kind() {
             AExprKind::AexprBetween
             | AExprKind::AexprNotBetween
@@ -324,7 +315,7 @@ impl Proof {
         self.optional(expression.rexpr.as_deref())
     }
 
-    fn call(&mut self, call: &FuncCall) -> Proven {
+    fn call(&mut self, call: &FuncCall) -> Checked {
         let name = system_name(&call.funcname)?;
         harmless("function", name)?;
         self.names.functions.insert(name.to_owned());
@@ -336,14 +327,14 @@ impl Proof {
             .map_or(Ok(()), |window| self.window(window))
     }
 
-    fn window(&mut self, window: &WindowDef) -> Proven {
+    fn window(&mut self, window: &WindowDef) -> Checked {
         self.nodes(&window.partition_clause)?;
         self.nodes(&window.order_clause)?;
         self.optional(window.start_offset.as_deref())?;
         self.optional(window.end_offset.as_deref())
     }
 
-    fn operator(&mut self, name: &[Node]) -> Proven {
+    fn operator(&mut self, name: &[Node]) -> Checked {
         let name = system_name(name)?;
         harmless("operator", name)?;
         self.names.operators.insert(name.to_owned());
@@ -351,7 +342,7 @@ impl Proof {
     }
 
     /// Operators that the grammar stands for, looked up like others.
-    fn implied(&mut self, operators: &[&str]) -> Proven {
+    fn implied(&mut self, operators: &[&str]) -> Checked {
         for name in operators {
             harmless("operator", name)?;
             self.names.operators.insert((*name).to_owned());
@@ -359,7 +350,7 @@ impl Proof {
         Ok(())
     }
 
-    fn type_name(&mut self, name: &TypeName) -> Proven {
+    fn type_name(&mut self, name: &TypeName) -> Checked {
         if name.setof || name.pct_type {
             return refuse(UNKNOWN);
         }
@@ -369,7 +360,7 @@ impl Proof {
         self.nodes(&name.typmods)
     }
 
-    fn column(&mut self, column: &ColumnRef) -> Proven {
+    fn column(&mut self, column: &ColumnRef) -> Checked {
         let Some(last) = column.fields.last() else {
             return refuse(UNKNOWN);
         };
@@ -389,7 +380,7 @@ impl Proof {
 }
 
 /// CURRENT_DATE and its like.
-fn value_function(function: SqlValueFunctionOp) -> Proven {
+fn value_function(function: SqlValueFunctionOp) -> Checked {
     match function {
         // It makes the schema for temporary tables when search_path begins with pg_temp.
         SqlValueFunctionOp::SvfopCurrentSchema => refuse("current_schema"),
@@ -412,7 +403,7 @@ fn value_function(function: SqlValueFunctionOp) -> Proven {
 }
 
 /// BEGIN, with no isolation level but READ COMMITTED.
-fn transaction_begins(statement: &TransactionStmt) -> Proven {
+fn transaction_begins(statement: &TransactionStmt) -> Checked {
     let (TransactionStmtKind::TransStmtBegin | TransactionStmtKind::TransStmtStart) =
         statement.kind()
     else {
@@ -460,7 +451,7 @@ fn system_name(name: &[Node]) -> Result<&str, String> {
     }
 }
 
-fn harmless(kind: &str, name: &str) -> Proven {
+fn harmless(kind: &str, name: &str) -> Checked {
     // Sleeping is volatile, and changes nothing.
     if (kind, name) == ("function", "pg_sleep") || is_harmless(kind, name) {
         Ok(())

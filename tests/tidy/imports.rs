@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("session", 1),
     ("config", 1),
     ("line_writer", 1),
+    ("prover", 1),
     ("registry", 2),
     ("audit", 2),
     ("observer", 2),

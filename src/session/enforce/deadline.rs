@@ -6,6 +6,7 @@
 //! | step | past its deadline |
 //! |---|---|
 //! | Gate | the ending goes on: a cancel of the client's that hits what is injected has it sent again |
+//! | Prove | the ending goes on: what is not proven by then is not proven |
 //! | Cancel, and the statement has ended | the ending goes on; the client waits until the cancel can hit nothing more |
 //! | Cancel, for `terminate` | both connections are closed |
 //! | any, when pgidle ends | both connections are closed |
@@ -17,7 +18,7 @@ use super::{
     Action, CloseReason, Incident, Instant, Outcome, Phase, Rung, Session, Step, drain, policy,
     report,
 };
-use crate::session::transaction::Refusal;
+use crate::{session::transaction::Refusal, sql::Proof};
 
 /// How long a step may wait.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,6 +70,7 @@ impl Session {
                 ));
             }
             Step::Gate => self.act(now),
+            Step::Prove { then, .. } => self.claimed(then, Proof::Missing, now),
             Step::Cancel(_) if request_ended => self.next_step(now),
             _ if self.client_left => self.leave_with_client(),
             step if self.operator.insists() => {

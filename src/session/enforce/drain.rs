@@ -137,7 +137,7 @@ impl Session {
             .ending
             .as_ref()
             .is_some_and(|ending| ending.closes.is_some());
-        if let (Some(Step::Read { .. }), false) = (self.ending_step(), ends) {
+        if let (Some(Step::Read { .. } | Step::Prove { .. }), false) = (self.ending_step(), ends) {
             self.leave_commit(UNOBSERVED);
         } else if self.ending.is_some() {
             self.terminate(self.state.pending.ready_owed().max(1));

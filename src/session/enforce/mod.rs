@@ -7,6 +7,7 @@
 //!            cancel connections closed
 //!   Gate ─────────────────────────────▶ next step?
 //!                                         │ the server takes COPY data ........ CopyFail   (copy_fail)
+//!                                         │ what runs was not judged yet ...... Prove      (proof)
 //!                                         │ a commit may run, and may wait .... Read, Ask  (standby)
 //!                                         │ the server works .................. Cancel     (drain)
 //!                                         │ a cancel may come yet ............. Fence      (drain)
@@ -18,8 +19,8 @@
 //! ```
 //! Each step has a deadline, past which something else may be done ([`deadline`]).
 //!
-//! While a step runs nothing of the client's goes to the server, but for Gate and Ask, in which nothing is done yet. In
-//! Poison, Synced, Fence and Abort every reply is an answer to us and is swallowed; in CopyFail and Cancel replies belong
+//! While a step runs nothing of the client's goes to the server, but for Gate, Ask, and a Prove in front of them or of a
+//! release, in which nothing is done yet. In Poison, Synced, Fence and Abort every reply is an answer to us and is swallowed; in CopyFail and Cancel replies belong
 //! to the client's own request and pass.
 //!
 //! A session is ended in the same way, whether by a limit or because pgidle ends: it closes once nothing that was sent can
@@ -33,6 +34,7 @@ mod exchange;
 mod hit;
 mod next;
 mod poison;
+mod proof;
 mod question;
 mod release;
 mod standby;
@@ -53,6 +55,7 @@ use super::{
 };
 use crate::{
     policy,
+    sql::Proof,
     wire::{BackendTag, ErrorFields, Frame, originate},
 };
 
@@ -89,6 +92,8 @@ pub(super) struct Ending {
     read: bool,
     /// Why nobody has seen whether it does, where somebody was asked.
     unseen: Option<&'static str>,
+    /// What runs and was judged.
+    judged: proof::Judged,
     /// Injections that were sent again because a cancel or a statement timeout of the client's hit them.
     retries: u32,
     /// Since when it is at its step.
@@ -113,6 +118,15 @@ pub(super) enum Step {
     Ask {
         /// From when on a look counts.
         since: Instant,
+        /// How long it is waited for.
+        until: Instant,
+    },
+    /// The proof that statements only read.
+    Prove {
+        /// The number of the claim.
+        number: u64,
+        /// What follows.
+        then: proof::Then,
         /// How long it is waited for.
         until: Instant,
     },
@@ -147,6 +161,7 @@ impl Step {
     const fn name(self) -> &'static str {
         match self {
             Self::Ask { .. } => "ask",
+            Self::Prove { .. } => "prove",
             Self::Gate => "gate",
             Self::Read { .. } => "read",
             Self::CopyFail { .. } => "copy fail",
@@ -163,11 +178,34 @@ impl Step {
     fn is_ours(self) -> bool {
         match self {
             Self::Ask { .. }
+            | Self::Prove { .. }
             | Self::Gate
             | Self::Read { .. }
             | Self::CopyFail { .. }
             | Self::Cancel(_) => false,
             Self::Fence | Self::Poison | Self::Synced | Self::Abort(_) | Self::Release(..) => true,
+        }
+    }
+
+    /// Whether nothing is done yet: the ending is given up when the client speaks.
+    fn is_preliminary(self) -> bool {
+        use proof::Then::{Gate, Question};
+        match self {
+            Self::Gate
+            | Self::Prove {
+                then: Gate | Question,
+                ..
+            } => true,
+            Self::Ask { .. }
+            | Self::Prove { .. }
+            | Self::Read { .. }
+            | Self::CopyFail { .. }
+            | Self::Cancel(_)
+            | Self::Fence
+            | Self::Poison
+            | Self::Synced
+            | Self::Abort(_)
+            | Self::Release(..) => false,
         }
     }
 }
@@ -193,13 +231,8 @@ impl Ending {
 impl Session {
     /// Begins to end the transaction: asks for a look where a commit may be running, then for the gate.
     pub(super) fn begin_ending(&mut self, incident: Incident, now: Instant) {
-        let action = incident.action;
         self.set_ending(incident, Cause::Limit, now);
-        if self.asks_first(action) {
-            self.ask_observer(now);
-        } else {
-            self.actions.push_back(Action::CloseGate);
-        }
+        self.look_or_close_gate(now);
     }
 
     fn set_ending(&mut self, incident: Incident, cause: Cause, now: Instant) {
@@ -231,6 +264,7 @@ impl Session {
             cleared: None,
             read: false,
             unseen: None,
+            judged: proof::Judged::default(),
             retries: 0,
             since,
             checked: now,
@@ -246,6 +280,10 @@ impl Session {
         {
             return self.next_step(now);
         }
+        self.close_gate();
+    }
+
+    fn close_gate(&mut self) {
         self.set_step(Step::Gate);
         self.actions.push_back(Action::CloseGate);
     }
@@ -267,9 +305,10 @@ impl Session {
     /// When an ending that gets no answer goes on.
     pub(super) fn ending_due(&self) -> Option<Instant> {
         match self.ending_step()? {
-            Step::Ask { until, .. } | Step::Read { until } | Step::CopyFail { until } => {
-                Some(until)
-            }
+            Step::Ask { until, .. }
+            | Step::Prove { until, .. }
+            | Step::Read { until }
+            | Step::CopyFail { until } => Some(until),
             Step::Cancel(_) => self.cancel_due(),
             Step::Gate
             | Step::Fence
@@ -287,6 +326,7 @@ impl Session {
         }
         match self.ending_step() {
             Some(Step::Ask { .. }) => self.look_late(now),
+            Some(Step::Prove { then, .. }) => self.claimed(then, Proof::Missing, now),
             Some(Step::Read { .. }) => self.read_enough(now),
             Some(Step::CopyFail { .. }) => self.cancel(now),
             Some(Step::Cancel(_)) => self.next_step(now),
@@ -308,7 +348,7 @@ impl Session {
 
     /// The client spoke before anything was done: the rung that was taken may be due again.
     pub(super) fn abandon_ending(&mut self) {
-        if self.ending_step() == Some(Step::Gate) {
+        if self.ending_step().is_some_and(Step::is_preliminary) {
             self.put_off();
             self.actions.push_back(Action::OpenGate);
         }
@@ -325,7 +365,7 @@ impl Session {
     /// Whether bytes from the client have to wait for an ending.
     pub(super) fn ending_holds_client(&self) -> bool {
         self.ending.as_ref().is_some_and(|ending| {
-            let acts = !matches!(ending.step, Step::Gate | Step::Ask { .. });
+            let acts = !ending.step.is_preliminary() && !matches!(ending.step, Step::Ask { .. });
             acts || ending.cancels > 0 || ending.cause == Cause::Shutdown
         })
     }
@@ -360,6 +400,7 @@ impl Session {
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
             Step::Release(purpose, exchange) => self.release_answered(purpose, exchange, frame),
             Step::Ask { .. }
+            | Step::Prove { .. }
             | Step::Gate
             | Step::Read { .. }
             | Step::CopyFail { .. }
@@ -400,7 +441,7 @@ impl Session {
             return;
         };
         match self.next(ending, now) {
-            Next::AskToRelease => self.ask(),
+            Next::AskToRelease => self.ask(now),
             Next::Terminate => self.terminate(0),
             Next::EndSkipping => self.sync(),
             Next::Fence => self.fence(),

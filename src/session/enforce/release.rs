@@ -1,7 +1,7 @@
 //! Release: ends a transaction that provably only read, and begins it again when the client speaks.
 //!
 //! ```text
-//!   Gate ─▶ the texts prove it? ─▶ Question ─▶ Rollback ─▶ (released) ─ the client speaks ─▶ Begin ─▶ as before
+//!   Gate ─▶ Prove: by the texts ─▶ Question ─▶ Rollback ─▶ (released) ─ the client speaks ─▶ Begin ─▶ as before
 //!             │ no                  │ no, or it failed
 //!             │                     ▼
 //!             │                   Undo: back to the savepoint in which it was asked
@@ -15,6 +15,7 @@
 use super::{
     Action, Frame, Instant, Outcome, Session, Step, TransactionStatus, Verdict, abort,
     exchange::{Exchange, Exchanged, NAME, Unexpected},
+    proof::Then,
     question::{self, About, Answer, Mode},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
         event::{Incident, Position},
         transaction::Refusal,
     },
-    sql::{self, Names, Unproven},
+    sql::{Claim, Names, Proof, Unproven},
     wire::originate::Parameter,
 };
 
@@ -50,15 +51,23 @@ pub(in crate::session) enum Purpose {
 
 impl Session {
     /// Asks the server whether the transaction may be released, if nothing else speaks against it.
-    pub(super) fn ask(&mut self) {
-        match self.proof() {
+    pub(super) fn ask(&mut self, now: Instant) {
+        match self.reading() {
+            Ok(claim) => self.claim(claim, Then::Question, now),
+            Err(refusal) => self.not_releasable(refusal),
+        }
+    }
+
+    /// Asks the server, if the transaction is proven to only read and the server has said nothing else meanwhile.
+    pub(super) fn question_if(&mut self, proof: Proof) {
+        match self.reading().and_then(|_| names(proof)) {
             Ok(names) => self.question(&names),
             Err(refusal) => self.not_releasable(refusal),
         }
     }
 
-    /// Whether what the wire has told and what the texts say leave nothing to be said against it.
-    fn proof(&self) -> Result<Names, Refusal> {
+    /// What has to be proven, where what the wire has told leaves nothing to be said against a release.
+    fn reading(&self) -> Result<Claim, Refusal> {
         let transaction = &self.state.transaction;
         if let Some(why) = &transaction.unreleasable {
             return Err(Refusal::lasting(why.clone()));
@@ -77,11 +86,9 @@ impl Session {
                 "the server did not tell its process id: is there a pooler? See upstream.pooler",
             ));
         }
-        let texts = transaction.texts()?;
-        let proven = sql::read_only(texts, !transaction.was_released());
-        proven.map_err(|unproven| match unproven {
-            Unproven::MayDoMore(why) => Refusal::lasting(why),
-            Unproven::NothingRead => Refusal::for_now("it has read nothing yet"),
+        Ok(Claim::Transaction {
+            texts: transaction.texts()?,
+            begins: !transaction.was_released(),
         })
     }
 
@@ -301,5 +308,19 @@ impl Session {
                 self.doubt("A released transaction could not be begun again.");
             }
         }
+    }
+}
+
+/// The names that a transaction uses which is proven to only read.
+fn names(proof: Proof) -> Result<Names, Refusal> {
+    match proof {
+        Proof::Transaction(Ok(names)) => Ok(names),
+        Proof::Transaction(Err(Unproven::MayDoMore(why))) => Err(Refusal::lasting(why)),
+        Proof::Transaction(Err(Unproven::NothingRead)) => {
+            Err(Refusal::for_now("it has read nothing yet"))
+        }
+        Proof::Each(_) | Proof::Missing => Err(Refusal::for_now(
+            "it was not proven in time that it only reads",
+        )),
     }
 }

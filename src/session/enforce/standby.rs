@@ -8,11 +8,8 @@
 
 use std::time::Duration;
 
-use super::{Instant, Outcome, Session, Step, policy};
-use crate::{
-    session::{damage::Damage, event::Position, limits::Look, text::Text},
-    sql::{self, Control},
-};
+use super::{Instant, Outcome, Session, Step, policy, proof::Then};
+use crate::session::{damage::Damage, event::Position, limits::Look, text::Text};
 
 /// How long an answer of the observer's may take, beyond the interval at which it looks.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,6 +31,9 @@ enum Commit {
 impl Session {
     /// Ends what runs, if no commit is a part of it.
     pub(super) fn stop(&mut self, now: Instant) {
+        if self.judge_running(Then::Stop, now) {
+            return;
+        }
         let commit = self.commit();
         let Some(ending) = &self.ending else {
             return;
@@ -65,15 +65,35 @@ impl Session {
     }
 
     fn commit(&self) -> Commit {
+        self.commit_if(|text| self.only_reads(text) == Some(true))
+    }
+
+    /// The texts that have to be judged before it is known whether a commit may run.
+    pub(super) fn unjudged(&self) -> Vec<Text> {
+        let mut unjudged = Vec::new();
+        let commit = self.commit_if(|text| {
+            let reads = self.only_reads(text);
+            if reads.is_none() {
+                unjudged.push(text.clone());
+            }
+            reads.unwrap_or(true)
+        });
+        if commit != Commit::No {
+            // One may, whatever is proven of them.
+            unjudged.clear();
+        }
+        unjudged
+    }
+
+    /// Whether a commit runs, when `reads` tells of a text whether it only reads.
+    fn commit_if(&self, reads: impl FnMut(&Text) -> bool) -> Commit {
         let (pending, transaction) = (&self.state.pending, &self.state.transaction);
         let ending = self.ending.as_ref();
         if ending.is_some_and(|ending| ending.copy_failed) {
             Commit::No
         } else if pending.ends_block() && self.position() == Position::Running {
             Commit::Surely
-        } else if pending.may_commit(transaction.explicit, transaction.open, |text| {
-            self.only_reads(text)
-        }) {
+        } else if pending.may_commit(transaction.explicit, transaction.open, reads) {
             Commit::Perhaps
         } else {
             Commit::No
@@ -85,30 +105,26 @@ impl Session {
         self.commit() != Commit::No
     }
 
-    /// Whether a text leaves nothing to wait for: a transaction that has written nothing does not wait. Of one that begins
-    /// with ROLLBACK the rest is meant.
-    fn only_reads(&self, text: &Text) -> bool {
-        let Some(sql) = text.sql.as_deref().filter(|_| text.certain) else {
-            return false;
-        };
-        let sql = if text.control() == Control::RollbackThen {
-            sql.split_once(';').map_or("", |(_, rest)| rest)
+    /// Looks at the server before the gate is closed where what runs may be a commit.
+    pub(super) fn look_or_close_gate(&mut self, now: Instant) {
+        let looks = self.looks_first();
+        if looks && self.judge_running(Then::Gate, now) {
+            return;
+        }
+        if looks && self.commit() == Commit::Perhaps {
+            self.ask_observer(now);
         } else {
-            sql
-        };
-        let unread = self.client_blocked_since.is_some();
-        unread && sql::sends_as_it_runs(sql) || sql::read_only([sql], false).is_ok()
+            self.close_gate();
+        }
     }
 
-    /// Whether a look at the server is due before anything is done about what runs.
-    pub(super) fn asks_first(&self, action: policy::Action) -> bool {
+    /// Whether a look at the server is due before anything is done about what runs, if that may be a commit.
+    fn looks_first(&self) -> bool {
         let runs = !self.state.pending.is_empty() && !self.state.pending.copy_in();
         let reads = self.client_blocked_since.is_none();
-        action >= policy::Action::Rollback
-            && runs
-            && reads
-            && self.observed.interval().is_some()
-            && self.commit() == Commit::Perhaps
+        let action = self.ending.as_ref().map(|ending| ending.incident.action);
+        let observes = self.observed.interval().is_some();
+        action >= Some(policy::Action::Rollback) && runs && reads && observes
     }
 
     /// Everything has been read that the server has sent.

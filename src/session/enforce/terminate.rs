@@ -18,7 +18,8 @@ impl Session {
     /// Ends the session, whatever is open in it.
     pub fn shut_down(&mut self, now: Instant) {
         self.operator.insist();
-        if let Some(Step::Gate | Step::Ask { .. }) = self.ending_step() {
+        let step = self.ending_step();
+        if step.is_some_and(|step| step.is_preliminary() || matches!(step, Step::Ask { .. })) {
             self.put_off();
             self.actions.push_back(Action::OpenGate);
         }

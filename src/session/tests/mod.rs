@@ -15,6 +15,7 @@ mod ladders;
 mod model;
 mod names;
 mod positions;
+mod proof;
 mod property;
 mod release;
 mod savepoints;

@@ -20,7 +20,7 @@ use crate::{
         event::{Event, Outcome, Position},
         state::TransactionStatus,
     },
-    sql::{Lexing, outline},
+    sql::{self, Claim, Lexing, outline},
 };
 
 /// Ladders of every kind; all of them are over before [`SILENCE`] is.
@@ -134,6 +134,10 @@ enum Op {
     Reads(bool),
     /// What the machine asks for is done a little later.
     Lag,
+    /// From here on the prover answers late, or at once.
+    ProverLags(bool),
+    /// The prover answers everything that it was asked, also what is not waited for any more.
+    Prove,
     /// Other limits come into force.
     Limits(&'static str),
     /// pgidle ends, and insists.
@@ -183,6 +187,8 @@ fn op(
         1 => Just(Op::Spill),
         1 => any::<bool>().prop_map(Op::Reads),
         1 => Just(Op::Lag),
+        1 => any::<bool>().prop_map(Op::ProverLags),
+        1 => Just(Op::Prove),
         1 => select(limits).prop_map(Op::Limits),
         1 => Just(Op::Shutdown),
     ]
@@ -217,6 +223,9 @@ struct World {
     own_cancels: usize,
     gate_waits: bool,
     gate_closed: bool,
+    /// Claims that are not answered.
+    claims: Vec<(u64, Claim)>,
+    prover_lags: bool,
     lag: bool,
     /// Whether the server does nothing.
     hangs: bool,
@@ -252,6 +261,8 @@ impl World {
             own_cancels: 0,
             gate_waits: false,
             gate_closed: false,
+            claims: Vec::new(),
+            prover_lags: false,
             lag: false,
             hangs: false,
             closed: false,
@@ -293,6 +304,8 @@ impl World {
             Op::Spill => self.server.flush(),
             Op::Reads(reads) => self.set_reads(*reads)?,
             Op::Lag => self.lag = true,
+            Op::ProverLags(lags) => self.prover_lags = *lags,
+            Op::Prove => self.prove(),
             Op::Limits(limits) => self.set_limits(limits),
             Op::Shutdown => {
                 self.insisted = true;
@@ -438,6 +451,13 @@ impl World {
         }
     }
 
+    fn prove(&mut self) {
+        for (number, claim) in std::mem::take(&mut self.claims) {
+            self.session
+                .handle_proof(number, sql::prove(&claim), self.now);
+        }
+    }
+
     fn settle(&mut self) -> Result<(), String> {
         loop {
             self.forward(&[]);
@@ -466,6 +486,11 @@ impl World {
                 self.gate_closed = false;
             } else if action == Action::Cancel {
                 self.own_cancels += 1;
+            } else if let Action::ProveReadOnly { number, claim } = action {
+                self.claims.push((number, claim));
+                if !self.prover_lags {
+                    self.prove();
+                }
             } else if let Action::Close(_) = action {
                 self.close()?;
             }

@@ -19,6 +19,7 @@ use crate::{
         damage::{Damage, FreedBy, Waiter},
         event::{Event, Who},
     },
+    sql::{self, Claim},
     wire::{ErrorFields, cstr},
 };
 
@@ -123,6 +124,9 @@ pub(super) struct Player {
     left: bool,
     /// Whether cancel connections of the client's are open: the gate cannot be closed.
     cancels_open: bool,
+    /// Claims that are not answered, and whether they are at once.
+    claims: Vec<(u64, Claim)>,
+    proves_at_once: bool,
     /// What the operator has written, where it is more than limits for everyone.
     rules: Option<Rules>,
     /// What is missing of the last message that was shown, to the server and to the client.
@@ -147,6 +151,8 @@ impl Player {
             client_input: Vec::new(),
             left: false,
             cancels_open: false,
+            claims: Vec::new(),
+            proves_at_once: true,
             rules: None,
             rests: [0; 2],
             transcript: String::new(),
@@ -184,6 +190,16 @@ impl Player {
         } else if line == "cancel closes" {
             self.cancels_open = false;
             self.session.gate_closed(self.now);
+        } else if line == "the prover is slow" {
+            self.proves_at_once = false;
+        } else if line == "proven" {
+            self.prove();
+        } else if let Some(number) = line.strip_prefix("proven ") {
+            let number = number.parse().unwrap();
+            let index = self.claims.iter().position(|claim| claim.0 == number);
+            let (_, claim) = self.claims.remove(index.unwrap());
+            self.session
+                .handle_proof(number, sql::prove(&claim), self.now);
         } else if line == "cancelled" {
             self.session.cancel_closed(self.now);
         } else if line == "client blocks" {
@@ -223,6 +239,14 @@ impl Player {
             self.settle();
         }
         self.now = end;
+    }
+
+    /// The prover answers everything that it was asked.
+    fn prove(&mut self) {
+        for (number, claim) in std::mem::take(&mut self.claims) {
+            self.session
+                .handle_proof(number, sql::prove(&claim), self.now);
+        }
     }
 
     fn client(&mut self, messages: &str) {
@@ -272,6 +296,12 @@ impl Player {
                 quiet = false;
                 match action {
                     Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
+                    Action::ProveReadOnly { number, claim } => {
+                        if !self.proves_at_once {
+                            writeln!(self.transcript, "  ! prove {number}").unwrap();
+                        }
+                        self.claims.push((number, claim));
+                    }
                     Action::CloseGate
                     | Action::OpenGate
                     | Action::Authenticated
@@ -309,6 +339,10 @@ impl Player {
                     Event::Step(_) => continue,
                 };
                 writeln!(self.transcript, "  * {shown}").unwrap();
+            }
+            if self.proves_at_once && !self.claims.is_empty() {
+                self.prove();
+                continue;
             }
             if quiet {
                 return;
