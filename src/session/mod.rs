@@ -30,6 +30,7 @@ mod state;
 mod telling;
 mod text;
 mod transaction;
+pub mod transcript;
 
 #[cfg(test)]
 mod tests;

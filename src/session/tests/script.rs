@@ -9,6 +9,7 @@ use std::{
 use expect_test::Expect;
 use tokio::time::Instant as Clock;
 
+pub(super) use crate::session::transcript::{backend, frame, frontend};
 use crate::{
     policy::{
         Action as PolicyAction, Kind, Ladder, Limits, Match, Pattern, Rule, Rules, Target,
@@ -18,9 +19,10 @@ use crate::{
         Action, ChannelBinding, Opening, Session, Side,
         damage::{Damage, FreedBy, Waiter},
         event::{Event, Who},
+        transcript,
     },
     sql::{self, Claim},
-    wire::{ErrorFields, cstr},
+    wire::ErrorFields,
 };
 
 /// Limits in one line: `idle: log 1s, rollback 2s; age: rollback 10s`.
@@ -361,10 +363,7 @@ impl Player {
             Side::Client => ('<', show_backend),
         };
         let rest = &mut self.rests[usize::from(to == Side::Client)];
-        let shown = list(&bytes, rest, names)
-            .replace("C | C | P pgidle_release_0- ", "own ")
-            .replace(" | B | E | own", " | own")
-            .replace(" | B | E | C | C | S", " | closed | S");
+        let shown = list(&bytes, rest, names);
         writeln!(self.transcript, "  {mark} {shown}").unwrap();
     }
 }
@@ -438,142 +437,13 @@ fn list(mut bytes: &[u8], rest: &mut usize, name: impl Fn(u8, &[u8]) -> String) 
         *rest = len - here;
         bytes = &bytes[here..];
     }
-    shown.join(" | ")
-}
-
-pub(super) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
-    let mut frame = vec![tag];
-    frame.extend_from_slice(&(u32::try_from(body.len()).unwrap() + 4).to_be_bytes());
-    frame.extend_from_slice(body);
-    frame
-}
-
-/// One message of the client: its type, then its words.
-pub(super) fn frontend(message: &str) -> Vec<u8> {
-    let (kind, rest) = message
-        .trim()
-        .split_once(' ')
-        .unwrap_or_else(|| (message.trim(), ""));
-    let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
-    let name = name.trim_matches('-');
-    match kind {
-        "Q" => frame(b'Q', format!("{rest}\0").as_bytes()),
-        "P" => frame(b'P', format!("{name}\0{text}\0\0\0").as_bytes()),
-        "B" => frame(
-            b'B',
-            format!("{name}\0{}\0\0\0\0\0\0\0", text.trim_matches('-')).as_bytes(),
-        ),
-        "E" => frame(b'E', format!("{name}\0\0\0\0\0").as_bytes()),
-        "DS" => frame(b'D', format!("S{name}\0").as_bytes()),
-        "DP" => frame(b'D', format!("P{name}\0").as_bytes()),
-        "CS" => frame(b'C', format!("S{name}\0").as_bytes()),
-        "CP" => frame(b'C', format!("P{name}\0").as_bytes()),
-        "S" | "H" | "c" | "X" => frame(kind.as_bytes()[0], b""),
-        // lo_close, with the result as an int4.
-        "F" if rest == "953" => frame(b'F', &[0, 0, 3, 0xb9, 0, 0, 0, 0, 0, 1]),
-        "F" => frame(b'F', &[0; 10]),
-        "d" => frame(b'd', rest.as_bytes()),
-        "f" => frame(b'f', format!("{rest}\0").as_bytes()),
-        other => panic!("not a message of the client: {other}"),
-    }
-}
-
-/// One message of the server: its type, then its words.
-pub(super) fn backend(message: &str) -> Vec<u8> {
-    let (kind, rest) = message
-        .trim()
-        .split_once(' ')
-        .unwrap_or_else(|| (message.trim(), ""));
-    match kind {
-        "1" | "2" | "3" | "n" | "I" | "s" | "T" | "t" | "D" | "V" | "c" => {
-            frame(kind.as_bytes()[0], rest.as_bytes())
-        }
-        "G" | "H" | "W" => frame(kind.as_bytes()[0], &[0, 0, 0]),
-        // What answers a statement of a release, and the end of a batch of them.
-        "own" => [
-            backend("closed"),
-            frame(b'1', b""),
-            frame(b'2', b""),
-            frame(b'C', format!("{rest}\0").as_bytes()),
-        ]
-        .concat(),
-        "closed" => frame(b'3', b"").repeat(2),
-        // What answers the question of a release, with so many rows.
-        "answer" => ["own SAVEPOINT", "own SET", "own SET", "own SELECT 1"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([format!("own SELECT {rest}")])
-            .flat_map(|message| backend(&message))
-            .collect(),
-        "C" => frame(b'C', format!("{rest}\0").as_bytes()),
-        "Z" => frame(b'Z', rest.as_bytes()),
-        "E" => frame(
-            b'E',
-            format!("SERROR\0VERROR\0C{rest}\0Mtext\0\0").as_bytes(),
-        ),
-        "FATAL" => frame(
-            b'E',
-            format!("SFATAL\0VFATAL\0C{rest}\0Mtext\0\0").as_bytes(),
-        ),
-        // The wait for a standby was ended.
-        "SYNCREP" => frame(
-            b'N',
-            b"SWARNING\0VWARNING\0C01000\0Mtext\0RSyncRepWaitForLSN\0\0",
-        ),
-        "N" => frame(
-            b'N',
-            format!("SWARNING\0VWARNING\0C{rest}\0Mtext\0\0").as_bytes(),
-        ),
-        "NOTICE" => frame(
-            b'N',
-            format!("S{rest}\0V{rest}\0C00000\0Mtext\0\0").as_bytes(),
-        ),
-        "A" => frame(b'A', b"\0\0\0\x07channel\0payload\0"),
-        "PS" => frame(b'S', format!("{}\0", rest.replace('=', "\0")).as_bytes()),
-        "K" => frame(b'K', &[0, 0, 0, 7, 1, 2, 3, 4]),
-        "R" => frame(b'R', &[0; 4]),
-        other => panic!("not a message of the server: {other}"),
-    }
-}
-
-fn text(body: &[u8]) -> String {
-    String::from_utf8_lossy(cstr(body).map_or(body, |(text, _)| text)).into_owned()
+    transcript::line(&shown)
 }
 
 fn show_frontend(tag: u8, body: &[u8]) -> String {
-    let letter = char::from(tag);
-    match tag {
-        b'Q' | b'f' => format!("{letter} {}", text(body).trim_end()),
-        b'P' => {
-            let (name, rest) = cstr(body).unwrap();
-            let sql = text(rest);
-            // The question of a release is a page long.
-            let sql = sql.split_once('\n').map_or(&*sql, |(first, _)| first);
-            format!("P {}- {sql}", text(name))
-        }
-        b'd' => format!("d {}", body.len()),
-        _ => letter.to_string(),
-    }
+    transcript::show_frontend(tag, body, |sql| String::from_utf8_lossy(sql).into_owned())
 }
 
 fn show_backend(tag: u8, body: &[u8]) -> String {
-    let letter = char::from(tag);
-    match tag {
-        b'C' => format!("C {}", text(body)),
-        b'Z' => format!("Z {}", text(body)),
-        b'E' | b'N' => {
-            let fields = ErrorFields::read(body);
-            let own = if fields.message == b"text" {
-                ""
-            } else {
-                " (ours)"
-            };
-            let severity = if fields.is_fatal() { " FATAL" } else { "" };
-            format!(
-                "{letter}{severity} {}{own}",
-                String::from_utf8_lossy(fields.sqlstate)
-            )
-        }
-        _ => letter.to_string(),
-    }
+    transcript::show_backend(tag, body, ErrorFields::read(body).message != b"text")
 }
