@@ -1,10 +1,15 @@
 //! Builds the parts, owns the threads and tasks, and takes the program down in order.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    num::NonZeroUsize,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
@@ -12,6 +17,7 @@ use tokio::{
 use crate::{
     audit::Audit,
     config::{Address, Config, ConfigError, Source},
+    events::Events,
     observer::Observer,
     prover::Prover,
     proxy::{self, Bound, Kinds, Shared},
@@ -49,106 +55,182 @@ fn warn(config: &Config) {
     }
 }
 
-/// Runs the proxy until it is told to stop.
-///
-/// # Errors
-/// An address cannot be listened on, the audit file cannot be opened, or a thread cannot be started.
-pub fn serve(config: Config, source: &Source) -> anyhow::Result<()> {
+/// A running pgidle. It knows nothing of signals, so that another program can start one inside its own process.
+#[derive(Debug)]
+pub struct App {
+    source: Source,
+    settings: watch::Sender<Arc<Config>>,
+    shared: Arc<Shared>,
+    audit: Audit,
+    addresses: Vec<Address>,
+    /// Tells the threads to accept no more.
+    stop: watch::Sender<bool>,
+    /// Tells the threads that the last session has ended.
+    end: watch::Sender<bool>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl App {
+    /// Listens, and serves on threads of its own; a reload reads `source` again.
+    ///
+    /// # Errors
+    /// An address cannot be listened on, the audit file cannot be opened, or a thread cannot be started.
+    pub fn start(config: Config, source: Source) -> anyhow::Result<Self> {
+        warn(&config);
+        let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
+        let prover = Prover::start().context("could not start a thread")?;
+        let mut bound = Vec::new();
+        for address in &config.listen.addresses {
+            bound.extend(proxy::bind(address, config.listen.reuse_port)?);
+        }
+        let workers = config.listen.workers;
+        let (settings, config) = watch::channel(Arc::new(config));
+        let shared = Arc::new(Shared {
+            registry: Registry::default(),
+            events: Events::new(audit.clone()),
+            observer: Observer::default(),
+            prover,
+            kinds: Kinds::default(),
+            config,
+        });
+        let capacity =
+            proxy::capacity(workers).context("could not raise the limit of open files")?;
+        shared.registry.set_capacity(capacity);
+        let mut app = Self {
+            source,
+            settings,
+            shared,
+            audit,
+            addresses: bound.iter().map(|bound| bound.address().clone()).collect(),
+            stop: watch::channel(false).0,
+            end: watch::channel(false).0,
+            threads: Vec::new(),
+        };
+        app.serve(bound.into(), workers)
+            .context("could not start a thread")?;
+        for address in &app.addresses {
+            tracing::info!(%address, "listening");
+        }
+        tracing::info!(
+            sessions = capacity,
+            "as many sessions as the limit of open files allows"
+        );
+        Ok(app)
+    }
+
+    /// Starts the threads. They stop listening when the last of them drops its share of `bound`.
+    fn serve(&mut self, bound: Arc<[Bound]>, workers: NonZeroUsize) -> io::Result<()> {
+        for number in 0..workers.get() {
+            let (shared, bound) = (Arc::clone(&self.shared), Arc::clone(&bound));
+            let (stopped, ended) = (self.stop.subscribe(), self.end.subscribe());
+            self.spawn(format!("worker {number}"), move || {
+                proxy::run(shared, bound, stopped, ended)
+            })?;
+        }
+        let (shared, ended) = (Arc::clone(&self.shared), self.end.subscribe());
+        self.spawn("observer".to_owned(), move || observe(&shared, ended))
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name).spawn(run)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Where it listens, with the ports that were taken.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Reads the settings again; when they are wrong, the running ones stay, and the log says why.
+    pub fn reload(&self) {
+        let running = Arc::clone(&self.settings.borrow());
+        let loaded = self.source.load().and_then(|mut config| {
+            let kept = keep_what_needs_a_restart(&mut config, &running);
+            refuse_own_address(&self.addresses, &config, &self.source)?;
+            Ok((config, kept))
+        });
+        match loaded {
+            Ok((config, kept)) => {
+                warn(&config);
+                self.audit.reopen(config.audit.clone());
+                self.settings.send_replace(Arc::new(config));
+                self.shared.registry.broadcast(&Command::Reload);
+                if kept.is_empty() {
+                    tracing::info!("reloaded");
+                } else {
+                    let kept = kept.join(", ");
+                    tracing::warn!("reloaded, but a restart is needed for the new {kept}");
+                }
+            }
+            Err(error) => tracing::error!(%error, "not reloaded; the running settings stay"),
+        }
+    }
+
+    /// Accepts no more, lets transactions finish, ends idle sessions at once, and the others when `drain_timeout` is over
+    /// or `insisted` is ready. Then [`join`](Self::join) is all that is left.
+    pub async fn drain(&self, insisted: impl Future<Output = ()>) {
+        self.stop.send_replace(true);
+        let registry = &self.shared.registry;
+        let timeout = self.settings.borrow().drain_timeout;
+        tracing::info!(sessions = registry.len(), ?timeout, "draining");
+        registry.broadcast(&Command::Drain);
+        let deadline = timeout.map(|limit| Instant::now() + limit);
+        let insisted = async {
+            tokio::select! {
+                () = insisted => {}
+                () = at(deadline) => {}
+            }
+        };
+        tokio::select! {
+            () = emptied(registry) => return,
+            () = insisted => {}
+        }
+        tracing::warn!(
+            sessions = registry.len(),
+            "ending sessions whose transactions are still open"
+        );
+        registry.broadcast(&Command::Shutdown);
+        // Those who do not take their farewell are cut off.
+        drop(timeout_at(Instant::now() + FAREWELL, emptied(registry)).await);
+    }
+
+    /// Ends the threads, cuts off the sessions that are left, and returns when the audit is written. It blocks.
+    ///
+    /// # Errors
+    /// A thread has failed.
+    pub fn join(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        self.end.send_replace(true);
+        for thread in self.threads {
+            match thread.join() {
+                Ok(result) => result.context("a worker failed")?,
+                Err(_) => anyhow::bail!("a worker panicked"),
+            }
+        }
+        self.audit.close();
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Runs the observer on the calling thread until the end.
+fn observe(shared: &Shared, mut ended: watch::Receiver<bool>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // Before the log says that it listens: a signal that comes earlier kills the process.
-    let mut signals = runtime.block_on(async { Signals::new() })?;
-    warn(&config);
-    let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
-    let prover = Prover::start().context("could not start a thread")?;
-    let mut bound = Vec::new();
-    for address in &config.listen.addresses {
-        bound.extend(proxy::bind(address, config.listen.reuse_port)?);
-    }
-    let addresses: Vec<_> = bound.iter().map(|b| b.address().clone()).collect();
-    let workers = config.listen.workers;
-    let (settings, config) = watch::channel(Arc::new(config));
-    let shared = Arc::new(Shared {
-        registry: Registry::default(),
-        audit: audit.clone(),
-        observer: Observer::default(),
-        prover,
-        kinds: Kinds::default(),
-        config,
-    });
-    let capacity = proxy::capacity(workers).context("could not raise the limit of open files")?;
-    shared.registry.set_capacity(capacity);
-    let (stop, stopped) = watch::channel(false);
-    let (end, ended) = watch::channel(false);
-    let bound: Arc<[Bound]> = bound.into();
-    let mut threads = Vec::new();
-    for number in 0..workers.get() {
-        let (shared, bound, stopped, ended) = (
-            Arc::clone(&shared),
-            Arc::clone(&bound),
-            stopped.clone(),
-            ended.clone(),
-        );
-        let thread = thread::Builder::new()
-            .name(format!("worker {number}"))
-            .spawn(move || proxy::run(shared, bound, stopped, ended))
-            .context("could not start a thread")?;
-        threads.push(thread);
-    }
-    for address in &addresses {
-        tracing::info!(%address, "listening");
-    }
-    tracing::info!(
-        sessions = capacity,
-        "as many sessions as the limit of open files allows"
-    );
-    // The threads stop listening when the last of them drops its share.
-    drop(bound);
     runtime.block_on(async {
-        let reload = || reload(&settings, source, &shared, &addresses);
-        tokio::spawn(shared.observer.clone().run(shared.config.clone()));
-        signals.serve(reload).await;
-        stop.send_replace(true);
-        drain(&shared, &mut signals).await;
-    });
-    end.send_replace(true);
-    for thread in threads {
-        match thread.join() {
-            Ok(result) => result.context("a worker failed")?,
-            Err(_) => anyhow::bail!("a worker panicked"),
-        }
-    }
-    audit.close();
-    tracing::info!("stopped");
-    Ok(())
-}
-
-/// Lets transactions finish, ends idle sessions at once, and the others when the time is up or a signal insists.
-async fn drain(shared: &Shared, signals: &mut Signals) {
-    let config = Arc::clone(&shared.config.borrow());
-    let sessions = shared.registry.len();
-    tracing::info!(sessions, timeout = ?config.drain_timeout, "draining");
-    shared.registry.broadcast(&Command::Drain);
-    let deadline = config.drain_timeout.map(|limit| Instant::now() + limit);
-    let insisted = async {
+        let observing = shared.observer.clone().run(shared.config.clone());
         tokio::select! {
-            () = signals.stop() => {}
-            () = at(deadline) => {}
+            () = observing => {}
+            _ = ended.wait_for(|&ended| ended) => {}
         }
-    };
-    tokio::select! {
-        () = emptied(&shared.registry) => return,
-        () = insisted => {}
-    }
-    let sessions = shared.registry.len();
-    tracing::warn!(
-        sessions,
-        "ending sessions whose transactions are still open"
-    );
-    shared.registry.broadcast(&Command::Shutdown);
-    // Those who do not take their farewell are cut off.
-    drop(timeout_at(Instant::now() + FAREWELL, emptied(&shared.registry)).await);
+    });
+    Ok(())
 }
 
 async fn at(deadline: Option<Instant>) {
@@ -161,70 +243,6 @@ async fn at(deadline: Option<Instant>) {
 async fn emptied(registry: &Registry) {
     while !registry.is_empty() {
         tokio::time::sleep(DRAIN_POLL).await;
-    }
-}
-
-struct Signals {
-    reload: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            reload: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Reloads as often as asked; returns when asked to stop.
-    async fn serve(&mut self, reload: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.reload.recv() => reload(),
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-            }
-        }
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Reads the settings again; when they are wrong, the running ones stay.
-fn reload(
-    settings: &watch::Sender<Arc<Config>>,
-    source: &Source,
-    shared: &Shared,
-    listening: &[Address],
-) {
-    let running = Arc::clone(&settings.borrow());
-    let loaded = source.load().and_then(|mut config| {
-        let kept = keep_what_needs_a_restart(&mut config, &running);
-        refuse_own_address(listening, &config, source)?;
-        Ok((config, kept))
-    });
-    match loaded {
-        Ok((config, kept)) => {
-            warn(&config);
-            shared.audit.reopen(config.audit.clone());
-            settings.send_replace(Arc::new(config));
-            shared.registry.broadcast(&Command::Reload);
-            if kept.is_empty() {
-                tracing::info!("reloaded");
-            } else {
-                let kept = kept.join(", ");
-                tracing::warn!("reloaded, but a restart is needed for the new {kept}");
-            }
-        }
-        Err(error) => tracing::error!(%error, "not reloaded; the running settings stay"),
     }
 }
 

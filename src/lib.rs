@@ -11,9 +11,10 @@
 //! # The floors (imports go down only)
 //! | floor | modules |
 //! |---|---|
-//! | 5 | `lib`, `main` |
-//! | 4 | `app`, `cli`, `log` |
-//! | 3 | `proxy`, `demo` |
+//! | 6 | `lib`, `main` |
+//! | 5 | `app`, `cli`, `log`, `signals` |
+//! | 4 | `proxy`, `demo` |
+//! | 3 | `events` |
 //! | 2 | `registry`, `audit`, `observer` |
 //! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
@@ -23,6 +24,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod events;
 pub mod line_writer;
 pub mod log;
 pub mod observer;
@@ -31,5 +33,6 @@ pub mod prover;
 pub mod proxy;
 pub mod registry;
 pub mod session;
+pub mod signals;
 pub mod sql;
 pub mod wire;

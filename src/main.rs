@@ -8,10 +8,12 @@ use std::{
 
 use clap::Parser;
 use pgidle::{
-    app,
+    app::{self, App},
     cli::{CheckArgs, Cli, Command, DemoArgs, ServeArgs},
+    config::{Config, Source},
     demo::{self, DemoOptions},
     log::Log,
+    signals::Signals,
 };
 
 /// Usage or configuration: clap's own status for the former.
@@ -42,13 +44,28 @@ fn serve(args: ServeArgs) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(EXIT_CONFIGURATION.into(), format_args!("{error:#}")),
     };
-    match app::serve(config, &source) {
+    match run(config, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs the proxy until a signal stops it.
+fn run(config: Config, source: Source) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // Before the log says that it listens: a signal that comes earlier kills the process.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let app = App::start(config, source)?;
+    runtime.block_on(async {
+        signals.serve(|| app.reload()).await;
+        app.drain(signals.stop()).await;
+    });
+    app.join()
 }
 
 fn check(args: CheckArgs) -> ExitCode {

@@ -19,7 +19,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{config::AuditSettings, line_writer::LineWriter, session::event::Event};
+use crate::{
+    config::AuditSettings,
+    line_writer::LineWriter,
+    session::event::{Incident, TransactionRecord},
+};
 
 use writer::Writer;
 
@@ -56,20 +60,18 @@ impl Audit {
         (Self { queue, shared }, receiver)
     }
 
-    /// Takes an event to be written, stamped with the time of this call. Never blocks: an event that finds the queue
-    /// full is dropped and counted.
-    pub fn record(&self, event: Event) {
-        match event {
-            Event::Step(_) => return,
-            Event::Transaction(_) if !self.wants_transactions() => return,
-            Event::Incident(_) | Event::Transaction(_) => {}
+    /// Takes what is to be written, stamped with the time of this call. Never blocks: what finds the queue full is dropped
+    /// and counted.
+    pub fn record(&self, entry: Entry) {
+        if matches!(entry, Entry::Transaction(_)) && !self.wants_transactions() {
+            return;
         }
         #[expect(
             clippy::disallowed_methods,
             reason = "the audit stamps wall-clock time, and nothing else does"
         )]
         let time = SystemTime::now();
-        if self.queue.try_send(Message::Event(time, event)).is_err() {
+        if self.queue.try_send(Message::Entry(time, entry)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -120,6 +122,27 @@ impl Audit {
     }
 }
 
+/// Something that has a line in the audit.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A limit was reached.
+    Incident(Box<Incident>),
+    /// A transaction block ended.
+    Transaction(Box<TransactionRecord>),
+}
+
+impl From<Box<Incident>> for Entry {
+    fn from(incident: Box<Incident>) -> Self {
+        Self::Incident(incident)
+    }
+}
+
+impl From<Box<TransactionRecord>> for Entry {
+    fn from(transaction: Box<TransactionRecord>) -> Self {
+        Self::Transaction(transaction)
+    }
+}
+
 /// What the handles and the writer both see.
 #[derive(Debug, Default)]
 struct Shared {
@@ -137,7 +160,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Message {
-    Event(SystemTime, Event),
+    Entry(SystemTime, Entry),
     /// Look at [`Shared`].
     Wake,
 }
@@ -197,8 +220,8 @@ mod tests {
         }]
     }
 
-    fn incident() -> Event {
-        Event::Incident(Box::new(Incident {
+    fn incident() -> Entry {
+        Entry::Incident(Box::new(Incident {
             who: who(),
             kind: Kind::Idle,
             action: Action::Rollback,
@@ -247,8 +270,8 @@ mod tests {
         }
     }
 
-    fn transaction() -> Event {
-        Event::Transaction(Box::new(TransactionRecord {
+    fn transaction() -> Entry {
+        Entry::Transaction(Box::new(TransactionRecord {
             who: who(),
             outcome: TransactionOutcome::Commit,
             duration: Duration::from_millis(20),
@@ -338,11 +361,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
         let audit = Audit::start(settings(&file)).unwrap();
-        let Event::Incident(mut incident) = incident() else {
+        let Entry::Incident(mut incident) = incident() else {
             unreachable!()
         };
         incident.damage = Some(Arc::new(damage()));
-        audit.record(Event::Incident(incident));
+        audit.record(Entry::Incident(incident));
         audit.record(transaction());
         audit.close();
         let [incident, transaction] = <[Value; 2]>::try_from(lines(&file)).unwrap();
@@ -368,11 +391,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
         let audit = Audit::start(settings(&file)).unwrap();
-        let Event::Incident(mut incident) = incident() else {
+        let Entry::Incident(mut incident) = incident() else {
             unreachable!()
         };
         incident.damage = Some(Arc::new(damage()));
-        audit.record(Event::Incident(incident));
+        audit.record(Entry::Incident(incident));
         audit.record(transaction());
         audit.close();
         let mut text = fs::read_to_string(&file).unwrap();

@@ -17,18 +17,14 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Message, QUEUE_LENGTH, Shared, lock,
+    Entry, Message, QUEUE_LENGTH, Shared, lock,
     schema::{IncidentLine, Line, Millis, Record, StatementLine, TransactionLine, WaiterLine},
     sentence,
 };
 use crate::{
     config::AuditSettings,
     line_writer::{LineWriter, Target},
-    session::{
-        MAX_TEXT,
-        damage::Waiter,
-        event::{Event, Statement},
-    },
+    session::{MAX_TEXT, damage::Waiter, event::Statement},
     sql::{self, Identifiers},
 };
 
@@ -98,22 +94,22 @@ impl Writer {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Event(time, event) => self.event(time, &event),
+            Message::Entry(time, entry) => self.entry(time, &entry),
             Message::Wake => {}
         }
     }
 
-    fn event(&mut self, at: SystemTime, event: &Event) {
+    fn entry(&mut self, at: SystemTime, entry: &Entry) {
         let time = rfc3339(at);
         let id = self.ids.next(at);
-        if let Event::Incident(incident) = event {
+        if let Entry::Incident(incident) = entry {
             sentence::log(&id, incident);
         }
         if self.settings.file.is_none() {
             return;
         }
-        let record = match event {
-            Event::Incident(incident) => {
+        let record = match entry {
+            Entry::Incident(incident) => {
                 let statements = self.statements(&incident.statements);
                 let blocked = incident.damage.as_deref();
                 let blocked = blocked.and_then(|damage| damage.blocked.as_deref());
@@ -122,11 +118,10 @@ impl Writer {
                     id, incident, statements, blocked,
                 )))
             }
-            Event::Transaction(transaction) => {
+            Entry::Transaction(transaction) => {
                 let statements = self.statements(&transaction.statements);
                 Record::Transaction(Box::new(TransactionLine::new(id, transaction, statements)))
             }
-            Event::Step(_) => return,
         };
         self.line(&Line::new(time, record));
     }

@@ -27,7 +27,10 @@ use super::{
 use crate::{
     config::{Config, Pooler},
     registry::{Registry, Seat},
-    session::{ChannelBinding, Opening, Session, event::Who},
+    session::{
+        ChannelBinding, Opening, Session,
+        event::{Event, Who},
+    },
     wire::{
         self, CancelKey, Startup, StartupPacket,
         originate::{self, Report},
@@ -240,7 +243,7 @@ async fn connect(
     let opening = Opening {
         who,
         replication,
-        records: worker.shared.audit.wants_transactions(),
+        records: worker.shared.events.want_transactions(),
         keeps_server: config.upstream.pooler == Pooler::Session,
         nonce: RandomState::new().hash_one(entry.id()),
         binding: binding(stream, &opened.stream, config),
@@ -248,6 +251,7 @@ async fn connect(
         authenticate_by: until.map(Instant::into_std),
     };
     let session = Session::new(opening, limits, Instant::now().into_std());
+    worker.shared.events.emit(session.who(), Event::Opened);
     Ok((session, (opened.stream, opened.answer), entry))
 }
 

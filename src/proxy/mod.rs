@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use crate::{audit::Audit, config::Config, observer::Observer, prover::Prover, registry::Registry};
+use crate::{
+    config::Config, events::Events, observer::Observer, prover::Prover, registry::Registry,
+};
 
 pub use descriptors::capacity;
 pub use listener::{Bound, ListenError, bind, run};
@@ -31,7 +33,7 @@ pub struct Shared {
     /// The live sessions.
     pub registry: Registry,
     /// Where events go.
-    pub audit: Audit,
+    pub events: Events,
     /// Who looks at what stuck sessions hold.
     pub observer: Observer,
     /// Who proves that statements only read.

@@ -25,19 +25,17 @@ use super::{
     stream::{LINGER, Stream},
 };
 use crate::{
+    events::LOG_TARGET,
     observer::Watch,
     registry::{Command, Entry},
     session::{
         Action, CloseReason, ProtocolError, Session, Side,
-        event::{Event, Position},
+        event::{self, Event, Position},
     },
 };
 
 /// How much of an answer is read ahead of a client that does not take it, while its statement is being cancelled.
 const READ_AHEAD: usize = 64 << 20;
-
-/// What `PGIDLE_LOG` calls the changes of position and the steps of endings.
-const STEPS: &str = "pgidle::session";
 
 /// How much is read of a client that is held.
 const HELD: usize = super::SCRATCH;
@@ -165,37 +163,13 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     relay.watch = None;
     relay.session.closed(Instant::now().into_std());
     relay.publish(&worker);
-    let who = relay.session.who();
-    let ended = relay.session.close_reason(closed.reason);
-    let (reason, error) = (ended.name(), closed.error.as_deref().unwrap_or_default());
-    let (session, user, database) = (who.session, &*who.user, &*who.database);
-    match ended {
-        CloseReason::ClientLeft | CloseReason::Policy | CloseReason::Drain => {
-            tracing::debug!(session, user, database, reason, "session closed");
-        }
-        CloseReason::ServerLeft
-        | CloseReason::ClientIo
-        | CloseReason::ServerIo
-        | CloseReason::Authentication
-        | CloseReason::Target
-        | CloseReason::Protocol => {
-            tracing::info!(session, user, database, reason, error, "session closed");
-        }
-    }
-    let requests = relay.session.unknown_requests();
-    if requests > 0 && closed.reason == CloseReason::Drain {
-        tracing::warn!(
-            session,
-            user,
-            database,
-            requests,
-            "the outcome of requests is unknown: they were not answered before pgidle had to end"
-        );
-    }
-    let unknown = relay.session.unknown_messages();
-    if unknown > 0 {
-        tracing::info!(session, unknown, "messages of unknown types were passed on");
-    }
+    let ended = Event::Closed(Box::new(event::Closed {
+        reason: relay.session.close_reason(closed.reason),
+        error: closed.error,
+        unknown_requests: relay.session.unknown_requests(),
+        unknown_messages: relay.session.unknown_messages(),
+    }));
+    worker.shared.events.emit(relay.session.who(), ended);
     let entry = Arc::clone(&relay.entry);
     let client = relay.close().await;
     worker.shared.registry.leave(&entry);
@@ -224,7 +198,7 @@ impl Relay {
             identified: false,
             cancels: Cancels::default(),
             watch: None,
-            logged: tracing::enabled!(target: STEPS, tracing::Level::DEBUG)
+            logged: tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG)
                 .then_some(Position::Startup),
         }
     }
@@ -574,12 +548,7 @@ impl Relay {
             self.log_position();
         }
         while let Some(event) = self.session.poll_event() {
-            if let Event::Step(step) = event {
-                let session = self.session.who().session;
-                tracing::debug!(target: STEPS, session, step, "an ending goes on");
-            } else {
-                worker.shared.audit.record(event);
-            }
+            worker.shared.events.emit(self.session.who(), event);
         }
     }
 
@@ -588,7 +557,7 @@ impl Relay {
         if let Some(before) = self.logged.replace(position).filter(|&was| was != position) {
             let session = self.session.who().session;
             let (from, to) = (before.name(), position.name());
-            tracing::debug!(target: STEPS, session, from, to, "the position changes");
+            tracing::debug!(target: LOG_TARGET, session, from, to, "the position changes");
         }
     }
 

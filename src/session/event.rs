@@ -12,6 +12,10 @@ pub enum Event {
     Incident(Box<Incident>),
     /// A transaction block ended.
     Transaction(Box<TransactionRecord>),
+    /// The session has its server, which has been sent the startup packet.
+    Opened,
+    /// The session is over.
+    Closed(Box<Closed>),
     /// The ending of a transaction has come to this step.
     Step(&'static str),
 }
@@ -286,6 +290,19 @@ pub struct TransactionRecord {
     pub statements: Vec<Statement>,
     /// How many statements it had in all.
     pub statement_count: u64,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Why.
+    pub reason: CloseReason,
+    /// The error of a connection or of the protocol, if one was seen.
+    pub error: Option<String>,
+    /// How many requests were forwarded whose outcome is not known, because the session was ended.
+    pub unknown_requests: usize,
+    /// How many messages have passed of types that are not known.
+    pub unknown_messages: u64,
 }
 
 /// Why a session ended: the metric label, the audit field and the log field.

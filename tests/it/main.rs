@@ -25,6 +25,7 @@ mod drivers_table;
 mod gss;
 mod hidden_requests;
 mod idle_in_transaction;
+mod in_process;
 mod leaving;
 mod libraries;
 mod library_sequences;

@@ -16,13 +16,15 @@ const FLOORS: &[(&str, u8)] = &[
     ("registry", 2),
     ("audit", 2),
     ("observer", 2),
-    ("proxy", 3),
-    ("demo", 3),
-    ("app", 4),
-    ("cli", 4),
-    ("log", 4),
-    ("main", 5),
-    ("lib", 5),
+    ("events", 3),
+    ("proxy", 4),
+    ("demo", 4),
+    ("app", 5),
+    ("cli", 5),
+    ("log", 5),
+    ("signals", 5),
+    ("main", 6),
+    ("lib", 6),
 ];
 
 /// Crates that only some modules name: the messages that pgidle sends itself, and PostgreSQL's own parser.

@@ -338,7 +338,7 @@ impl Player {
                         )
                     }
                     // What it does shows.
-                    Event::Step(_) => continue,
+                    Event::Opened | Event::Closed(_) | Event::Step(_) => continue,
                 };
                 writeln!(self.transcript, "  * {shown}").unwrap();
             }
