@@ -197,8 +197,10 @@ mod tests {
 
     const NOTHING: [&str; 0] = [];
 
+    /// Longer than the watcher waits before it kills: where SIGINT is ignored (a job in the background of a script) only
+    /// that ends the process of the test.
     fn soon(mut holds: impl FnMut() -> bool) -> bool {
-        (0..STOP_POLLS).any(|_| {
+        (0..3 * STOP_POLLS).any(|_| {
             thread::sleep(POLL_INTERVAL);
             holds()
         })

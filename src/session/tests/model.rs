@@ -313,8 +313,11 @@ impl Server {
             self.unreplicated.extend(&waiting.tokens);
             return self.cancel();
         }
-        // With a Query behind an open batch neither side could say what the error is about.
-        let doubtful = !self.in_query && matches!(self.input.first(), Some(b'Q' | b'F'));
+        // With a Query after an open batch neither side could say what the error is about, and what the server skips
+        // then is never answered, with pgidle or without it.
+        let mut input = self.input.clone();
+        let next = std::iter::from_fn(|| take_frame(&mut input)).find(|(tag, _)| *tag != b'H');
+        let doubtful = !self.in_query && matches!(next, Some((b'Q' | b'F', _)));
         if self.carried_out && !doubtful {
             self.error("57014");
         } else {
