@@ -277,7 +277,7 @@ impl Relay {
             }
             let waiting = self.session.output(from.other()).len();
             if waiting > READ_AHEAD {
-                self.session.drain_overflowed();
+                self.session.drain_overflowed(now);
                 return Ok(false);
             }
             if from == Side::Client && self.session.holds_client() {

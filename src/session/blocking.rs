@@ -29,6 +29,7 @@ impl Session {
             self.observed.reported(rung.action);
             self.frees_nobody(rung, now);
         }
+        self.insist(now);
     }
 
     /// The first rung of `blocking` that is due, given since when others have waited; the session was stuck already when

@@ -197,8 +197,11 @@ impl Pending {
         if tag == BackendTag::CopyInResponse {
             self.copy_begins();
         }
+        let front = self.queue.front_mut()?;
+        // What has begun to answer was reached: an error from here on is not about the batch before it.
+        front.in_batch &= tag.is_asynchronous();
         let done = matches!(
-            (self.queue.front()?.owed, tag),
+            (front.owed, tag),
             (Owed::Parse, BackendTag::ParseComplete)
                 | (Owed::Bind, BackendTag::BindComplete)
                 | (Owed::Close, BackendTag::CloseComplete)

@@ -132,7 +132,7 @@ impl Session {
     }
 
     /// Tells that more of the server's answer has been read ahead of the client than memory is given for.
-    pub fn drain_overflowed(&mut self) {
+    pub fn drain_overflowed(&mut self, now: Instant) {
         let ends = self
             .ending
             .as_ref()
@@ -142,5 +142,6 @@ impl Session {
         } else if self.ending.is_some() {
             self.terminate(self.state.pending.ready_owed().max(1));
         }
+        self.insist(now);
     }
 }

@@ -304,3 +304,63 @@ fn a_shutdown_cancels_what_runs_and_its_fatal_is_the_answer() {
         "#]],
     );
 }
+
+#[test]
+fn a_look_after_which_nothing_can_be_done_does_not_keep_a_session_from_ending_with_pgidle() {
+    check(
+        IMPLICIT,
+        expect![[r#"
+            an observer
+            C: Q INSERT INTO t VALUES (1)
+              > Q INSERT INTO t VALUES (1)
+            +3s
+            seen: nobody
+              ! Cancel
+            shutdown
+            cancelled
+            +500ms
+            seen: nobody
+              ! Cancel
+            cancelled
+            +500ms
+            seen: nobody
+              ! Cancel
+            cancelled
+            +500ms
+            seen: nobody
+              ! Cancel
+            cancelled
+            +500ms
+            seen: nobody
+              * age rollback not_possible at 3s in "active" after 0ns
+            cancelled
+            +2s
+              < E FATAL 57P01 (ours)
+              ! close: drain
+        "#]],
+    );
+}
+
+#[test]
+fn an_error_after_the_answer_to_a_query_is_not_about_the_batch_before_it() {
+    check(
+        "",
+        expect![[r#"
+            C: P - SELECT 1 | B - - | E - | H | Q COPY t FROM STDIN | d 1 | c
+              > P - SELECT 1 | B | E | H | Q COPY t FROM STDIN | d 1 | c
+            S: 1 | 2 | D | C SELECT 1 | G
+              < 1 | 2 | D | C SELECT 1 | G
+            shutdown
+              ! Cancel
+            S: C COPY 1
+              < C COPY 1
+            S: E 57014
+            +500ms
+            cancelled
+            +2s
+              ! Cancel
+              < E FATAL 57P01 (ours)
+              ! close: drain
+        "#]],
+    );
+}
