@@ -113,7 +113,11 @@ impl Session {
         };
         let report = self.has_hit(hit);
         match &mut self.ending {
-            Some(ending) if withheld => ending.withheld = true,
+            Some(ending) if withheld => {
+                ending.withheld = true;
+                // A cancel of an earlier ending has hit what this one means: the FATAL error has to come all the same.
+                ending.hit.get_or_insert(hit);
+            }
             // It waits for the client's next message.
             Some(ending) if unasked => ending.in_batch = true,
             ending => {
@@ -140,7 +144,7 @@ impl Session {
     fn has_hit(&mut self, hit: Hit) -> Option<Report> {
         let number = self.cancels.sent().map(|cancelled| cancelled.transaction);
         if let Some(ending) = &mut self.ending
-            && number.is_none_or(|number| number == ending.transaction)
+            && (ending.copy_failed || number.is_none_or(|number| number == ending.transaction))
         {
             ending.hit = Some(hit);
             return Some(told(ending.cause, &ending.incident, hit));

@@ -402,3 +402,29 @@ fn a_cancel_connection_that_stays_open_does_not_let_a_busy_client_go_on() {
         "#]],
     );
 }
+
+#[test]
+fn a_terminate_that_an_earlier_cancel_makes_easy_still_answers_the_client() {
+    check(
+        "age: terminate 1s; implicit:",
+        expect![[r#"
+            C: Q SELECT 1 | Q COPY t FROM STDIN
+              > Q SELECT 1 | Q COPY t FROM STDIN
+            +1s
+              ! Cancel
+            S: E 25P01 | Z I | G
+              < E 25P01 | Z I | G
+            +950ms
+            cancelled
+            +50ms
+              * age terminate moot at 1s in "active" after 0ns
+              > f pgidle: rolled back after not ended for 1 s
+            S: E 57014 | Z I
+              < E FATAL 25P04 (ours)
+              > X
+              ! close: policy
+              * age terminate terminated at 1s in "copy in" after 1s
+            +1s
+        "#]],
+    );
+}
