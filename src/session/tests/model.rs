@@ -32,6 +32,11 @@ fn number(text: &str) -> u32 {
     text.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
+/// Whether a statement ends the block.
+fn exits(text: &str) -> bool {
+    is_exit(text) && !text.starts_with("ROLLBACK TO")
+}
+
 fn is_exit(text: &str) -> bool {
     text.starts_with("COMMIT") || text.starts_with("ROLLBACK")
 }
@@ -816,10 +821,28 @@ pub(super) struct Client {
 
 impl Client {
     /// Whether something that it asked, and that was not answered, may end a transaction block.
-    pub(super) fn may_commit(&self) -> bool {
-        let exits = |text: &String| is_exit(text) && !text.starts_with("ROLLBACK TO");
+    /// Whether a statement after the end of the block may run by now, for all that anyone but the server can know: it keeps
+    /// the answers to a list in its buffer.
+    pub(super) fn may_have_left_block(&self) -> bool {
         self.sent.iter().any(|sent| match &sent.expect {
-            Expect::Query(list) => list.iter().any(exits),
+            Expect::Query(list) => {
+                let after = list.iter().skip_while(|text| !exits(text)).skip(1);
+                let mut outside = after.skip_while(|text| exits(text));
+                outside.next().is_some_and(|text| text != "BEGIN")
+            }
+            Expect::Execute(_)
+            | Expect::Call { .. }
+            | Expect::Parse
+            | Expect::Bind
+            | Expect::Describe
+            | Expect::Sync
+            | Expect::CopyEnd => false,
+        })
+    }
+
+    pub(super) fn may_commit(&self) -> bool {
+        self.sent.iter().any(|sent| match &sent.expect {
+            Expect::Query(list) => list.iter().any(|text| exits(text)),
             Expect::Execute(text) => exits(text),
             Expect::Call { .. }
             | Expect::Parse

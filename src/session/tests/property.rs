@@ -596,6 +596,7 @@ impl World {
         // Before the answer to BEGIN has come it is unknown that there is a block, where a list is not wholly known.
         let aged = ends(Kind::Age)
             && self.server.has_told_all()
+            && !self.client.may_have_left_block()
             && !half_forwarded
             && (self.server.status() == b'T' || self.limits.contains("implicit"));
         // Without an observer nothing is cancelled that may be a commit.
