@@ -23,6 +23,10 @@ impl CancelGuard {
 
     /// Notes what those of ours that are sent now are meant for.
     pub(super) fn aim(&mut self, cancelled: Cancelled) {
+        let cancelled = match self.sent.take() {
+            Some(earlier) => cancelled.after(&earlier),
+            None => cancelled,
+        };
         self.sent = Some(Box::new(cancelled));
     }
 

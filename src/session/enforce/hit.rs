@@ -33,6 +33,15 @@ pub(in crate::session) struct Cancelled {
 }
 
 impl Cancelled {
+    /// One that is sent while an earlier one may still show: what that has begun with the answers goes on.
+    pub(in crate::session) fn after(self, earlier: &Self) -> Self {
+        Self {
+            spent: earlier.spent,
+            takes_back: earlier.takes_back,
+            ..self
+        }
+    }
+
     pub(super) fn new(cause: Cause, incident: &Incident, transaction: u64) -> Self {
         Self {
             cause,

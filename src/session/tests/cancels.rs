@@ -364,3 +364,35 @@ fn an_error_after_the_answer_to_a_query_is_not_about_the_batch_before_it() {
         "#]],
     );
 }
+
+#[test]
+fn what_was_told_to_be_unknown_is_not_answered_after_another_cancel() {
+    check(
+        IMPLICIT,
+        expect![[r#"
+            an observer
+            C: Q INSERT INTO t VALUES (1) | P - CALL p() | B - - | E - | S
+              > Q INSERT INTO t VALUES (1) | P - CALL p() | B | E | S
+            +3s
+            seen: nobody
+              ! Cancel
+            S: C INSERT 0 1 | Z I
+              < C INSERT 0 1 | Z I
+            S: 1 | 2 | SYNCREP
+              < 1 | 2 | N 01000 | E 40003 (ours)
+            cancelled
+            +500ms
+              * age rollback commit_not_awaited at 3s in "active" after 0ns
+            +3s
+            seen: nobody
+              ! Cancel
+            S: C CALL | Z I
+              < Z I
+            cancelled
+              * age rollback moot at 3s in "active" after 0ns
+            +1s
+            C: Q SELECT 1
+              > Q SELECT 1
+        "#]],
+    );
+}
