@@ -27,6 +27,7 @@ demo: setup-demo ## Show what pgidle does about a stuck transaction, on a throwa
 lint: setup-lint ## Check format and lints
 	$(call step,format,cargo fmt --check)
 	$(call step,lints,cargo clippy --locked --all-targets -- -D warnings)
+	$(call step,lints of the core alone,cargo clippy --locked --no-default-features --lib -- -D warnings)
 
 doc: setup-build ## Build the documentation of every item, private ones too
 	$(call step,documentation,RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items)

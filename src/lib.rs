@@ -18,21 +18,39 @@
 //! | 2 | `registry`, `audit`, `observer` |
 //! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
+//!
+//! # The core
+//! [`wire`], [`policy`], [`session`], and [`sql`] but for what calls PostgreSQL's own parser compile without the feature
+//! `proxy`: no runtime, no I/O, no C. `tests/tidy` holds what they may need.
 
-pub mod app;
-pub mod audit;
-pub mod cli;
-pub mod config;
-pub mod demo;
-pub mod events;
-pub mod line_writer;
-pub mod log;
-pub mod observer;
 pub mod policy;
-pub mod prover;
-pub mod proxy;
-pub mod registry;
 pub mod session;
-pub mod signals;
 pub mod sql;
 pub mod wire;
+
+#[cfg(feature = "proxy")]
+pub mod app;
+#[cfg(feature = "proxy")]
+pub mod audit;
+#[cfg(feature = "proxy")]
+pub mod cli;
+#[cfg(feature = "proxy")]
+pub mod config;
+#[cfg(feature = "proxy")]
+pub mod demo;
+#[cfg(feature = "proxy")]
+pub mod events;
+#[cfg(feature = "proxy")]
+pub mod line_writer;
+#[cfg(feature = "proxy")]
+pub mod log;
+#[cfg(feature = "proxy")]
+pub mod observer;
+#[cfg(feature = "proxy")]
+pub mod prover;
+#[cfg(feature = "proxy")]
+pub mod proxy;
+#[cfg(feature = "proxy")]
+pub mod registry;
+#[cfg(feature = "proxy")]
+pub mod signals;

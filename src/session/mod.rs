@@ -39,7 +39,6 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
-pub(crate) use self::text::MAX_TEXT;
 use self::{
     cancel_guard::CancelGuard,
     discard::Discard,
@@ -54,7 +53,7 @@ use self::{
     state::{Finished, State, TransactionStatus},
     telling::Telling,
 };
-pub use self::{event::CloseReason, limits::Look, startup::ChannelBinding};
+pub use self::{event::CloseReason, limits::Look, startup::ChannelBinding, text::MAX_TEXT};
 use crate::{
     policy::{Identity, Kind, Limits, Rules, Target},
     sql::Claim,

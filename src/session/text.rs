@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::sql::{self, Commits, Control, Lexing, Outline};
 
 /// Bytes of a statement's text that are kept.
-pub(crate) const MAX_TEXT: usize = 4096;
+pub const MAX_TEXT: usize = 4096;
 
 /// A statement as far as it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]

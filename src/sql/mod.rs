@@ -9,13 +9,19 @@ mod claim;
 mod command;
 mod commits;
 mod control;
+#[cfg(feature = "proxy")]
 mod fingerprint;
+#[cfg(feature = "proxy")]
 mod grammar;
+#[cfg(feature = "proxy")]
 mod harmless;
 mod inert;
 mod lexer;
+#[cfg(feature = "proxy")]
 mod read_only;
+mod sqlstate;
 mod tags;
+#[cfg(feature = "proxy")]
 mod words;
 
 pub use claim::{Claim, Names, Proof, Unproven};
@@ -25,8 +31,10 @@ pub use control::{
     Control, Identifier, Lexing, Outline, Semicolons, StatementList, certain_front,
     is_client_only_encoding, may_have_several, outline,
 };
+#[cfg(feature = "proxy")]
 pub use fingerprint::{Identifiers, fingerprint, normalise};
 pub use inert::{Inert, inert};
+#[cfg(feature = "proxy")]
 pub use read_only::prove;
+pub use sqlstate::found_names;
 pub use tags::tags;
-pub use words::found_names;

@@ -20,7 +20,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Texts that are judged in one ending; the others count as not proven.
-const MAX_TEXTS: usize = 512;
+const MAX_JUDGED: usize = 512;
 
 /// What an ending goes on with when it has the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Judged {
 
     /// Notes a text that is to be judged, if there is room; `false` where none is, or it was noted before.
     fn note(&mut self, sql: &Arc<str>) -> bool {
-        let new = self.texts.len() < MAX_TEXTS && self.reads(sql).is_none();
+        let new = self.texts.len() < MAX_JUDGED && self.reads(sql).is_none();
         if new {
             self.texts.push((Arc::clone(sql), false));
         }

@@ -1,0 +1,63 @@
+//! The core compiles alone: what the package needs when its default feature is off.
+
+use std::{collections::BTreeSet, process::Command};
+
+/// What the core is made of.
+const CORE: &[&str] = &["bytes", "ipnet", "memchr", "pgwire", "thiserror"];
+
+/// Crates that mean I/O, a runtime, or a C compiler; so do those whose names end in `-sys`.
+const NOT_PURE: &[&str] = &[
+    "bindgen",
+    "cc",
+    "cmake",
+    "nix",
+    "pg_query",
+    "pkg-config",
+    "ring",
+    "rustls",
+    "socket2",
+    "tokio",
+    "tracing",
+];
+
+/// The packages that are built for the library with these flags, down to this depth.
+fn packages(flags: &[&str], depth: &str) -> BTreeSet<String> {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}", "--depth", depth])
+        .args(flags)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&tree.stderr);
+    assert!(tree.status.success(), "{complaints}");
+    let listed = String::from_utf8(tree.stdout).unwrap();
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    let others = names.filter(|&name| !name.is_empty() && name != "pgidle");
+    others.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_core_needs_no_runtime_and_no_c_compiler() {
+    let impure = |packages: BTreeSet<String>| -> Vec<String> {
+        let named = |name: &String| NOT_PURE.contains(&name.as_str()) || name.ends_with("-sys");
+        packages.into_iter().filter(named).collect()
+    };
+    let core = ["--no-default-features"];
+    assert_eq!(impure(packages(&core, "100")), Vec::<String>::new());
+    assert!(
+        packages(&core, "1").iter().eq(CORE),
+        "{:?}",
+        packages(&core, "1")
+    );
+    let program = impure(packages(&[], "100"));
+    for name in NOT_PURE
+        .iter()
+        .filter(|name| !["cmake", "pkg-config"].contains(name))
+    {
+        assert!(
+            program.iter().any(|found| found == name),
+            "{name} is looked for in vain"
+        );
+    }
+}
