@@ -10,6 +10,7 @@ mod own_address;
 mod refusal;
 mod relay;
 mod server_role;
+mod sockets;
 mod stream;
 mod tls;
 mod upstream;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use crate::{
-    config::Config, events::Events, observer::Observer, prover::Prover, registry::Registry,
+    config::Config, events::Events, observer::Observer, prover::Prover, registry::Registry, session,
 };
 
 pub use descriptors::capacity;
@@ -53,7 +54,7 @@ struct Worker {
 }
 
 /// Bytes read at once: larger than nearly every message, so that one read tells that the socket is empty.
-const SCRATCH: usize = 64 * 1024;
+const SCRATCH: usize = session::BUFFER;
 
 impl Worker {
     fn config(&self) -> Arc<Config> {

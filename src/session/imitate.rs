@@ -47,7 +47,7 @@ impl Session {
                 if !all {
                     return Some(self.refuse(frame, now));
                 }
-                originate::ready_for_query(ReadyStatus::Transaction, &mut self.to_client);
+                originate::ready_for_query(ReadyStatus::Transaction, self.client.output());
             }
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body)?;
@@ -66,8 +66,8 @@ impl Session {
             FrontendTag::FunctionCall if frame.body.starts_with(&LO_CLOSE) => {
                 // What it would have closed was closed with the transaction; 0 is success.
                 let binary = frame.body.ends_with(&[0, 1]);
-                originate::function_result(0, binary, &mut self.to_client);
-                originate::ready_for_query(ReadyStatus::Transaction, &mut self.to_client);
+                originate::function_result(0, binary, self.client.output());
+                originate::ready_for_query(ReadyStatus::Transaction, self.client.output());
             }
             FrontendTag::FunctionCall
             | FrontendTag::Close
@@ -92,7 +92,7 @@ impl Session {
             return None;
         }
         self.state.prepared.parsed(parse.statement.into(), text);
-        originate::parse_complete(&mut self.to_client);
+        originate::parse_complete(self.client.output());
         Some(())
     }
 
@@ -104,7 +104,7 @@ impl Session {
             return None;
         }
         self.state.prepared.bound(bind.portal.into(), text);
-        originate::bind_complete(&mut self.to_client);
+        originate::bind_complete(self.client.output());
         Some(())
     }
 
@@ -117,7 +117,7 @@ impl Session {
             self.state.portal(name)
         };
         self.inert(&text)?;
-        originate::describes_nothing(of_statement, &mut self.to_client);
+        originate::describes_nothing(of_statement, self.client.output());
         Some(())
     }
 
@@ -145,10 +145,10 @@ impl Session {
                     "CLOSE CURSOR"
                 }
             };
-            originate::command_complete(tag, &mut self.to_client);
+            originate::command_complete(tag, self.client.output());
         }
         if list.is_empty() {
-            originate::empty_query_response(&mut self.to_client);
+            originate::empty_query_response(self.client.output());
         }
         if let Some(telling) = &mut self.telling {
             telling.carried_out(savepoints);
@@ -162,11 +162,11 @@ impl Session {
     /// `src/backend/tcop/postgres.c`), and is no error where the name is unknown.
     fn close_names(&mut self, names: &[(u8, &Identifier)], now: Instant) {
         for &(kind, name) in names {
-            originate::close(kind, name.as_bytes(), &mut self.to_server);
+            originate::close(kind, name.as_bytes(), self.server.output());
             let body = [&[kind], name.as_bytes(), &[0]].concat();
             self.note_own(FrontendTag::Close, &body, now);
         }
-        originate::sync(&mut self.to_server);
+        originate::sync(self.server.output());
         self.note_own(FrontendTag::Sync, &[], now);
         if let Some(telling) = &mut self.telling {
             telling.await_own(names.len() + 1);

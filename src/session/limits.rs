@@ -57,13 +57,13 @@ impl Session {
             Position::Replication
         } else if self.released.is_some() {
             Position::Released
-        } else if self.client_blocked_since.is_some()
+        } else if self.client.is_blocked()
             && (state.status != TransactionStatus::Idle || !pending.is_empty())
         {
             Position::ClientNotReading
-        } else if pending.copy_in() && !self.server_blocked {
+        } else if pending.copy_in() && !self.server.is_blocked() {
             Position::CopyIn
-        } else if self.client.scanner.rest() > 0 && !self.server_blocked {
+        } else if self.client.missing() > 0 && !self.server.is_blocked() {
             Position::HalfForwardedMessage
         } else if pending.skipping() {
             Position::FailedBatch
@@ -78,7 +78,9 @@ impl Session {
         } else {
             match state.status {
                 TransactionStatus::Idle => Position::Idle,
-                TransactionStatus::InBlock if self.half_sent => Position::HalfSentRequest,
+                TransactionStatus::InBlock if self.client.is_half_sent() => {
+                    Position::HalfSentRequest
+                }
                 TransactionStatus::InBlock => Position::IdleInTransaction,
                 TransactionStatus::Failed => Position::IdleInTransactionAborted,
             }
@@ -114,7 +116,9 @@ impl Session {
         if self.flush_at().is_some_and(|at| at <= now) {
             self.flush_batch();
         }
-        self.reading_ahead |= self.read_ahead_at().is_some_and(|at| at <= now);
+        if self.read_ahead_at().is_some_and(|at| at <= now) {
+            self.client.read_ahead();
+        }
         while self.ending.is_none()
             && let Some(rung) = self.next_rung().filter(|rung| rung.at <= now)
         {
@@ -123,7 +127,7 @@ impl Session {
     }
 
     /// Tells whether somebody looks at the server, and how often that can be.
-    pub fn set_observer(&mut self, interval: Option<Duration>) {
+    pub fn handle_observer(&mut self, interval: Option<Duration>, _now: Instant) {
         self.observed.set_interval(interval);
     }
 
@@ -173,7 +177,8 @@ impl Session {
             }
             Position::HalfForwardedMessage => Some((Kind::Stalled, self.silence.since())),
             Position::ClientNotReading => self
-                .client_blocked_since
+                .client
+                .blocked_since()
                 .map(|since| (Kind::Stalled, since)),
             Position::Startup
             | Position::Idle
@@ -204,7 +209,7 @@ impl Session {
     /// said everything and waits for a request; and since when.
     fn unread(&self) -> Option<(Kind, Instant)> {
         let pending = &self.state.pending;
-        let since = self.client_blocked_since?;
+        let since = self.client.blocked_since()?;
         let waits = pending.is_empty() && !pending.unsynced() && self.released.is_none();
         waits.then_some((self.idle_kind()?, since))
     }
@@ -212,9 +217,9 @@ impl Session {
     /// When the server has to be read on, although the client does not take what is due to it: whether it has said
     /// everything and is idle cannot be told before.
     fn read_ahead_at(&self) -> Option<Instant> {
-        let since = self.client_blocked_since?;
+        let since = self.client.blocked_since()?;
         let finished = self.state.pending.is_empty();
-        if finished || self.reading_ahead {
+        if finished || self.client.is_read_ahead() {
             return None;
         }
         if self.ladders.wait() {
@@ -332,7 +337,7 @@ impl Session {
     /// Asks the server for its answers to a batch without Sync, once.
     pub(super) fn flush_batch(&mut self) {
         if self.may_owe_a_flush() {
-            originate::flush(&mut self.to_server);
+            originate::flush(self.server.output());
             self.silence.flush();
         }
     }
@@ -341,7 +346,7 @@ impl Session {
     fn may_owe_a_flush(&self) -> bool {
         let pending = &self.state.pending;
         let silent = pending.unsynced() && pending.ready_owed() == 0 && !pending.is_empty();
-        let legal = !pending.copy_in() && self.client.scanner.rest() == 0;
+        let legal = !pending.copy_in() && self.client.missing() == 0;
         silent && legal && !self.silence.was_flushed() && self.state.phase.is_ready()
     }
 
@@ -357,8 +362,8 @@ impl Session {
         match rung.action {
             Action::Log => {}
             Action::Notice => {
-                if self.server.scanner.rest() == 0 {
-                    originate::notice_response(&report::notice(&incident), &mut self.to_client);
+                if self.server.missing() == 0 {
+                    originate::notice_response(&report::notice(&incident), self.client.output());
                     incident.outcome = Outcome::Noticed;
                 } else {
                     incident.outcome = Outcome::NotPossible;
@@ -379,13 +384,13 @@ impl Session {
 
     /// Whether nothing is under way, in either direction.
     fn is_quiet(&self) -> bool {
-        let between = self.client.scanner.rest() == 0 && self.server.scanner.rest() == 0;
+        let between = self.client.missing() == 0 && self.server.missing() == 0;
         self.state.pending.is_empty() && between
     }
 
     /// Whether the server has a part of a message whose rest cannot be made up.
     fn is_half_forwarded(&self) -> bool {
-        self.client.scanner.rest() > 0 && !self.state.pending.copy_in()
+        self.client.missing() > 0 && !self.state.pending.copy_in()
     }
 
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.

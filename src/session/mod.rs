@@ -1,9 +1,6 @@
 //! The state machine of one session: bytes, timers and commands in; bytes, actions and events out. No I/O, no clock.
 //!
-//! The caller hands over what it has read with [`Session::client_bytes`] and [`Session::server_bytes`], passes on the
-//! verbatim part and then what [`Session::output`] gives for each side, carries out every [`Action`], records every
-//! [`Event`], and sleeps until [`Session::poll_timeout`]. In the common case all of the bytes are
-//! verbatim, and nothing is copied or allocated.
+//! How it is driven stands at [`Session`].
 #![warn(clippy::indexing_slicing)]
 
 mod blocking;
@@ -31,13 +28,12 @@ mod telling;
 mod text;
 mod transaction;
 pub mod transcript;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
-
-use bytes::BytesMut;
 
 use self::{
     cancel_guard::CancelGuard,
@@ -52,26 +48,26 @@ use self::{
     startup::Startup,
     state::{Finished, State, TransactionStatus},
     telling::Telling,
+    transfer::{Leg, Verdict},
 };
-pub use self::{event::CloseReason, limits::Look, startup::ChannelBinding, text::MAX_TEXT};
+pub use self::{
+    event::CloseReason,
+    limits::Look,
+    startup::ChannelBinding,
+    text::MAX_TEXT,
+    transfer::{BUFFER, Eof, Wants},
+};
 use crate::{
     policy::{Identity, Kind, Limits, Rules, Target},
     sql::Claim,
-    wire::{
-        self, BackendTag, CancelKey, ErrorFields, Frame, FrameScanner, FrontendTag, InvalidLength,
-        Scanned,
-    },
+    wire::{self, BackendTag, CancelKey, ErrorFields, Frame, FrontendTag, InvalidLength},
 };
-
-/// How much of an answer is read to learn whether the server has said everything: more than lies in the sockets' buffers
-/// (`tcp(7)`: `tcp_wmem` and `tcp_rmem`) of a server that has.
-const UNREAD: usize = 16 << 20;
 
 /// What the caller has to do for a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Let no CancelRequest of the client's through until [`Action::OpenGate`], wait until those that are on their way
-    /// have been closed by the server, then call [`Session::gate_closed`].
+    /// have been closed by the server, then call [`Session::handle_gate_closed`].
     CloseGate,
     /// Let CancelRequests through again.
     OpenGate,
@@ -82,9 +78,9 @@ pub enum Action {
         /// What is to be proven.
         claim: Claim,
     },
-    /// Send a CancelRequest for this session, and call [`Session::cancel_closed`] when the server has closed it.
+    /// Send a CancelRequest for this session, and call [`Session::handle_cancel_closed`] when the server has closed it.
     Cancel,
-    /// The application name has changed: call [`Session::match_rules`].
+    /// The application name has changed: call [`Session::handle_rules`].
     Identify,
     /// The server has let the client in.
     Authenticated,
@@ -105,15 +101,6 @@ pub enum ProtocolError {
     Server(InvalidLength),
 }
 
-/// What became of a run of bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Step {
-    /// Bytes that are dealt with; the others must be given again, with more behind them.
-    pub consumed: usize,
-    /// Of those, the bytes at the front that go on as they are, before what [`Session::output`] gives.
-    pub verbatim: usize,
-}
-
 /// One side of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -123,44 +110,112 @@ pub enum Side {
     Server,
 }
 
-/// What becomes of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Pass,
-    Drop,
-    /// It waits, and everything behind it.
-    Hold,
-}
-
-/// One direction of the stream.
-#[derive(Clone, Debug, Default)]
-struct Leg {
-    scanner: FrameScanner,
-    /// Whether the rest of a frame that was not whole is dropped.
-    drop_rest: bool,
-}
-
-impl Leg {
-    /// Whether a Terminate is among the bytes that wait.
-    fn terminates(&self, mut bytes: &[u8]) -> bool {
-        let mut scanner = self.scanner.clone();
-        while let Ok(scanned) = scanner.scan(bytes, |_| true) {
-            let len = match scanned {
-                Scanned::Frame { frame, .. }
-                    if FrontendTag::from(frame.tag) == FrontendTag::Terminate =>
-                {
-                    return true;
-                }
-                Scanned::Frame { len, .. } | Scanned::Rest { len } => len,
-                Scanned::Incomplete => break,
-            };
-            bytes = bytes.get(len..).unwrap_or_default();
-        }
-        false
-    }
-}
-
 /// The state machine of one session.
+///
+/// # How it is driven
+/// Methods named `handle_*` are its inputs, and take the time; those named `wants_*` and `poll_*` say what to do next. A
+/// driver owns both sockets, a buffer of [`BUFFER`] bytes at least, and this loop:
+///
+/// 1. For each side: write what is [`unsent`](Self::unsent) to the other one, then read while
+///    [`wants_read`](Self::wants_read) allows it. What [`handle_read`](Self::handle_read) returns is written from where it
+///    was read; in the common case that is all, and nothing is copied or allocated.
+/// 2. Carry out every [`Action`] and record every [`Event`], until there is none.
+/// 3. Where that has led to something that [`wants_write`](Self::wants_write), or to a client that is not
+///    [held](Self::holds_client) any more, begin again at once.
+/// 4. Sleep until a socket is ready or [`poll_timeout`](Self::poll_timeout) has come, and then call
+///    [`handle_timeout`](Self::handle_timeout).
+///
+/// At the end [`handle_closed`](Self::handle_closed) gives the last events. The sockets' part of it, for sockets that do
+/// not block:
+///
+/// ```
+/// use std::io::{self, ErrorKind, Read, Write};
+/// use std::time::Instant;
+/// use pgidle::session::{BUFFER, CloseReason, Eof, Session, Side, Wants};
+///
+/// /// Reads or writes what can be read or written at once; `None` where that is nothing.
+/// fn at_once(result: io::Result<usize>) -> io::Result<Option<usize>> {
+///     match result {
+///         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+///         result => result.map(Some),
+///     }
+/// }
+///
+/// /// Moves bytes from one side to the other until the one has none or the other takes none; why the session is over,
+/// /// once it is.
+/// fn pump(
+///     session: &mut Session,
+///     from: Side,
+///     mut source: impl Read,
+///     mut sink: impl Write,
+///     buffer: &mut [u8; BUFFER],
+///     now: Instant,
+/// ) -> io::Result<Option<CloseReason>> {
+///     let to = from.other();
+///     loop {
+///         if !session.unsent(to).is_empty() {
+///             let written = at_once(sink.write(session.unsent(to)))?;
+///             session.handle_written(to, written.unwrap_or(0), now);
+///         }
+///         let kept;
+///         let bytes = match session.wants_read(from) {
+///             Wants::Nothing | Wants::Bytes(0) => return Ok(None),
+///             Wants::Kept => {
+///                 kept = session.take_kept(from);
+///                 &kept[..]
+///             }
+///             Wants::Bytes(most) => {
+///                 let first = session.kept(from);
+///                 let room = BUFFER.min(first.saturating_add(most));
+///                 match at_once(source.read(&mut buffer[first..room]))? {
+///                     None => return Ok(None),
+///                     Some(0) => return Ok(ended(session, from, now)),
+///                     Some(read) => {
+///                         buffer[..first].copy_from_slice(&session.take_kept(from));
+///                         &buffer[..first + read]
+///                     }
+///                 }
+///             }
+///             Wants::End => return Ok(ended(session, from, now)),
+///         };
+///         let passed = session.handle_read(from, bytes, now).map_err(io::Error::other)?;
+///         let written = if passed.is_empty() {
+///             0
+///         } else {
+///             at_once(sink.write(passed))?.unwrap_or(0)
+///         };
+///         session.handle_unwritten(to, &passed[written..], now);
+///     }
+/// }
+///
+/// fn ended(session: &mut Session, from: Side, now: Instant) -> Option<CloseReason> {
+///     match session.handle_eof(from, now) {
+///         Eof::Close(reason) => Some(reason),
+///         // Here the driver shuts the server's socket down for writing, once everything is written.
+///         Eof::PassOn => None,
+///         Eof::Later => None,
+///     }
+/// }
+/// # use std::sync::Arc;
+/// # use pgidle::{policy::{Limits, Target}, session::{ChannelBinding, Opening, event::Who}};
+/// # let now = Instant::now();
+/// # let opening = Opening {
+/// #     who: Who::default(),
+/// #     replication: false,
+/// #     records: false,
+/// #     keeps_server: false,
+/// #     nonce: 0,
+/// #     binding: ChannelBinding::default(),
+/// #     target: Target::default(),
+/// #     authenticate_by: None,
+/// # };
+/// # let mut session = Session::new(opening, Arc::new(Limits::default()), now);
+/// # let mut buffer = [0; BUFFER];
+/// # let answer = b"Z\0\0\0\x05I";
+/// # let mut written = Vec::new();
+/// # let over = pump(&mut session, Side::Server, &answer[..], &mut written, &mut buffer, now).unwrap();
+/// # assert_eq!((&*written, over), (&answer[..], Some(CloseReason::ServerLeft)));
+/// ```
 #[derive(Debug)]
 pub struct Session {
     who: Who,
@@ -168,27 +223,15 @@ pub struct Session {
     state: State,
     client: Leg,
     server: Leg,
-    to_client: BytesMut,
-    to_server: BytesMut,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     ladders: Ladders,
     observed: Observed,
     silence: Silence,
-    /// Since when the client has not taken a byte of what is due to it.
-    client_blocked_since: Option<Instant>,
-    /// Whether the server is read on all the same, to learn whether it has said everything.
-    reading_ahead: bool,
-    /// Whether the server does not take what is due to it.
-    server_blocked: bool,
-    /// Whether the front of a request has come that is held until it is whole.
-    half_sent: bool,
     operator: Operator,
     cancels: CancelGuard,
     /// How often a proof was asked for.
     claims: u64,
-    /// Whether a client that is held has said that it sends nothing more.
-    client_left: bool,
     /// Requests whose outcome nobody knows, when the session was ended.
     unknown: usize,
     /// See [`Opening::keeps_server`].
@@ -233,21 +276,14 @@ impl Session {
             state: State::new(startup, opening.replication, opening.records, now),
             client: Leg::default(),
             server: Leg::default(),
-            to_client: BytesMut::new(),
-            to_server: BytesMut::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             ladders: Ladders::default(),
             observed: Observed::default(),
             silence: Silence::begins(now),
-            client_blocked_since: None,
-            reading_ahead: false,
-            server_blocked: false,
-            half_sent: false,
             operator: Operator::default(),
             cancels: CancelGuard::default(),
             claims: 0,
-            client_left: false,
             unknown: 0,
             keeps_server: opening.keeps_server,
             nonce: opening.nonce,
@@ -263,65 +299,12 @@ impl Session {
         &self.who
     }
 
-    /// Looks at bytes from the client.
-    ///
-    /// # Errors
-    /// A length that no message can have: the session cannot go on.
-    pub fn client_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
-        if !self.holds_client() {
-            self.silence = Silence::begins(now);
-            if self.client_blocked_since.is_none() {
-                self.restart_stalled();
-            }
-        }
-        let step = self
-            .splice(Side::Client, bytes, now)
-            .map_err(ProtocolError::Client)?;
-        self.half_sent = step.consumed < bytes.len();
-        Ok(step)
-    }
-
-    /// Looks at bytes from the server.
-    ///
-    /// # Errors
-    /// A length that no message can have: the session cannot go on.
-    pub fn server_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
-        let step = self.splice(Side::Server, bytes, now);
-        self.insist(now);
-        step.map_err(ProtocolError::Server)
-    }
-
     /// Whether bytes from the client cannot be dealt with at present, and none should be read.
     pub fn holds_client(&self) -> bool {
         self.ending_holds_client()
             || self.telling_holds_client()
             || self.state.pending.is_full()
             || self.cancels.is_open()
-    }
-
-    /// Tells what of a client that is held waits unread, and whether nothing more comes: that it leaves is noticed.
-    pub fn client_waits(&mut self, unread: &[u8], ended: bool) {
-        self.client_left = ended || self.client.terminates(unread);
-    }
-
-    /// How many bytes may lie unsent for the client while the server is read on all the same; `None` for as many as there
-    /// are.
-    pub fn reads_ahead(&self) -> Option<usize> {
-        if self.ending_holds_client() {
-            None
-        } else if self.reading_ahead {
-            Some(UNREAD)
-        } else {
-            Some(0)
-        }
-    }
-
-    /// What is due to a side, behind what was passed on verbatim.
-    pub fn output(&mut self, side: Side) -> &mut BytesMut {
-        match side {
-            Side::Client => &mut self.to_client,
-            Side::Server => &mut self.to_server,
-        }
     }
 
     /// The next thing to do.
@@ -334,8 +317,9 @@ impl Session {
         next(&mut self.events)
     }
 
-    /// Finds the rule of the session, and those of the names that its transaction has had; their limits hold at once.
-    pub fn match_rules(&mut self, rules: &Rules) {
+    /// The rules that are in force: the session finds its own, and those of the names that its transaction has had; their
+    /// limits hold at once.
+    pub fn handle_rules(&mut self, rules: &Rules, _now: Instant) {
         let Self { who, state, .. } = self;
         self.limits.decide(|first_name, earlier| {
             let identity = who.identity(first_name, state.replication);
@@ -346,35 +330,14 @@ impl Session {
         });
     }
 
-    /// Tells whether bytes for a side lie unsent, and whether some were taken just before `now`.
-    pub fn flow(&mut self, side: Side, blocked: bool, progress: bool, now: Instant) {
-        match side {
-            Side::Server => self.server_blocked = blocked,
-            Side::Client if !blocked => {
-                self.reading_ahead = false;
-                if self.client_blocked_since.take().is_some() && self.state.pending.is_empty() {
-                    // Idle counts from when the client took the ReadyForQuery.
-                    self.state.turn_since = now;
-                }
-            }
-            Side::Client => {
-                if progress || self.client_blocked_since.is_none() {
-                    self.reading_ahead = false;
-                    self.client_blocked_since = Some(now);
-                    self.restart_stalled();
-                }
-            }
-        }
-    }
-
     /// Ends the session as soon as no transaction is open; at once when none is.
-    pub fn drain(&mut self) {
+    pub fn handle_drain(&mut self, _now: Instant) {
         self.operator.drain();
         self.close_if_drained();
     }
 
     /// Ends a session that is not authenticated, for those who wait for its place.
-    pub fn give_way(&mut self) {
+    pub fn handle_give_way(&mut self, _now: Instant) {
         if self.state.phase.is_startup() {
             self.fatal(&report::gives_way(), CloseReason::Authentication);
         }
@@ -389,8 +352,8 @@ impl Session {
     pub fn is_answered(&self) -> bool {
         let pending = &self.state.pending;
         let quiet = pending.is_empty() && !pending.unsynced() && self.ending.is_none();
-        let unsent = !self.to_server.is_empty() || !self.to_client.is_empty();
-        quiet && !unsent && self.state.phase.is_ready()
+        let written = self.client.has_taken_all() && self.server.has_taken_all();
+        quiet && written && self.state.phase.is_ready()
     }
 
     /// Whether the server still owes an answer to a request of the client's.
@@ -421,103 +384,15 @@ impl Session {
     }
 
     /// The session is over: what was open in it is reported.
-    pub fn closed(&mut self, now: Instant) {
+    pub fn handle_closed(&mut self, now: Instant) {
         if let Some(finished) = self.state.end(TransactionOutcome::Disconnect, now) {
             self.record(*finished);
-        }
-    }
-
-    fn splice(&mut self, side: Side, bytes: &[u8], now: Instant) -> Result<Step, InvalidLength> {
-        let mut step = Step::default();
-        let mut rewriting = !self.output(side.other()).is_empty();
-        while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
-            if self.state.phase.is_closing() {
-                step.consumed = bytes.len();
-                break;
-            }
-            if side == Side::Server && !rewriting {
-                let rows = self.rows_at(rest);
-                if rows > 0 {
-                    step.consumed += rows;
-                    step.verbatim = step.consumed;
-                    continue;
-                }
-            }
-            let leg = self.leg(side);
-            let (verdict, len, queued) = match leg.scanner.scan(rest, |tag| side.holds(tag))? {
-                Scanned::Incomplete => break,
-                Scanned::Rest { len } => {
-                    if side == Side::Client {
-                        let whole = leg.scanner.rest() == 0;
-                        let more = rest.get(..len).unwrap_or(rest);
-                        self.state.sent_more(more, whole);
-                    }
-                    let leg = self.leg(side);
-                    let verdict = if leg.drop_rest {
-                        Verdict::Drop
-                    } else {
-                        Verdict::Pass
-                    };
-                    (verdict, len, None)
-                }
-                Scanned::Frame { frame, len } => {
-                    let queued = self.output(side.other()).len();
-                    let verdict = match side {
-                        Side::Client => self.client_frame(frame, now),
-                        Side::Server => self.server_frame(frame, now),
-                    };
-                    self.leg(side).drop_rest = verdict == Verdict::Drop;
-                    (verdict, len, Some(queued))
-                }
-            };
-            if verdict == Verdict::Hold {
-                self.leg(side).scanner.rewind();
-                break;
-            }
-            let output = self.output(side.other());
-            step.consumed += len;
-            match verdict {
-                Verdict::Pass if !rewriting => step.verbatim = step.consumed,
-                Verdict::Pass => {
-                    let frame = rest.get(..len).unwrap_or(rest);
-                    match queued.filter(|&queued| queued < output.len()) {
-                        None => output.extend_from_slice(frame),
-                        // What the session itself said because of this frame comes behind it.
-                        Some(queued) => {
-                            let own = output.split_off(queued);
-                            output.extend_from_slice(frame);
-                            output.unsplit(own);
-                        }
-                    }
-                }
-                Verdict::Drop | Verdict::Hold => rewriting = true,
-            }
-            rewriting |= !self.output(side.other()).is_empty();
-        }
-        Ok(step)
-    }
-
-    /// How many bytes at the front of the server's are rows and COPY data that go on as they are and tell nothing.
-    fn rows_at(&self, bytes: &[u8]) -> usize {
-        let tag = bytes.first().copied().unwrap_or_default();
-        let flows = !Side::Server.holds(tag) && self.ending.is_none() && self.telling.is_none();
-        if flows {
-            self.server.scanner.run_of(tag, bytes)
-        } else {
-            0
         }
     }
 
     /// The clock of `stalled` begins anew, and so does its ladder.
     fn restart_stalled(&mut self) {
         self.ladders.restart(Kind::Stalled);
-    }
-
-    fn leg(&mut self, side: Side) -> &mut Leg {
-        match side {
-            Side::Client => &mut self.client,
-            Side::Server => &mut self.server,
-        }
     }
 
     fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
@@ -678,27 +553,4 @@ fn next<T>(queue: &mut VecDeque<T>) -> Option<T> {
         *queue = VecDeque::new();
     }
     first
-}
-
-impl Side {
-    /// The side that bytes from this one go to.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Server,
-            Self::Server => Self::Client,
-        }
-    }
-
-    /// Whether a frame from this side is held until it is whole.
-    ///
-    /// Every request is, so that a half-sent one does not reach the server. Of the answers, rows and COPY data flow.
-    fn holds(self, tag: u8) -> bool {
-        match self {
-            Self::Client => true,
-            Self::Server => !matches!(
-                BackendTag::from(tag),
-                BackendTag::DataRow | BackendTag::CopyData
-            ),
-        }
-    }
 }

@@ -102,7 +102,7 @@ impl Session {
             return false;
         };
         if let Some(mechanisms) = startup.without_binding(frame) {
-            originate::authentication_sasl(mechanisms, &mut self.to_client);
+            originate::authentication_sasl(mechanisms, self.client.output());
             return true;
         }
         let refused = startup.refuses_server(frame);

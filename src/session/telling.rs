@@ -156,7 +156,7 @@ impl Session {
         match self.reaction(frame) {
             Reaction::Forward => self.pass_client(frame, now),
             Reaction::ForwardAndFlush => {
-                originate::flush(&mut self.to_server);
+                originate::flush(self.server.output());
                 self.pass_client(frame, now)
             }
             Reaction::Refuse => self.refuse(frame, now),
@@ -211,7 +211,7 @@ impl Session {
                 self.telling = None;
             } else if self.state.status == TransactionStatus::Failed && !telling.told {
                 // Drivers look at the byte: some answer a failed one by ROLLBACK, and never show why.
-                originate::ready_for_query(ReadyStatus::Transaction, &mut self.to_client);
+                originate::ready_for_query(ReadyStatus::Transaction, self.client.output());
                 return Verdict::Drop;
             }
         }
@@ -366,7 +366,7 @@ impl Session {
                 TransactionStatus::Idle => ReadyStatus::Idle,
                 TransactionStatus::InBlock | TransactionStatus::Failed => ReadyStatus::Error,
             };
-            originate::ready_for_query(status, &mut self.to_client);
+            originate::ready_for_query(status, self.client.output());
         } else {
             self.discard.rest_of_batch();
         }
@@ -379,7 +379,7 @@ impl Session {
             return;
         };
         let over = telling.due == Due::Commit || self.state.status == TransactionStatus::Idle;
-        telling.send(&mut self.to_client);
+        telling.send(self.client.output());
         if over {
             self.telling = None;
         }

@@ -34,7 +34,7 @@ impl Session {
         let sql = format!(
             "{rollback}BEGIN ISOLATION LEVEL READ COMMITTED; SELECT '{reason}'::pg_catalog.int4"
         );
-        originate::query(&sql, &mut self.to_server);
+        originate::query(&sql, self.server.output());
         self.set_step(Step::Abort(done));
     }
 

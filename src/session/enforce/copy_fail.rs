@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 impl Session {
     /// Sends CopyFail; a CopyData message that was half forwarded is completed first.
     pub(super) fn copy_fail(&mut self, now: Instant) {
-        let rest = self.client.scanner.rest();
+        let rest = self.client.missing();
         let Some(ending) = &mut self.ending else {
             return;
         };
@@ -26,9 +26,9 @@ impl Session {
             return self.cancel(now);
         }
         let reason = ending.reason();
-        padding(rest, &mut self.to_server);
-        self.client.drop_rest = rest > 0;
-        originate::copy_fail(&reason, &mut self.to_server);
+        padding(rest, self.server.output());
+        self.client.drop_rest();
+        originate::copy_fail(&reason, self.server.output());
         self.discard.rest_of_copy();
         self.state.pending.copy_failed();
         self.set_step(Step::CopyFail {

@@ -42,7 +42,7 @@ impl Session {
         let ending = self.ending.as_ref()?;
         let deadline = ending.since + PATIENCE;
         let looked_at = ending.step != Step::Gate && ending.checked >= deadline;
-        if self.client_left || !looked_at {
+        if self.client_left() || !looked_at {
             return Some(deadline);
         }
         let terminates = self.terminate_rung().map(|rung| rung.at);
@@ -57,6 +57,7 @@ impl Session {
             return;
         }
         let terminates = self.terminate_rung().filter(|rung| rung.at <= now);
+        let client_left = self.client_left();
         let request_ended = self.is_over() || self.state.pending.is_empty();
         let Some(ending) = &mut self.ending else {
             return;
@@ -72,7 +73,7 @@ impl Session {
             Step::Gate => self.act(now),
             Step::Prove { then, .. } => self.claimed(then, Proof::Missing, now),
             Step::Cancel(_) if request_ended => self.next_step(now),
-            _ if self.client_left => self.leave_with_client(),
+            _ if client_left => self.leave_with_client(),
             step if self.operator.insists() => {
                 ending.closes = Some(CloseReason::Drain);
                 if step.is_ours() {

@@ -79,7 +79,7 @@ impl Session {
     }
 
     /// Tells that the server has closed the connection of a CancelRequest, or that it has been waited for long enough.
-    pub fn cancel_closed(&mut self, now: Instant) {
+    pub fn handle_cancel_closed(&mut self, now: Instant) {
         self.cancels.closed();
         let step = self.ending_step();
         if let Some(Step::Cancel(cancel)) = step {
@@ -132,7 +132,7 @@ impl Session {
     }
 
     /// Tells that more of the server's answer has been read ahead of the client than memory is given for.
-    pub fn drain_overflowed(&mut self, now: Instant) {
+    pub(in crate::session) fn read_ahead_exceeded(&mut self, now: Instant) {
         let ends = self
             .ending
             .as_ref()

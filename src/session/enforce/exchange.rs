@@ -58,10 +58,10 @@ impl Session {
     pub(super) fn send_batch(&mut self, statements: &[(&str, &[Parameter])]) -> Exchange {
         let name = self.own_name();
         for (text, parameters) in statements {
-            originate::run_as(&name, text, parameters, &mut self.to_server);
+            originate::run_as(&name, text, parameters, self.server.output());
         }
-        originate::close_both(&name, &mut self.to_server);
-        originate::sync(&mut self.to_server);
+        originate::close_both(&name, self.server.output());
+        originate::sync(self.server.output());
         Exchange {
             expected: ANSWERS * statements.len() + CLOSED,
             ..Exchange::default()

@@ -94,7 +94,7 @@ impl Session {
         let ending = self.ending.as_ref();
         let copy_failed = ending.is_some_and(|ending| ending.copy_failed);
         // What was filled up may draw an error of any kind.
-        let padded = self.client.drop_rest && copy_failed;
+        let padded = self.client.drops_rest() && copy_failed;
         let ours = padded || canceled && (self.cancels.sent().is_some() || copy_failed);
         let hit = if copy_failed {
             Some(Hit::Meant)
@@ -136,7 +136,7 @@ impl Session {
                 if let Some(report) = report {
                     // A COMMIT may be under way already, sent before the client could know.
                     let mut telling = Telling::new(report, true, false);
-                    telling.send(&mut self.to_client);
+                    telling.send(self.client.output());
                     self.telling = Some(Box::new(telling));
                 }
             }
@@ -231,8 +231,8 @@ impl Session {
         }
         match chained {
             Some(report) => {
-                originate::error_response(&report, &mut self.to_client);
-                originate::ready_for_query(ReadyStatus::Error, &mut self.to_client);
+                originate::error_response(&report, self.client.output());
+                originate::ready_for_query(ReadyStatus::Error, self.client.output());
                 Verdict::Drop
             }
             None => verdict,
@@ -264,7 +264,7 @@ impl Session {
             cancelled.takes_back = true;
         }
         if let Some(report) = report {
-            originate::error_response(&report, &mut self.to_client);
+            originate::error_response(&report, self.client.output());
         }
         if self.state.pending.ready_owed() == 0 {
             self.discard.rest_of_batch();
@@ -292,8 +292,8 @@ impl Session {
     /// nothing any more. The server forgets cancels when it reads a message (`PostgresMain`), and Close touches neither
     /// the transaction nor, under a name of our own, the client's statements.
     pub(super) fn fence(&mut self) {
-        originate::close_statement(&self.own_name(), &mut self.to_server);
-        originate::flush(&mut self.to_server);
+        originate::close_statement(&self.own_name(), self.server.output());
+        originate::flush(self.server.output());
         self.set_step(Step::Fence);
     }
 

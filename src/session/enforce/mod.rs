@@ -289,7 +289,7 @@ impl Session {
     }
 
     /// Tells that no cancel connection of the client's is open, and none will be before [`Action::OpenGate`].
-    pub fn gate_closed(&mut self, now: Instant) {
+    pub fn handle_gate_closed(&mut self, now: Instant) {
         if self
             .ending
             .as_ref()

@@ -14,8 +14,8 @@ impl Session {
             return;
         };
         ending.in_batch = true;
-        originate::parse(STATEMENT, &ending.reason(), &mut self.to_server);
-        originate::flush(&mut self.to_server);
+        originate::parse(STATEMENT, &ending.reason(), self.server.output());
+        originate::flush(self.server.output());
         self.set_step(Step::Poison);
     }
 
@@ -31,7 +31,7 @@ impl Session {
 
     /// Sends a Sync of our own. The server is skipping to it: nothing can be committed by it.
     pub(super) fn sync(&mut self) {
-        originate::sync(&mut self.to_server);
+        originate::sync(self.server.output());
         self.set_step(Step::Synced);
     }
 

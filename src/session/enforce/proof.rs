@@ -143,7 +143,7 @@ impl Session {
         let Some(sql) = text.sql.as_ref().filter(|_| text.certain) else {
             return Some(false);
         };
-        let unread = self.client_blocked_since.is_some();
+        let unread = self.client.is_blocked();
         if unread && sql::sends_as_it_runs(&judged_part(text, sql)) {
             return Some(true);
         }

@@ -44,9 +44,7 @@ impl Session {
         match commit {
             Commit::No => self.cancel(now),
             // Its answer may have come long ago, and not be read because the client does not read.
-            Commit::Perhaps | Commit::Surely
-                if self.client_blocked_since.is_some() && !ending.read =>
-            {
+            Commit::Perhaps | Commit::Surely if self.client.is_blocked() && !ending.read => {
                 self.set_step(Step::Read {
                     until: now + READ_FOR,
                 });
@@ -121,7 +119,7 @@ impl Session {
     /// Whether a look at the server is due before anything is done about what runs, if that may be a commit.
     fn looks_first(&self) -> bool {
         let runs = !self.state.pending.is_empty() && !self.state.pending.copy_in();
-        let reads = self.client_blocked_since.is_none();
+        let reads = !self.client.is_blocked();
         let action = self.ending.as_ref().map(|ending| ending.incident.action);
         let observes = self.observed.interval().is_some();
         action >= Some(policy::Action::Rollback) && runs && reads && observes

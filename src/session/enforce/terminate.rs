@@ -11,12 +11,12 @@ use crate::policy::{self, Kind};
 impl Session {
     /// Whether the server has no whole request that it could still carry out: one that is half forwarded is not.
     pub(super) fn nothing_can_run(&self) -> bool {
-        let unfinished = usize::from(self.client.scanner.rest() > 0);
+        let unfinished = usize::from(self.client.missing() > 0);
         self.state.pending.len() <= unfinished
     }
 
     /// Ends the session, whatever is open in it.
-    pub fn shut_down(&mut self, now: Instant) {
+    pub fn handle_shutdown(&mut self, now: Instant) {
         self.operator.insist();
         let step = self.ending_step();
         if step.is_some_and(|step| step.is_preliminary() || matches!(step, Step::Ask { .. })) {
@@ -80,12 +80,12 @@ impl Session {
             self.unknown = self.unknown.max(unknown);
         }
         // In the middle of a message a FATAL would be read as a part of it.
-        if self.server.scanner.rest() == 0 {
-            originate::fatal_response(&report, &mut self.to_client);
+        if self.server.missing() == 0 {
+            originate::fatal_response(&report, self.client.output());
         }
         // A server that still waits for a password takes no Terminate.
-        if ready && self.state.pending.is_empty() && self.client.scanner.rest() == 0 {
-            originate::terminate(&mut self.to_server);
+        if ready && self.state.pending.is_empty() && self.client.missing() == 0 {
+            originate::terminate(self.server.output());
         }
         self.actions.push_back(Action::Close(reason));
     }

@@ -573,8 +573,8 @@ fn terminate_says_that_what_does_not_end_may_be_carried_out() {
     }
     let end = player.now + std::time::Duration::from_millis(500);
     player.session.handle_timeout(end);
-    let told = player.session.output(crate::session::Side::Client).split();
-    let told = String::from_utf8_lossy(&told).into_owned();
+    let told = player.session.unsent(crate::session::Side::Client);
+    let told = String::from_utf8_lossy(told).into_owned();
     assert!(told.contains("SFATAL"), "{told}");
     assert!(told.contains("outcome of 1 request(s)"), "{told}");
 }

@@ -221,7 +221,9 @@ fn those_whom_it_does_free_count_from_their_own_time() {
 fn look(limits: &str, script: &str) -> Option<(Duration, Duration, bool)> {
     let mut player = Player::new(limits);
     player.play(script);
-    player.session.set_observer(Some(Duration::from_secs(1)));
+    player
+        .session
+        .handle_observer(Some(Duration::from_secs(1)), player.now);
     let look = player.session.look_wanted()?;
     let after = |at: std::time::Instant| at.saturating_duration_since(player.now);
     Some((after(look.from), after(look.by), look.steadily))

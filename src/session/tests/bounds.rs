@@ -1,7 +1,7 @@
 //! What a client can make a session keep has bounds.
 
 use super::script::{backend, frontend, opened};
-use crate::session::Side;
+use crate::session::{Side, Wants};
 
 /// More requests than a session lets wait.
 const MANY: usize = 20_000;
@@ -11,18 +11,18 @@ fn a_client_that_sends_without_end_is_held_until_the_server_has_answered() {
     let (mut session, now) = opened("");
     let sync = frontend("S");
     let stream = sync.repeat(MANY);
-    let step = session.client_bytes(&stream, now).unwrap();
-    let sent = step.consumed / sync.len();
+    let passed = session.handle_read(Side::Client, &stream, now).unwrap();
+    let sent = passed.len() / sync.len();
     assert!(session.holds_client() && sent < MANY, "{sent}");
     let answers = backend("Z I").repeat(sent);
-    session.server_bytes(&answers, now).unwrap();
-    assert!(!session.holds_client());
-    let rest = session.client_bytes(&stream[step.consumed..], now).unwrap();
-    assert_eq!(rest.consumed, rest.verbatim);
-    session
-        .server_bytes(&backend("Z I").repeat(MANY), now)
-        .unwrap();
-    assert!(session.output(Side::Client).is_empty());
+    session.handle_read(Side::Server, &answers, now).unwrap();
+    assert_eq!(session.wants_read(Side::Client), Wants::Kept);
+    let rest = session.take_kept(Side::Client);
+    let passed = session.handle_read(Side::Client, &rest, now).unwrap();
+    assert_eq!(passed.len() + session.kept(Side::Client), rest.len());
+    let answers = backend("Z I").repeat(MANY);
+    session.handle_read(Side::Server, &answers, now).unwrap();
+    assert!(session.unsent(Side::Client).is_empty());
     assert!(session.state.pending.capacity() < 100, "memory is kept");
 }
 
@@ -30,9 +30,10 @@ fn a_client_that_sends_without_end_is_held_until_the_server_has_answered() {
 fn texts_that_wait_have_a_bound_of_their_own() {
     let (mut session, now) = opened("");
     let query = frontend(&format!("Q SELECT '{}'", "x".repeat(4000)));
-    let step = session.client_bytes(&query.repeat(5000), now).unwrap();
+    let sent = query.repeat(5000);
+    let passed = session.handle_read(Side::Client, &sent, now).unwrap();
     assert!(session.holds_client());
-    let kept = step.consumed / query.len() * 4000;
+    let kept = passed.len() / query.len() * 4000;
     assert!((4 << 20..16 << 20).contains(&kept), "{kept}");
 }
 
@@ -46,9 +47,10 @@ fn statements_that_sql_deallocates_are_forgotten() {
             frontend("S"),
             frontend(&format!("Q DEALLOCATE {name}")),
         ];
-        session.client_bytes(&sent.concat(), now).unwrap();
+        let sent = sent.concat();
+        session.handle_read(Side::Client, &sent, now).unwrap();
         let answers = ["1", "Z I", "C DEALLOCATE", "Z I"].map(backend).concat();
-        session.server_bytes(&answers, now).unwrap();
+        session.handle_read(Side::Server, &answers, now).unwrap();
     }
     assert_eq!(session.state.prepared.name_bytes(), 0);
 }
@@ -59,8 +61,9 @@ fn names_and_texts_of_statements_have_bounds() {
     for number in 0..MANY {
         let text = "x".repeat(500);
         let parse = frontend(&format!("P s{number} SELECT 1 -- {text}"));
-        session.client_bytes(&parse, now).unwrap();
-        session.server_bytes(&backend("1"), now).unwrap();
+        session.handle_read(Side::Client, &parse, now).unwrap();
+        let answer = backend("1");
+        session.handle_read(Side::Server, &answer, now).unwrap();
     }
     let prepared = &session.state.prepared;
     assert!(prepared.name_bytes() <= 1 << 20);

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     policy::{Action as PolicyAction, Kind},
     session::{
-        Action, Session, Side,
+        Action, Session, Side, Wants,
         damage::Damage,
         enforce::Step,
         event::{Event, Outcome, Position},
@@ -211,13 +211,8 @@ struct World {
     now: Instant,
     client: Client,
     server: Server,
-    /// Bytes that the machine was given and did not take, of the client and of the server.
-    client_input: Vec<u8>,
-    server_input: Vec<u8>,
-    /// Whether the client's bytes wait for the machine, not for more bytes.
-    held: bool,
+    /// Whether the client reads.
     reads: bool,
-    unread: Vec<u8>,
     cancel_requests: usize,
     cancels_wait: bool,
     own_cancels: usize,
@@ -251,11 +246,7 @@ impl World {
             now,
             client: Client::default(),
             server: Server::new(closes_idle),
-            client_input: Vec::new(),
-            server_input: Vec::new(),
-            held: false,
             reads: true,
-            unread: Vec::new(),
             cancel_requests: 0,
             cancels_wait: false,
             own_cancels: 0,
@@ -288,12 +279,12 @@ impl World {
             Op::Wake => drop(self.server.wake()),
             // Before a closed gate cancels wait for a request that waits too; without one they are dropped.
             Op::CancelRequest if !self.gate_closed => self.cancel_requests += 1,
-            Op::CancelRequest => self.cancels_wait |= self.held && !self.session.awaits_server(),
+            Op::CancelRequest => self.cancels_wait |= self.waits() && !self.session.awaits_server(),
             Op::CancelsLand => self.land_cancels(),
             Op::Timeout => self.server.cancel(),
             // What an error is about that crosses a request neither side could say.
             Op::Interrupt
-                if self.client.is_quiet() && self.client_input.is_empty() && self.reads =>
+                if self.client.is_quiet() && self.session.kept(Side::Client) == 0 && self.reads =>
             {
                 self.server.interrupt();
                 self.deliver(usize::MAX)?;
@@ -309,7 +300,7 @@ impl World {
             Op::Limits(limits) => self.set_limits(limits),
             Op::Shutdown => {
                 self.insisted = true;
-                self.session.shut_down(self.now);
+                self.session.handle_shutdown(self.now);
             }
         }
         self.settle()
@@ -319,7 +310,7 @@ impl World {
         self.limits = text;
         self.limited |= !text.is_empty();
         self.may_close |= may_close(text);
-        self.session.match_rules(&everyone(limits(text)));
+        self.session.handle_rules(&everyone(limits(text)), self.now);
     }
 
     fn serve(&mut self) -> Result<bool, String> {
@@ -327,95 +318,103 @@ impl World {
     }
 
     fn send(&mut self, len: usize) -> Result<(), String> {
-        if self.closed || self.session.holds_client() || self.client.outbox.is_empty() {
+        let Wants::Bytes(most) = self.session.wants_read(Side::Client) else {
+            return Ok(());
+        };
+        let len = len.min(most).min(self.client.outbox.len());
+        if self.closed || len == 0 {
             return Ok(());
         }
         self.now += TICK;
-        let len = len.min(self.client.outbox.len());
         let bytes: Vec<u8> = self.client.outbox.drain(..len).collect();
         self.client.delivered += len;
         self.streams[0].extend_from_slice(&bytes);
-        self.client_input.extend(bytes);
-        self.feed_client()
+        self.feed(Side::Client, &bytes)
     }
 
-    fn feed_client(&mut self) -> Result<(), String> {
-        let input = std::mem::take(&mut self.client_input);
-        let step = self.session.client_bytes(&input, self.now);
-        let step = step.map_err(|error| error.to_string())?;
-        self.client_input = input[step.consumed..].to_vec();
-        self.held = !self.client_input.is_empty() && self.session.holds_client();
-        self.forward(&input[..step.verbatim]);
-        self.answer(&[])
+    /// Gives the machine what it has kept of a side, and what was read now.
+    fn feed(&mut self, from: Side, read: &[u8]) -> Result<(), String> {
+        let bytes = [&*self.session.take_kept(from), read].concat();
+        let passed = self.session.handle_read(from, &bytes, self.now);
+        let passed = passed.map_err(|error| error.to_string())?;
+        match from {
+            Side::Client => {
+                self.forward(passed);
+                self.answer(&[])
+            }
+            Side::Server => {
+                self.answer(passed)?;
+                self.forward(&[]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a request of the client's waits for the machine, not for the rest of it.
+    fn waits(&self) -> bool {
+        let holds =
+            self.session.holds_client() || self.session.wants_read(Side::Client) == Wants::Kept;
+        holds && self.session.kept(Side::Client) > 0
     }
 
     /// The server answers the startup packet; requests may have come together with it.
     fn start_up(&mut self) -> Result<(), String> {
         if std::mem::take(&mut self.starting) && !self.closed {
-            let step = self.session.server_bytes(&startup_answer(), self.now);
-            step.map_err(|error| error.to_string())?;
-            self.session.output(Side::Client).clear();
+            let answer = startup_answer();
+            let passed = self.session.handle_read(Side::Server, &answer, self.now);
+            passed.map_err(|error| error.to_string())?;
+            let unsent = self.session.unsent(Side::Client).len();
+            self.session.handle_written(Side::Client, unsent, self.now);
         }
         Ok(())
     }
 
     fn deliver(&mut self, len: usize) -> Result<(), String> {
         self.start_up()?;
-        let ahead = match self.session.reads_ahead() {
-            Some(allowed) => self.unread.is_empty() || self.unread.len() < allowed,
-            None => true,
-        };
-        if self.closed || !ahead || self.server.wire.is_empty() {
+        let wants = self.session.wants_read(Side::Server);
+        if self.closed || self.server.wire.is_empty() || wants == Wants::Nothing {
             return Ok(());
         }
         self.now += TICK;
         let len = len.min(self.server.wire.len());
         let bytes: Vec<u8> = self.server.wire.drain(..len).collect();
         self.streams[2].extend_from_slice(&bytes);
-        self.server_input.extend(bytes);
-        let input = std::mem::take(&mut self.server_input);
-        let step = self.session.server_bytes(&input, self.now);
-        let step = step.map_err(|error| error.to_string())?;
-        self.server_input = input[step.consumed..].to_vec();
-        self.answer(&input[..step.verbatim])?;
-        self.forward(&[]);
-        Ok(())
+        self.feed(Side::Server, &bytes)
     }
 
-    fn forward(&mut self, verbatim: &[u8]) {
-        let own = self.session.output(Side::Server).split();
-        for bytes in [verbatim, &own] {
+    /// The server takes what has passed, and what is due to it.
+    fn forward(&mut self, passed: &[u8]) {
+        let unsent = self.session.unsent(Side::Server);
+        for bytes in [passed, unsent] {
             self.server.input.extend_from_slice(bytes);
             self.streams[1].extend_from_slice(bytes);
         }
+        let written = unsent.len();
+        self.session.handle_written(Side::Server, written, self.now);
     }
 
-    fn answer(&mut self, verbatim: &[u8]) -> Result<(), String> {
-        let own = self.session.output(Side::Client).split();
-        let bytes = [verbatim, &own].concat();
-        if bytes.is_empty() {
+    /// The client takes what has passed, and what is due to it, if it reads.
+    fn answer(&mut self, passed: &[u8]) -> Result<(), String> {
+        if !self.reads {
+            self.session
+                .handle_unwritten(Side::Client, passed, self.now);
+            if !self.session.unsent(Side::Client).is_empty() {
+                self.session.handle_written(Side::Client, 0, self.now);
+            }
             return Ok(());
         }
-        self.streams[3].extend_from_slice(&bytes);
-        if self.reads {
-            return self.client.receive(&bytes);
+        let unsent = self.session.unsent(Side::Client);
+        let (bytes, written) = ([passed, unsent].concat(), unsent.len());
+        if written > 0 {
+            self.session.handle_written(Side::Client, written, self.now);
         }
-        self.unread.extend(bytes);
-        self.session.flow(Side::Client, true, false, self.now);
-        Ok(())
+        self.streams[3].extend_from_slice(&bytes);
+        self.client.receive(&bytes)
     }
 
     fn set_reads(&mut self, reads: bool) -> Result<(), String> {
         self.reads = reads;
-        let unread = if reads {
-            std::mem::take(&mut self.unread)
-        } else {
-            Vec::new()
-        };
-        if !unread.is_empty() {
-            self.session.flow(Side::Client, false, true, self.now);
-        }
-        self.client.receive(&unread)
+        self.answer(&[])
     }
 
     fn pass(&mut self, time: Duration) -> Result<(), String> {
@@ -444,10 +443,10 @@ impl World {
         }
         self.cancel_requests = 0;
         if std::mem::take(&mut self.gate_waits) {
-            self.session.gate_closed(self.now);
+            self.session.handle_gate_closed(self.now);
         }
         for _ in 0..std::mem::take(&mut self.own_cancels) {
-            self.session.cancel_closed(self.now);
+            self.session.handle_cancel_closed(self.now);
         }
     }
 
@@ -467,10 +466,10 @@ impl World {
             }
             self.look();
             let Some(action) = self.session.poll_action() else {
-                if !self.held || self.session.holds_client() {
+                if self.session.wants_read(Side::Client) != Wants::Kept {
                     break;
                 }
-                self.feed_client()?;
+                self.feed(Side::Client, &[])?;
                 if !self.gate_closed && std::mem::take(&mut self.cancels_wait) {
                     self.cancel_requests += 1;
                 }
@@ -480,7 +479,7 @@ impl World {
                 self.gate_closed = true;
                 self.gate_waits = self.cancel_requests > 0;
                 if !self.gate_waits {
-                    self.session.gate_closed(self.now);
+                    self.session.handle_gate_closed(self.now);
                 }
             } else if action == Action::OpenGate {
                 self.gate_closed = false;
@@ -500,7 +499,8 @@ impl World {
                 && incident.outcome == Outcome::RolledBack
             {
                 let in_block = self.session.state.status == TransactionStatus::Failed;
-                let at = in_block.then_some(self.streams[3].len());
+                let unread = self.session.unsent(Side::Client).len();
+                let at = in_block.then_some(self.streams[3].len() + unread);
                 self.client.ended_at.extend(at);
             }
         }
@@ -576,7 +576,7 @@ impl World {
     fn check_free(&self) -> Result<(), String> {
         let position = self.session.position();
         let ends = |kind| self.acts(kind, PolicyAction::Rollback);
-        let half_forwarded = self.session.client.scanner.rest() > 0 && position != Position::CopyIn;
+        let half_forwarded = self.session.client.missing() > 0 && position != Position::CopyIn;
         let covered = match position {
             _ if half_forwarded => self.acts(Kind::Stalled, PolicyAction::Terminate),
             Position::IdleInTransaction
@@ -636,7 +636,7 @@ impl World {
             if Kind::ALL.into_iter().all(terminates) {
                 return Err("not terminated".to_owned());
             }
-            self.session.client_waits(&self.client_input, true);
+            self.session.handle_eof(Side::Client, self.now);
             self.pass(Duration::from_secs(5))?;
             if !self.closed {
                 return Err("the client has left, and the session has not".to_owned());
@@ -742,7 +742,7 @@ fn run(limits: &'static str, setting: Setting, ops: &[Op]) -> Result<(), String>
     world.server.standby = setting.standby;
     world.observed = setting.observed;
     let interval = setting.observed.then_some(Duration::from_secs(1));
-    world.session.set_observer(interval);
+    world.session.handle_observer(interval, world.now);
     if !setting.early {
         world.start_up()?;
         world.settle()?;
@@ -816,4 +816,26 @@ fn a_request_sent_with_the_startup_packet_is_not_refused_by_a_shutdown() {
         let ops = [Op::Client(act), Op::Send(1000), Op::Shutdown];
         run("", setting, &ops).unwrap();
     }
+}
+
+/// The ending that was under way comes to nothing by what the observer saw.
+#[test]
+fn a_shutdown_is_not_forgotten_when_an_observation_ends_what_came_first() {
+    let setting = Setting {
+        closes_idle: false,
+        standby: false,
+        observed: true,
+        silent: false,
+        early: false,
+    };
+    let ops = [
+        Op::Hang(true),
+        Op::Reads(false),
+        Op::Unasked("N 00000"),
+        Op::Client(Act::Call),
+        Op::Exchange,
+        Op::Pass(1000),
+        Op::Shutdown,
+    ];
+    run("stalled: rollback 1s", setting, &ops).unwrap();
 }

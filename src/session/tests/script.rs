@@ -16,7 +16,7 @@ use crate::{
         parse_duration,
     },
     session::{
-        Action, ChannelBinding, Opening, Session, Side,
+        Action, ChannelBinding, Eof, Opening, Session, Side, Wants,
         damage::{Damage, FreedBy, Waiter},
         event::{Event, Who},
         transcript,
@@ -112,7 +112,8 @@ pub(super) fn startup_answer() -> Vec<u8> {
 /// A session that has just become ready, and when.
 pub(super) fn opened(text: &str) -> (Session, Instant) {
     let (mut session, now) = started(text);
-    session.server_bytes(&startup_answer(), now).unwrap();
+    let answer = startup_answer();
+    session.handle_read(Side::Server, &answer, now).unwrap();
     while session.poll_action().is_some() {}
     (session, now)
 }
@@ -121,9 +122,13 @@ pub(super) fn opened(text: &str) -> (Session, Instant) {
 pub(super) struct Player {
     pub(super) session: Session,
     pub(super) now: Instant,
-    client_input: Vec<u8>,
+    /// What the client has sent and the session not read.
+    sent: Vec<u8>,
     /// Whether the client has closed its end.
     left: bool,
+    /// Whether the client takes nothing; how much of what is due to it was shown.
+    blocks: bool,
+    shown: usize,
     /// Whether cancel connections of the client's are open: the gate cannot be closed.
     cancels_open: bool,
     /// Claims that are not answered, and whether they are at once.
@@ -150,8 +155,10 @@ impl Player {
         Self {
             session,
             now,
-            client_input: Vec::new(),
+            sent: Vec::new(),
             left: false,
+            blocks: false,
+            shown: 0,
             cancels_open: false,
             claims: Vec::new(),
             proves_at_once: true,
@@ -191,7 +198,7 @@ impl Player {
             self.cancels_open = true;
         } else if line == "cancel closes" {
             self.cancels_open = false;
-            self.session.gate_closed(self.now);
+            self.session.handle_gate_closed(self.now);
         } else if line == "the prover is slow" {
             self.proves_at_once = false;
         } else if line == "proven" {
@@ -203,29 +210,31 @@ impl Player {
             self.session
                 .handle_proof(number, sql::prove(&claim), self.now);
         } else if line == "cancelled" {
-            self.session.cancel_closed(self.now);
+            self.session.handle_cancel_closed(self.now);
         } else if line == "client blocks" {
+            self.blocks = true;
             self.session.flow(Side::Client, true, false, self.now);
         } else if line == "client takes some" {
-            self.session.flow(Side::Client, true, true, self.now);
+            self.client_takes_some();
         } else if line == "client reads" {
-            self.session.flow(Side::Client, false, true, self.now);
+            self.client_takes_all();
         } else if let Some(waiting) = line.strip_prefix("seen: ") {
             self.session
                 .handle_observation(seen(waiting, self.now), self.now);
         } else if line == "client leaves" {
             self.left = true;
         } else if let Some(text) = line.strip_prefix("limits: ") {
-            self.session.match_rules(&everyone(limits(text)));
+            self.session.handle_rules(&everyone(limits(text)), self.now);
         } else if let Some(text) = line.strip_prefix("rules: ") {
             self.rules = Some(rules(text));
-            self.session.match_rules(&rules(text));
+            self.session.handle_rules(&rules(text), self.now);
         } else if line == "an observer" {
-            self.session.set_observer(Some(Duration::from_secs(1)));
+            self.session
+                .handle_observer(Some(Duration::from_secs(1)), self.now);
         } else if line == "shutdown" {
-            self.session.shut_down(self.now);
+            self.session.handle_shutdown(self.now);
         } else if line == "drain" {
-            self.session.drain();
+            self.session.handle_drain(self.now);
         } else {
             panic!("not a step: {line}");
         }
@@ -253,14 +262,14 @@ impl Player {
 
     fn client(&mut self, messages: &str) {
         for message in messages.split(" | ") {
-            self.client_input.extend(frontend(message));
+            self.sent.extend(frontend(message));
         }
         self.settle();
     }
 
     /// Gives bytes as they are.
     pub(super) fn client_raw(&mut self, bytes: &[u8]) {
-        self.client_input.extend_from_slice(bytes);
+        self.sent.extend_from_slice(bytes);
         self.settle();
     }
 
@@ -271,33 +280,76 @@ impl Player {
 
     /// Gives bytes as they are.
     pub(super) fn server_raw(&mut self, bytes: &[u8]) {
-        let step = self.session.server_bytes(bytes, self.now).unwrap();
-        assert_eq!(step.consumed, bytes.len(), "scripts send whole messages");
-        self.show(Side::Client, &bytes[..step.verbatim]);
+        self.feed(Side::Server, bytes);
+        assert_eq!(self.session.kept(Side::Server), 0, "a part of a message");
         self.settle();
+    }
+
+    fn feed(&mut self, from: Side, bytes: &[u8]) {
+        let passed = self.session.handle_read(from, bytes, self.now).unwrap();
+        self.write(from.other(), passed);
+    }
+
+    /// Reads of the client what may be read of it; false when that is nothing.
+    fn read_client(&mut self) -> bool {
+        let wants = self.session.wants_read(Side::Client);
+        let most = match wants {
+            Wants::Nothing => return false,
+            Wants::Kept | Wants::End => 0,
+            Wants::Bytes(most) => most.min(self.sent.len()),
+        };
+        let ends = self.sent.is_empty() && self.left;
+        if wants == Wants::Kept || most > 0 {
+            let mut bytes = self.session.take_kept(Side::Client);
+            bytes.extend(self.sent.drain(..most));
+            self.feed(Side::Client, &bytes);
+        } else if wants == Wants::End || ends {
+            if let Eof::Close(reason) = self.session.handle_eof(Side::Client, self.now) {
+                writeln!(self.transcript, "  ! close: {}", reason.name()).unwrap();
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// The client takes one byte and no more.
+    fn client_takes_some(&mut self) {
+        if self.session.unsent(Side::Client).len() > 1 {
+            self.session.handle_written(Side::Client, 1, self.now);
+            self.shown -= 1;
+        } else {
+            self.session.flow(Side::Client, true, true, self.now);
+        }
+    }
+
+    /// The client takes everything.
+    fn client_takes_all(&mut self) {
+        self.blocks = false;
+        self.shown = 0;
+        let unsent = self.session.unsent(Side::Client).len();
+        if unsent > 0 {
+            self.session.handle_written(Side::Client, unsent, self.now);
+        } else {
+            self.session.flow(Side::Client, false, true, self.now);
+        }
     }
 
     /// Does what the relay does after each turn.
     fn settle(&mut self) {
         loop {
-            self.show(Side::Server, b"");
-            self.show(Side::Client, b"");
-            if self.session.holds_client() {
-                self.session.client_waits(&self.client_input, self.left);
-            } else if !self.client_input.is_empty() {
-                let input = std::mem::take(&mut self.client_input);
-                let step = self.session.client_bytes(&input, self.now).unwrap();
-                self.show(Side::Server, &input[..step.verbatim]);
-                self.client_input = input[step.consumed..].to_vec();
-                if step.consumed > 0 {
-                    continue;
-                }
+            self.write(Side::Server, b"");
+            self.write(Side::Client, b"");
+            if self.read_client() {
+                continue;
             }
             let mut quiet = true;
             while let Some(action) = self.session.poll_action() {
                 quiet = false;
                 match action {
-                    Action::CloseGate if !self.cancels_open => self.session.gate_closed(self.now),
+                    Action::CloseGate if !self.cancels_open => {
+                        self.session.handle_gate_closed(self.now);
+                    }
                     Action::ProveReadOnly { number, claim } => {
                         if !self.proves_at_once {
                             writeln!(self.transcript, "  ! prove {number}").unwrap();
@@ -311,7 +363,7 @@ impl Player {
                     Action::Cancel | Action::Identify => {
                         writeln!(self.transcript, "  ! {action:?}").unwrap();
                         if let (Action::Identify, Some(rules)) = (action, &self.rules) {
-                            self.session.match_rules(rules);
+                            self.session.handle_rules(rules, self.now);
                         }
                     }
                     Action::Close(reason) => {
@@ -352,9 +404,29 @@ impl Player {
         }
     }
 
-    fn show(&mut self, to: Side, verbatim: &[u8]) {
-        let mut bytes = verbatim.to_vec();
-        bytes.extend_from_slice(&self.session.output(to).split());
+    /// Writes what has passed and what is due to a side. What a client does not take is shown all the same.
+    fn write(&mut self, to: Side, passed: &[u8]) {
+        let bytes = if to == Side::Client && self.blocks {
+            self.session.handle_unwritten(to, passed, self.now);
+            let unsent = self.session.unsent(to);
+            let bytes = unsent[self.shown..].to_vec();
+            self.shown = unsent.len();
+            if self.session.wants_write(to) {
+                self.session.handle_written(to, 0, self.now);
+            }
+            bytes
+        } else {
+            let bytes = [passed, self.session.unsent(to)].concat();
+            let unsent = bytes.len() - passed.len();
+            if unsent > 0 {
+                self.session.handle_written(to, unsent, self.now);
+            }
+            bytes
+        };
+        self.show(to, &bytes);
+    }
+
+    fn show(&mut self, to: Side, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -363,7 +435,7 @@ impl Player {
             Side::Client => ('<', show_backend),
         };
         let rest = &mut self.rests[usize::from(to == Side::Client)];
-        let shown = list(&bytes, rest, names);
+        let shown = list(bytes, rest, names);
         writeln!(self.transcript, "  {mark} {shown}").unwrap();
     }
 }
