@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, process::Command};
 
+use super::{File, enforce, imports::PURE};
+
 /// What the core is made of.
 const CORE: &[&str] = &["bytes", "ipnet", "memchr", "pgwire", "thiserror"];
 
@@ -60,4 +62,35 @@ fn the_core_needs_no_runtime_and_no_c_compiler() {
             "{name} is looked for in vain"
         );
     }
+}
+
+fn modules_outside_the_core_need_the_feature(file: &File) -> Vec<String> {
+    if file.path != "src/lib.rs" {
+        return Vec::new();
+    }
+    let mut complaints = Vec::new();
+    let mut previous = "";
+    for line in file.text.lines() {
+        let module = line
+            .strip_prefix("pub mod ")
+            .and_then(|line| line.strip_suffix(';'));
+        if let Some(module) = module
+            && PURE.contains(&module) == (previous == "#[cfg(feature = \"proxy\")]")
+        {
+            complaints.push(format!("src/lib.rs: is `{module}` a part of the core?"));
+        }
+        previous = line;
+    }
+    complaints
+}
+
+#[test]
+fn the_core_is_what_does_no_io() {
+    enforce(
+        modules_outside_the_core_need_the_feature,
+        &[
+            ("src/lib.rs", "pub mod wire;\n\npub mod console;\n"),
+            ("src/lib.rs", "#[cfg(feature = \"proxy\")]\npub mod wire;\n"),
+        ],
+    );
 }

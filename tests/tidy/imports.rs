@@ -31,7 +31,7 @@ const FLOORS: &[(&str, u8)] = &[
 const HOMES: &[(&str, &[&str])] = &[("pgwire", &["wire", "console"]), ("pg_query", &["sql"])];
 
 /// Modules without I/O and clock.
-const PURE: &[&str] = &["wire", "sql", "policy", "session"];
+pub(super) const PURE: &[&str] = &["wire", "sql", "policy", "session"];
 
 /// Adds the paths that an import's text names after `prefix`, such as `x::{y, z::W as V}`; returns what follows it.
 fn expand<'a>(prefix: &str, text: &'a str, found: &mut BTreeSet<String>) -> &'a str {

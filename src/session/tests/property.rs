@@ -20,7 +20,7 @@ use crate::{
         event::{Event, Outcome, Position},
         state::TransactionStatus,
     },
-    sql::{self, Claim, Lexing, outline},
+    sql::{self, Claim, Lexing, Proof, outline},
 };
 
 /// Ladders of every kind; all of them are over before [`SILENCE`] is.
@@ -136,8 +136,8 @@ enum Op {
     Lag,
     /// From here on the prover answers late, or at once.
     ProverLags(bool),
-    /// The prover answers everything that it was asked, also what is not waited for any more.
-    Prove,
+    /// The prover answers everything that it was asked, also what is not waited for any more; or it has no room for it.
+    Prove(bool),
     /// Other limits come into force.
     Limits(&'static str),
     /// pgidle ends, and insists.
@@ -188,7 +188,7 @@ fn op(
         1 => any::<bool>().prop_map(Op::Reads),
         1 => Just(Op::Lag),
         1 => any::<bool>().prop_map(Op::ProverLags),
-        1 => Just(Op::Prove),
+        1 => any::<bool>().prop_map(Op::Prove),
         1 => select(limits).prop_map(Op::Limits),
         1 => Just(Op::Shutdown),
     ]
@@ -296,7 +296,12 @@ impl World {
             Op::Reads(reads) => self.set_reads(*reads)?,
             Op::Lag => self.lag = true,
             Op::ProverLags(lags) => self.prover_lags = *lags,
-            Op::Prove => self.prove(),
+            Op::Prove(true) => self.prove(),
+            Op::Prove(false) => {
+                for (number, _) in std::mem::take(&mut self.claims) {
+                    self.session.handle_proof(number, Proof::Missing, self.now);
+                }
+            }
             Op::Limits(limits) => self.set_limits(limits),
             Op::Shutdown => {
                 self.insisted = true;
