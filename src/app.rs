@@ -146,6 +146,11 @@ impl App {
         &self.addresses
     }
 
+    /// The live sessions.
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
     /// Reads the settings again; when they are wrong, the running ones stay, and the log says why.
     pub fn reload(&self) {
         let running = Arc::clone(&self.settings.borrow());
@@ -159,7 +164,7 @@ impl App {
                 warn(&config);
                 self.audit.reopen(config.audit.clone());
                 self.settings.send_replace(Arc::new(config));
-                self.shared.registry.broadcast(&Command::Reload);
+                self.shared.registry.broadcast(|| Command::Reload);
                 if kept.is_empty() {
                     tracing::info!("reloaded");
                 } else {
@@ -178,7 +183,7 @@ impl App {
         let registry = &self.shared.registry;
         let timeout = self.settings.borrow().drain_timeout;
         tracing::info!(sessions = registry.len(), ?timeout, "draining");
-        registry.broadcast(&Command::Drain);
+        registry.broadcast(|| Command::Drain);
         let deadline = timeout.map(|limit| Instant::now() + limit);
         let insisted = async {
             tokio::select! {
@@ -194,7 +199,7 @@ impl App {
             sessions = registry.len(),
             "ending sessions whose transactions are still open"
         );
-        registry.broadcast(&Command::Shutdown);
+        registry.broadcast(|| Command::Shutdown);
         // Those who do not take their farewell are cut off.
         drop(timeout_at(Instant::now() + FAREWELL, emptied(registry)).await);
     }

@@ -61,7 +61,10 @@ fn log_closed(who: &Who, closed: &Closed) {
     let (session, user, database) = (who.session, &*who.user, &*who.database);
     let reason = closed.reason.name();
     match closed.reason {
-        CloseReason::ClientLeft | CloseReason::Policy | CloseReason::Drain => {
+        CloseReason::ClientLeft
+        | CloseReason::Policy
+        | CloseReason::Console
+        | CloseReason::Drain => {
             tracing::debug!(target: LOG_TARGET, session, user, database, reason, "session closed");
         }
         CloseReason::ServerLeft

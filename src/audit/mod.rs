@@ -193,7 +193,8 @@ mod tests {
         session::{
             damage::{Damage, FreedBy, Lock, Waiter},
             event::{
-                Incident, Outcome, Position, Statement, TransactionOutcome, TransactionRecord, Who,
+                Cause, Incident, Outcome, Position, Statement, TransactionOutcome,
+                TransactionRecord, Who,
             },
         },
     };
@@ -223,12 +224,14 @@ mod tests {
     fn incident() -> Entry {
         Entry::Incident(Box::new(Incident {
             who: who(),
-            kind: Kind::Idle,
+            cause: Cause::Limit {
+                rule: "celery".into(),
+                kind: Kind::Idle,
+                limit: Duration::from_secs(60),
+            },
             action: Action::Rollback,
             outcome: Outcome::RolledBack,
             why: None,
-            rule: "celery".into(),
-            limit: Duration::from_secs(60),
             idle: Duration::from_micros(60_000_250),
             waited: None,
             age: Some(Duration::from_secs(61)),
@@ -320,7 +323,7 @@ mod tests {
         assert_eq!(
             stable(line),
             json!({
-                "schema": 1, "event": "incident", "kind": "idle", "action": "rollback", "outcome": "rolled_back", "why": null,
+                "schema": 1, "event": "incident", "kind": "idle", "cause": "limit", "by": null, "action": "rollback", "outcome": "rolled_back", "why": null,
                 "rule": "celery", "limit_ms": 60_000, "idle_ms": 60_000.25, "age_ms": 61_000, "session": 7,
                 "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null, "user": "app_rw", "database": "prod",
                 "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",

@@ -85,12 +85,14 @@ pub enum Record {
 #[expect(missing_docs, reason = "docs/audit.md says what each field means")]
 pub struct IncidentLine {
     pub id: String,
-    pub kind: Arc<str>,
+    pub kind: Option<Arc<str>>,
+    pub cause: Arc<str>,
+    pub by: Option<Arc<str>>,
     pub action: Arc<str>,
     pub outcome: Arc<str>,
     pub why: Option<Arc<str>>,
-    pub rule: Arc<str>,
-    pub limit_ms: Millis,
+    pub rule: Option<Arc<str>>,
+    pub limit_ms: Option<Millis>,
     pub idle_ms: Millis,
     pub age_ms: Option<Millis>,
     #[serde(flatten)]
@@ -114,12 +116,14 @@ impl IncidentLine {
         let damage = incident.damage.as_deref();
         Self {
             id,
-            kind: incident.kind.name().into(),
+            kind: incident.kind().map(|kind| kind.name().into()),
+            cause: incident.cause.name().into(),
+            by: incident.by().cloned(),
             action: incident.action.name().into(),
             outcome: incident.outcome.name().into(),
             why: incident.why.clone(),
-            rule: Arc::clone(&incident.rule),
-            limit_ms: Millis(incident.limit),
+            rule: incident.rule().cloned(),
+            limit_ms: incident.limit().map(Millis),
             idle_ms: Millis(incident.idle),
             age_ms: incident.age.map(Millis),
             who: WhoFields::new(&incident.who),

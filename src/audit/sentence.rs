@@ -7,7 +7,7 @@ use crate::{
     policy::{Action, DEFAULT_RULE, Kind, format_duration},
     session::{
         damage::{Damage, Waiter},
-        event::{Incident, Outcome},
+        event::{Cause, Incident, Outcome},
     },
     sql,
 };
@@ -15,12 +15,16 @@ use crate::{
 /// Logs an incident: a warning where pgidle was to act on the session, else for information.
 pub(super) fn log(id: &str, incident: &Incident) {
     let sentence = sentence(incident);
-    let (kind, action) = (incident.kind.name(), incident.action.name());
-    let (outcome, rule) = (incident.outcome.name(), &*incident.rule);
+    let kind = incident.kind().map(Kind::name);
+    let (action, outcome) = (incident.action.name(), incident.outcome.name());
+    let (rule, by) = (
+        incident.rule().map(|rule| &**rule),
+        incident.by().map(|by| &**by),
+    );
     match incident.action {
-        Action::Log => tracing::info!(id, kind, action, outcome, rule, "{sentence}"),
+        Action::Log => tracing::info!(id, kind, action, outcome, rule, by, "{sentence}"),
         Action::Notice | Action::Release | Action::Rollback | Action::Terminate => {
-            tracing::warn!(id, kind, action, outcome, rule, "{sentence}");
+            tracing::warn!(id, kind, action, outcome, rule, by, "{sentence}");
         }
     }
 }
@@ -57,8 +61,15 @@ fn who(incident: &Incident) -> String {
 }
 
 fn what(incident: &Incident) -> String {
+    let (rule, kind, limit) = match &incident.cause {
+        Cause::Limit { rule, kind, limit } => (rule, *kind, *limit),
+        Cause::Console { by } => {
+            let action = incident.action.name();
+            return format!("got the command {action} of {by:?} from the console");
+        }
+    };
     let idle = measured(incident.idle);
-    let stuck = match incident.kind {
+    let stuck = match kind {
         Kind::Idle => format!("has been idle in transaction for {idle}"),
         Kind::Failed => format!("has been idle in transaction (aborted) for {idle}"),
         Kind::Stalled => format!("has been stalled ({}) for {idle}", incident.position.name()),
@@ -71,11 +82,8 @@ fn what(incident: &Incident) -> String {
             format!("has kept others waiting for {waited}, stuck for {idle}")
         }
     };
-    let limit = format_duration(incident.limit);
-    format!(
-        "{stuck}, past the limit of {limit} in rule {:?}",
-        incident.rule
-    )
+    let limit = format_duration(limit);
+    format!("{stuck}, past the limit of {limit} in rule {rule:?}")
 }
 
 /// What it holds, who waits longest for that, and how many more wait.
@@ -139,7 +147,7 @@ fn plural(count: usize, noun: &str) -> String {
 
 fn done(incident: &Incident) -> &'static str {
     match incident.outcome {
-        Outcome::Logged if &*incident.rule == DEFAULT_RULE => {
+        Outcome::Logged if incident.rule().is_some_and(|rule| **rule == *DEFAULT_RULE) => {
             "nothing was done, because no rule applies to it"
         }
         Outcome::Logged => "only logged, as the rule says",
@@ -158,6 +166,7 @@ fn done(incident: &Incident) -> &'static str {
             "its commit was kept from waiting for a standby, which may not have it"
         }
         Outcome::Terminated => "the session was ended",
+        Outcome::NotPossible if incident.by().is_some() => "nothing was done",
         Outcome::NotPossible if incident.why.is_some() => {
             "nothing was done, and the next limit stands"
         }
@@ -192,6 +201,14 @@ mod tests {
         event::{Position, Statement, Who},
     };
 
+    fn limit(rule: &str, kind: Kind) -> Cause {
+        Cause::Limit {
+            rule: rule.into(),
+            kind,
+            limit: Duration::from_secs(60),
+        }
+    }
+
     fn check(change: impl FnOnce(&mut Incident), expected: &Expect) {
         let mut incident = Incident {
             who: Who {
@@ -204,12 +221,10 @@ mod tests {
                 server_pid: Some(4711),
                 tls: false,
             },
-            kind: Kind::Idle,
+            cause: limit("celery", Kind::Idle),
             action: Action::Rollback,
             outcome: Outcome::RolledBack,
             why: None,
-            rule: "celery".into(),
-            limit: Duration::from_secs(60),
             idle: Duration::from_millis(61_250),
             waited: None,
             age: Some(Duration::from_secs(1003)),
@@ -239,7 +254,7 @@ mod tests {
             |incident| {
                 incident.action = Action::Log;
                 incident.outcome = Outcome::Logged;
-                incident.rule = DEFAULT_RULE.into();
+                incident.cause = limit(DEFAULT_RULE, Kind::Idle);
                 incident.who.client_addr = None;
                 incident.who.server_pid = None;
                 incident.idle = Duration::from_millis(350);
@@ -250,7 +265,7 @@ mod tests {
         );
         check(
             |incident| {
-                incident.kind = Kind::Age;
+                incident.cause = limit("celery", Kind::Age);
                 incident.action = Action::Terminate;
                 incident.outcome = Outcome::Terminated;
                 incident.why = Some("the outcome of 2 requests is unknown".into());
@@ -261,7 +276,7 @@ mod tests {
         );
         check(
             |incident| {
-                incident.kind = Kind::Stalled;
+                incident.cause = limit("celery", Kind::Stalled);
                 incident.position = Position::CopyIn;
                 incident.outcome = Outcome::NotPossible;
                 incident.idle = Duration::from_secs(7500);

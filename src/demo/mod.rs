@@ -207,11 +207,11 @@ fn show(timeline: &Timeline, incident: &IncidentLine) -> io::Result<()> {
     timeline.heading("What the audit file says of it")?;
     timeline.text(format_args!(
         "  kind {}, action {}, outcome {}, rule \"{}\", limit {} ms, idle {} ms",
-        incident.kind,
+        incident.kind.as_deref().unwrap_or_default(),
         incident.action,
         incident.outcome,
-        incident.rule,
-        incident.limit_ms.0.as_millis(),
+        incident.rule.as_deref().unwrap_or_default(),
+        incident.limit_ms.map_or(0, |limit| limit.0.as_millis()),
         incident.idle_ms.0.as_millis(),
     ))?;
     let who = &incident.who;

@@ -20,10 +20,10 @@ use super::{
 use crate::{
     events::LOG_TARGET,
     observer::Watch,
-    registry::{Command, Entry},
+    registry::{Command, Entry, Order, Reply},
     session::{
-        Action, Session, Side,
-        event::{self, Event, Position},
+        Action, Refused, Session, Side,
+        event::{self, Event, Incident, Position},
     },
 };
 
@@ -43,6 +43,8 @@ pub(super) struct Relay {
     cancels: Cancels,
     /// The wish to be looked at, while the session is stuck.
     watch: Option<Box<Watch>>,
+    /// The commands from the console that are being carried out: the name that each incident has, and whom to tell.
+    orders: Vec<(Arc<str>, Reply)>,
     /// Where the session stood when that was last logged; `None` where it is not.
     logged: Option<Position>,
 }
@@ -106,6 +108,7 @@ impl Relay {
             identified: false,
             cancels: Cancels::default(),
             watch: None,
+            orders: Vec::new(),
             logged: tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG)
                 .then_some(Position::Startup),
         }
@@ -184,10 +187,42 @@ impl Relay {
                 Command::CancelClosed => self.session.handle_cancel_closed(now),
                 Command::CancelWaits => self.cancels = Cancels::Held,
                 Command::Proven { number, proof } => self.session.handle_proof(number, proof, now),
+                Command::Rollback(order) => {
+                    self.carry_out(order, |session, by| session.handle_rollback(by, now));
+                }
+                Command::Terminate(order) => {
+                    self.carry_out(order, |session, by| session.handle_terminate(by, now));
+                }
+                // Who asked may not wait any more.
+                Command::Snapshot(reply) => drop(reply.send(self.session.snapshot(now))),
             }
         }
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
             self.session.handle_observation(damage, now);
+        }
+    }
+
+    /// Begins to carry out a command from the console: its reply waits for the incident that tells what has come of it.
+    fn carry_out(
+        &mut self,
+        order: Order,
+        begin: impl FnOnce(&mut Session, Arc<str>) -> Result<(), Refused>,
+    ) {
+        // A name of its own, by which the incident is known.
+        let by: Arc<str> = Arc::from(&*order.by);
+        match begin(&mut self.session, Arc::clone(&by)) {
+            Ok(()) => self.orders.push((by, order.reply)),
+            Err(refused) => drop(order.reply.send(Err(refused))),
+        }
+    }
+
+    /// Replies to the command that an incident is about.
+    fn reply(&mut self, incident: &Incident) {
+        let is_it = |(by, _): &(Arc<str>, _)| incident.by().is_some_and(|of| Arc::ptr_eq(of, by));
+        if let Some(index) = self.orders.iter().position(is_it) {
+            let (_, reply) = self.orders.swap_remove(index);
+            // The one who gave it may not wait any more.
+            reply.send(Ok(incident.outcome)).ok();
         }
     }
 
@@ -268,6 +303,9 @@ impl Relay {
             self.log_position();
         }
         while let Some(event) = self.session.poll_event() {
+            if let Event::Incident(incident) = &event {
+                self.reply(incident);
+            }
             worker.shared.events.emit(self.session.who(), event);
         }
     }

@@ -197,23 +197,48 @@ impl Hit {
     }
 }
 
-/// A limit that was reached, and everything the wire tells about it.
+/// Why something is done about a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A limit was reached.
+    Limit {
+        /// The rule that decided.
+        rule: Arc<str>,
+        /// In which way the transaction was stuck.
+        kind: Kind,
+        /// The limit.
+        limit: Duration,
+    },
+    /// A command came from the console.
+    Console {
+        /// The console's user who gave it.
+        by: Arc<str>,
+    },
+}
+
+impl Cause {
+    /// The name used in audit lines and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Limit { .. } => "limit",
+            Self::Console { .. } => "console",
+        }
+    }
+}
+
+/// Something that was done about a session, or was to be, and everything the wire tells about it.
 #[derive(Clone, Debug)]
 pub struct Incident {
     /// Who it happened to.
     pub who: Who,
-    /// In which way the transaction was stuck.
-    pub kind: Kind,
-    /// What the rule said to do.
+    /// Why something was done.
+    pub cause: Cause,
+    /// What was to be done.
     pub action: Action,
     /// What came of it.
     pub outcome: Outcome,
     /// A sentence more about the outcome, where there is one to say (`why` in the audit).
     pub why: Option<Arc<str>>,
-    /// The rule that decided.
-    pub rule: Arc<str>,
-    /// The limit that was reached.
-    pub limit: Duration,
     /// How long the session had been idle (or stalled) in this position.
     pub idle: Duration,
     /// How long others had waited for it meanwhile; known of [`Kind::Blocking`] alone.
@@ -231,6 +256,44 @@ pub struct Incident {
 }
 
 impl Incident {
+    /// In which way the transaction was stuck, where a limit was reached.
+    pub fn kind(&self) -> Option<Kind> {
+        match self.cause {
+            Cause::Limit { kind, .. } => Some(kind),
+            Cause::Console { .. } => None,
+        }
+    }
+
+    /// The rule whose limit was reached.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match &self.cause {
+            Cause::Limit { rule, .. } => Some(rule),
+            Cause::Console { .. } => None,
+        }
+    }
+
+    /// The limit that was reached.
+    pub fn limit(&self) -> Option<Duration> {
+        match self.cause {
+            Cause::Limit { limit, .. } => Some(limit),
+            Cause::Console { .. } => None,
+        }
+    }
+
+    /// The console's user whose command it was.
+    pub fn by(&self) -> Option<&Arc<str>> {
+        match &self.cause {
+            Cause::Limit { .. } => None,
+            Cause::Console { by } => Some(by),
+        }
+    }
+
+    /// Notes that nothing can be done, and why.
+    pub(super) fn is_not_possible(&mut self, why: &str) {
+        self.outcome = Outcome::NotPossible;
+        self.why = Some(why.into());
+    }
+
     /// Notes that so much time has passed since it was written.
     pub(super) fn delay(&mut self, by: Duration) {
         // Who was not idle is not.
@@ -320,6 +383,8 @@ pub enum CloseReason {
     Protocol,
     /// A rule's limit was reached.
     Policy,
+    /// A command came from the console.
+    Console,
     /// pgidle shuts down.
     Drain,
     /// Proving who the client is cannot work through pgidle.
@@ -338,6 +403,7 @@ impl CloseReason {
             Self::ServerIo => "server_io",
             Self::Protocol => "protocol",
             Self::Policy => "policy",
+            Self::Console => "console",
             Self::Drain => "drain",
             Self::Authentication => "authentication",
             Self::Target => "target_session_attrs",

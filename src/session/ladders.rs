@@ -31,6 +31,10 @@ impl Actions {
         self.0 &= !others.0;
     }
 
+    fn has(self, action: Action) -> bool {
+        self.0 & Self::from(action).0 != 0
+    }
+
     /// Whether an action of this severity or more is among them.
     fn reach(self, action: Action) -> bool {
         self.0 >> action as u8 != 0
@@ -56,6 +60,13 @@ impl Ladders {
             actions.remove(deferred);
         }
         !actions.reach(action)
+    }
+
+    /// What was done since the clock of a kind began.
+    pub(super) fn taken(&self, kind: Kind) -> Vec<Action> {
+        let taken = self.0[kind].actions;
+        let actions = Action::ALL.into_iter();
+        actions.filter(|&action| taken.has(action)).collect()
     }
 
     /// Notes that a rung is taken.

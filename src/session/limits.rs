@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Session,
-    event::{Event, Incident, Outcome, Position},
+    event::{Cause, Event, Incident, Outcome, Position},
     in_force::RuleIndex,
     report,
     state::{Phase, TransactionStatus},
@@ -242,11 +242,7 @@ impl Session {
         ) {
             return None;
         }
-        let transaction = &self.state.transaction;
-        // A failed transaction that holds nothing is over but for its ROLLBACK: there is nothing to end, and a Query of
-        // ours could take away the unnamed statement which that ROLLBACK was parsed as.
-        let over =
-            position == Position::IdleInTransactionAborted && !transaction.savepoints.may_be_open();
+        let over = self.is_over_but_for_rollback(position);
         let age = self.age_since().filter(|_| !over);
         let clocks = [
             self.stuck(position),
@@ -266,7 +262,7 @@ impl Session {
     }
 
     /// Since when the transaction counts for `age`.
-    fn age_since(&self) -> Option<Instant> {
+    pub(super) fn age_since(&self) -> Option<Instant> {
         if !self.limits.has(Kind::Age) {
             return None;
         }
@@ -281,7 +277,7 @@ impl Session {
     }
 
     /// The next rung of a ladder whose clock runs since then.
-    fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
+    pub(super) fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
         let rungs = self.rungs(kind);
         let (limit, action, rule) = rungs.min_by_key(|&(limit, action, _)| (limit, action))?;
         Some(Rung {
@@ -371,8 +367,7 @@ impl Session {
             }
             Action::Release if self.released.is_some() => return,
             Action::Rollback if half_forwarded => {
-                incident.outcome = Outcome::NotPossible;
-                incident.why = Some("a message is half forwarded; only terminate can act".into());
+                incident.is_not_possible("a message is half forwarded; only terminate can act");
             }
             Action::Rollback if self.is_rolled_back() => return,
             Action::Release | Action::Rollback | Action::Terminate => {
@@ -382,6 +377,13 @@ impl Session {
         self.report(incident);
     }
 
+    /// Whether the transaction has failed and holds nothing: it is over but for its ROLLBACK. There is nothing to end, and
+    /// a Query of ours could take away the unnamed statement which that ROLLBACK was parsed as.
+    pub(super) fn is_over_but_for_rollback(&self, position: Position) -> bool {
+        let savepoints = &self.state.transaction.savepoints;
+        position == Position::IdleInTransactionAborted && !savepoints.may_be_open()
+    }
+
     /// Whether nothing is under way, in either direction.
     fn is_quiet(&self) -> bool {
         let between = self.client.missing() == 0 && self.server.missing() == 0;
@@ -389,45 +391,50 @@ impl Session {
     }
 
     /// Whether the server has a part of a message whose rest cannot be made up.
-    fn is_half_forwarded(&self) -> bool {
+    pub(super) fn is_half_forwarded(&self) -> bool {
         self.client.missing() > 0 && !self.state.pending.copy_in()
     }
 
     /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
-    fn is_rolled_back(&self) -> bool {
+    pub(super) fn is_rolled_back(&self) -> bool {
         self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
     }
 
-    /// What would be reported if there were a limit of this kind, and it was reached.
-    pub(super) fn incident_of(&self, kind: Kind, action: Action, now: Instant) -> Incident {
-        let limit = Duration::ZERO;
-        let rung = Rung {
-            kind,
-            action,
-            limit,
-            at: now,
-            rule: RuleIndex::CURRENT,
-        };
-        self.incident(rung, now)
+    /// How many statements the transaction has had, with those that run.
+    pub(super) fn statement_count(&self) -> u64 {
+        let running = self.state.pending.running().count();
+        self.state.transaction.statement_count + u64::try_from(running).unwrap_or(0)
     }
 
     pub(super) fn incident(&self, rung: Rung, now: Instant) -> Incident {
+        let cause = Cause::Limit {
+            rule: self.limits.rule(rung.rule),
+            kind: rung.kind,
+            limit: rung.limit,
+        };
+        let mut incident = self.incident_of(cause, rung.action, now);
+        if rung.kind == Kind::Blocking {
+            let waited = now.saturating_duration_since(rung.at) + rung.limit;
+            incident.waited = Some(waited);
+        }
+        incident
+    }
+
+    /// What is reported of an action that is taken for this cause.
+    pub(super) fn incident_of(&self, cause: Cause, action: Action, now: Instant) -> Incident {
         let position = self.position();
         let transaction = &self.state.transaction;
         let since = self.stuck(position).map_or(now, |(_, since)| since);
         let running = self.state.pending.running();
         let damage = self.observed.latest(since);
-        let blocking = rung.kind == Kind::Blocking;
         Incident {
             who: self.who.clone(),
-            kind: rung.kind,
-            action: rung.action,
+            cause,
+            action,
             outcome: Outcome::Logged,
             why: None,
-            rule: self.limits.rule(rung.rule),
-            limit: rung.limit,
             idle: now.saturating_duration_since(since),
-            waited: blocking.then(|| now.saturating_duration_since(rung.at) + rung.limit),
+            waited: None,
             age: self
                 .state
                 .block_since()
@@ -435,16 +442,17 @@ impl Session {
                 .map(|started| now.saturating_duration_since(started)),
             position,
             statements: transaction.statements(running),
-            statement_count: transaction.statement_count
-                + u64::try_from(self.state.pending.running().count()).unwrap_or(0),
+            statement_count: self.statement_count(),
             damage,
         }
     }
 
     /// Reports how an action came out; what was not possible is due again.
     pub(super) fn report(&mut self, incident: Incident) {
-        if incident.outcome == Outcome::NotPossible {
-            self.ladders.defer(incident.kind, incident.action);
+        if let Some(kind) = incident.kind()
+            && incident.outcome == Outcome::NotPossible
+        {
+            self.ladders.defer(kind, incident.action);
         }
         self.events.push_back(Event::Incident(Box::new(incident)));
     }

@@ -5,6 +5,7 @@
 
 mod blocking;
 mod cancel_guard;
+mod command;
 pub mod damage;
 mod discard;
 mod enforce;
@@ -22,6 +23,7 @@ mod report;
 mod request;
 mod savepoints;
 mod silence;
+pub mod snapshot;
 mod startup;
 mod state;
 mod telling;
@@ -51,8 +53,10 @@ use self::{
     transfer::{Leg, Verdict},
 };
 pub use self::{
+    command::Refused,
     event::CloseReason,
     limits::Look,
+    snapshot::Snapshot,
     startup::ChannelBinding,
     text::MAX_TEXT,
     transfer::{BUFFER, Eof, Wants},

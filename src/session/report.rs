@@ -5,9 +5,9 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::event::{Hit, Incident, Position};
+use super::event::{Cause, Hit, Incident, Position};
 use crate::{
-    policy::{Kind, Target, format_duration},
+    policy::{Action, Kind, Target, format_duration},
     wire::originate::Report,
 };
 
@@ -122,7 +122,7 @@ pub(super) fn wrong_server(why: &str, target: Target) -> Report {
 /// The FATAL error after a reply of the server that cannot be explained.
 pub(super) fn doubt(incident: &Incident, why: &str) -> Report {
     Report {
-        sqlstate: sqlstate(incident.kind),
+        sqlstate: sqlstate(incident),
         message: format!(
             "terminating connection: the end of a transaction ({}) could not be confirmed",
             what(incident)
@@ -172,6 +172,9 @@ pub(super) const SQL_SHUTDOWN: &str = "pgidle: shutting down";
 
 /// The reason as it stands in SQL and in CopyFail: ASCII letters, digits, spaces and `:.` only.
 pub(super) fn sql_reason(incident: &Incident) -> String {
+    if incident.kind().is_none() {
+        return "pgidle: rolled back by a command".to_owned();
+    }
     let seconds = stuck_for(incident).as_secs();
     format!(
         "pgidle: rolled back after {} for {seconds} s",
@@ -180,13 +183,14 @@ pub(super) fn sql_reason(incident: &Incident) -> String {
 }
 
 fn report(incident: &Incident, message: &str) -> Report {
-    let mut detail = format!(
-        "Rule \"{}\": {} {} at {}.",
-        incident.rule,
-        incident.kind,
-        incident.action,
-        format_duration(incident.limit)
-    );
+    let mut detail = match &incident.cause {
+        Cause::Limit { rule, kind, limit } => format!(
+            "Rule \"{rule}\": {kind} {} at {}.",
+            incident.action,
+            format_duration(*limit)
+        ),
+        Cause::Console { by } => format!("Command of \"{by}\": {}.", incident.action),
+    };
     if let Some(age) = incident.age {
         write!(
             detail,
@@ -196,7 +200,7 @@ fn report(incident: &Incident, message: &str) -> Report {
         .expect("a String takes any text");
     }
     Report {
-        sqlstate: sqlstate(incident.kind),
+        sqlstate: sqlstate(incident),
         message: message.to_owned(),
         detail,
         hint: "Roll back and run the transaction again: the session, its prepared statements, temporary tables and \
@@ -205,24 +209,33 @@ fn report(incident: &Incident, message: &str) -> Report {
     }
 }
 
-/// 25P03 `idle_in_transaction_session_timeout`, 25P04 `transaction_timeout` (Appendix A, Class 25).
-fn sqlstate(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Age => "25P04",
-        Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Blocking => "25P03",
+/// 25P03 `idle_in_transaction_session_timeout`, 25P04 `transaction_timeout` (Appendix A, Class 25); of a command those
+/// that PostgreSQL has for `pg_cancel_backend` and `pg_terminate_backend`: 57014 `query_canceled`, 57P01
+/// `admin_shutdown`.
+fn sqlstate(incident: &Incident) -> &'static str {
+    match (incident.kind(), incident.action) {
+        (Some(Kind::Age), _) => "25P04",
+        (Some(Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Blocking), _) => "25P03",
+        (None, Action::Terminate) => "57P01",
+        (None, Action::Log | Action::Notice | Action::Release | Action::Rollback) => "57014",
     }
 }
 
 fn what(incident: &Incident) -> String {
-    let time = seconds(stuck_for(incident));
-    let limit = format_duration(incident.limit);
-    format!("{} for {time} (limit {limit})", position(incident))
+    match &incident.cause {
+        Cause::Limit { limit, .. } => {
+            let time = seconds(stuck_for(incident));
+            let limit = format_duration(*limit);
+            format!("{} for {time} (limit {limit})", position(incident))
+        }
+        Cause::Console { .. } => "by a command from the console of pgidle".to_owned(),
+    }
 }
 
 fn position(incident: &Incident) -> &'static str {
-    match (incident.kind, incident.position) {
-        (Kind::Age, _) => "not ended",
-        (Kind::Blocking, _) => "keeping others waiting",
+    match (incident.kind(), incident.position) {
+        (Some(Kind::Age), _) => "not ended",
+        (Some(Kind::Blocking), _) => "keeping others waiting",
         (_, Position::IdleInTransactionAborted) => "idle in transaction aborted",
         (_, Position::HalfSentRequest) => "idle in transaction",
         (_, position) => position.name(),
@@ -231,10 +244,10 @@ fn position(incident: &Incident) -> &'static str {
 
 /// The time by which the limit was reached.
 pub(super) fn stuck_for(incident: &Incident) -> Duration {
-    match incident.kind {
-        Kind::Age => incident.age.unwrap_or(incident.idle),
-        Kind::Blocking => incident.waited.unwrap_or(incident.idle),
-        Kind::Idle | Kind::Failed | Kind::Stalled => incident.idle,
+    match incident.kind() {
+        Some(Kind::Age) => incident.age.unwrap_or(incident.idle),
+        Some(Kind::Blocking) => incident.waited.unwrap_or(incident.idle),
+        Some(Kind::Idle | Kind::Failed | Kind::Stalled) | None => incident.idle,
     }
 }
 

@@ -373,7 +373,7 @@ fn names_of(item: &str) -> BTreeSet<String> {
     let sources = tree();
     let mut names = sources.iter().filter_map(|file| {
         let (_, rest) = file.text.split_once(&format!("impl {item} {{"))?;
-        let (_, rest) = rest.split_once("fn name(self)")?;
+        let (_, rest) = rest.split_once("fn name(")?;
         let body = rest.split("\n    }").next()?;
         Some(
             body.split('"')
@@ -389,6 +389,7 @@ fn names_of(item: &str) -> BTreeSet<String> {
 /// The headings of docs/audit.md whose tables name the values of a field, and the enums that they come from.
 const AUDIT_VALUES: &[(&str, &str)] = &[
     ("`kind`", "Kind"),
+    ("`cause`", "Cause"),
     ("`action`", "Action"),
     ("`outcome` of an incident", "Outcome"),
     ("`position`", "Position"),

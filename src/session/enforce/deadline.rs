@@ -12,13 +12,16 @@
 //! | any, when pgidle ends | both connections are closed |
 //! | any | `terminate` acts when it is due, and a client that has left takes its session with it |
 
-use std::{mem::discriminant, time::Duration};
+use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use super::{
     Action, CloseReason, Incident, Instant, Outcome, Phase, Rung, Session, Step, drain, policy,
     report,
 };
-use crate::{session::transaction::Refusal, sql::Proof};
+use crate::{
+    session::{event::Cause, transaction::Refusal},
+    sql::Proof,
+};
 
 /// How long a step may wait.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -111,12 +114,18 @@ impl Session {
             return;
         };
         let mut stuck = ending.incident.clone();
-        if terminate.kind == stuck.kind {
+        if let Cause::Limit { rule, kind, .. } = &stuck.cause
+            && rung.kind == *kind
+        {
             // Where it was stuck, it is: what goes on now is pgidle's.
-            let (action, limit) = (terminate.action, terminate.limit);
+            let cause = Cause::Limit {
+                rule: Arc::clone(rule),
+                kind: *kind,
+                limit: rung.limit,
+            };
             terminate = Incident {
-                action,
-                limit,
+                cause,
+                action: rung.action,
                 ..stuck.clone()
             };
             terminate.delay(now.saturating_duration_since(ending.acted));

@@ -46,7 +46,7 @@ impl Session {
         if ending.cancels < most && self.who.server_pid.is_some() {
             ending.cancels += 1;
             ending.cleared = None;
-            let cancelled = Cancelled::new(ending.cause, &ending.incident, ending.transaction);
+            let cancelled = Cancelled::new(ending.trigger, &ending.incident, ending.transaction);
             self.set_step(Step::Cancel(Cancel {
                 in_flight: true,
                 repeat_at: now + INTERVAL,

@@ -7,8 +7,8 @@
 //! what was answered before it. What shows when the ending is over already is reported once more.
 
 use super::{
-    BackendTag, Cause, ErrorFields, Frame, Hit, Incident, Instant, Session, Step, Telling, Verdict,
-    originate, report,
+    BackendTag, ErrorFields, Frame, Hit, Incident, Instant, Session, Step, Telling, Trigger,
+    Verdict, originate, report,
 };
 use crate::{
     session::{
@@ -22,7 +22,7 @@ use crate::{
 /// A cancel of ours that was sent, as long as it may show.
 #[derive(Clone, Debug)]
 pub(in crate::session) struct Cancelled {
-    cause: Cause,
+    trigger: Trigger,
     incident: Incident,
     /// The number of the transaction that is meant.
     transaction: u64,
@@ -42,9 +42,9 @@ impl Cancelled {
         }
     }
 
-    pub(super) fn new(cause: Cause, incident: &Incident, transaction: u64) -> Self {
+    pub(super) fn new(trigger: Trigger, incident: &Incident, transaction: u64) -> Self {
         Self {
-            cause,
+            trigger,
             incident: incident.clone(),
             transaction,
             spent: false,
@@ -54,10 +54,10 @@ impl Cancelled {
 }
 
 /// What a client is told about something that was ended.
-pub(super) fn told(cause: Cause, incident: &Incident, hit: Hit) -> Report {
-    match cause {
-        Cause::Limit => report::hit(incident, hit),
-        Cause::Shutdown => report::hit_by_shutdown(hit),
+pub(super) fn told(trigger: Trigger, incident: &Incident, hit: Hit) -> Report {
+    match trigger {
+        Trigger::Incident => report::hit(incident, hit),
+        Trigger::Shutdown => report::hit_by_shutdown(hit),
     }
 }
 
@@ -156,11 +156,11 @@ impl Session {
             && (ending.copy_failed || number.is_none_or(|number| number == ending.transaction))
         {
             ending.hit = Some(hit);
-            return Some(told(ending.cause, &ending.incident, hit));
+            return Some(told(ending.trigger, &ending.incident, hit));
         }
         let cancelled = self.cancels.sent()?;
-        let report = told(cancelled.cause, &cancelled.incident, hit);
-        if cancelled.cause == Cause::Limit {
+        let report = told(cancelled.trigger, &cancelled.incident, hit);
+        if cancelled.trigger == Trigger::Incident {
             let why = "the cancel request showed late".into();
             self.report(Incident {
                 outcome: hit.outcome(),

@@ -46,7 +46,7 @@ use self::next::Next;
 pub(super) use self::{hit::Cancelled, release::Released};
 use super::{
     Action, CloseReason, Session, Verdict,
-    event::{Event, Hit, Incident, Outcome},
+    event::{Cause, Event, Hit, Incident, Outcome},
     limits::Rung,
     report,
     savepoints::Savepoints,
@@ -54,7 +54,7 @@ use super::{
     telling::Telling,
 };
 use crate::{
-    policy,
+    policy::{self, Kind},
     sql::Proof,
     wire::{BackendTag, ErrorFields, Frame, originate},
 };
@@ -66,7 +66,7 @@ pub(super) struct Ending {
     incident: Incident,
     /// The moment that the incident tells of: when the limit was reached, or when the gate was passed.
     acted: Instant,
-    cause: Cause,
+    trigger: Trigger,
     /// Why the session closes at the end, when it does.
     closes: Option<CloseReason>,
     step: Step,
@@ -104,9 +104,9 @@ pub(super) struct Ending {
 
 /// Why something is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// A limit was reached: there is an incident to report.
-    Limit,
+enum Trigger {
+    /// A limit, or a command from the console: there is an incident to report.
+    Incident,
     /// pgidle ends.
     Shutdown,
 }
@@ -158,7 +158,7 @@ pub(super) enum Step {
 
 impl Step {
     /// The name used in the log.
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Ask { .. } => "ask",
             Self::Prove { .. } => "prove",
@@ -213,17 +213,22 @@ impl Step {
 impl Ending {
     /// What the client is told about the end of the session, when the outcome of so many requests is `unknown`.
     fn fatal(&self, unknown: usize) -> originate::Report {
-        match self.cause {
-            Cause::Limit => report::terminated(&self.incident, unknown),
-            Cause::Shutdown => report::shutdown(unknown),
+        match self.trigger {
+            Trigger::Incident => report::terminated(&self.incident, unknown),
+            Trigger::Shutdown => report::shutdown(unknown),
         }
+    }
+
+    /// Why the session closes, if it does.
+    fn close_reason(&self) -> CloseReason {
+        self.closes.unwrap_or_else(|| close_reason(&self.incident))
     }
 
     /// What the server is told.
     fn reason(&self) -> String {
-        match self.cause {
-            Cause::Limit => report::sql_reason(&self.incident),
-            Cause::Shutdown => report::SQL_SHUTDOWN.to_owned(),
+        match self.trigger {
+            Trigger::Incident => report::sql_reason(&self.incident),
+            Trigger::Shutdown => report::SQL_SHUTDOWN.to_owned(),
         }
     }
 }
@@ -231,26 +236,26 @@ impl Ending {
 impl Session {
     /// Begins to end the transaction: asks for a look where a commit may be running, then for the gate.
     pub(super) fn begin_ending(&mut self, incident: Incident, now: Instant) {
-        self.set_ending(incident, Cause::Limit, now);
+        self.set_ending(incident, Trigger::Incident, now);
         self.look_or_close_gate(now);
     }
 
-    fn set_ending(&mut self, incident: Incident, cause: Cause, now: Instant) {
+    fn set_ending(&mut self, incident: Incident, trigger: Trigger, now: Instant) {
         let failed = self.state.status == TransactionStatus::Failed;
         let began = self.state.transaction.started;
         let since = self.cancels.await_gate(began, now);
-        let closes = match cause {
-            Cause::Shutdown => Some(CloseReason::Drain),
-            Cause::Limit => {
+        let closes = match trigger {
+            Trigger::Shutdown => Some(CloseReason::Drain),
+            Trigger::Incident => {
                 let terminates = incident.action == policy::Action::Terminate;
-                terminates.then_some(CloseReason::Policy)
+                terminates.then(|| close_reason(&incident))
             }
         };
         self.events.push_back(Event::Step(Step::Gate.name()));
         self.ending = Some(Box::new(Ending {
             incident,
             acted: now,
-            cause,
+            trigger,
             closes,
             step: Step::Gate,
             transaction: self.state.transaction.number,
@@ -276,7 +281,7 @@ impl Session {
         if self
             .ending
             .as_ref()
-            .is_some_and(|ending| ending.cancels > 0 || ending.cause == Cause::Shutdown)
+            .is_some_and(|ending| ending.cancels > 0 || ending.trigger == Trigger::Shutdown)
         {
             return self.next_step(now);
         }
@@ -356,9 +361,16 @@ impl Session {
 
     /// Nothing is done now, and the rung that was taken may be due again.
     fn put_off(&mut self) {
-        if let Some(Ending { incident, .. }) = self.ending.take().map(|ending| *ending) {
-            self.events.push_back(Event::Step("put off"));
-            self.ladders.give_back(incident.kind, incident.action);
+        let Some(Ending { mut incident, .. }) = self.ending.take().map(|ending| *ending) else {
+            return;
+        };
+        self.events.push_back(Event::Step("put off"));
+        if let Some(kind) = incident.kind() {
+            self.ladders.give_back(kind, incident.action);
+        } else {
+            // A command is carried out at once or not at all.
+            incident.outcome = Outcome::Moot;
+            self.report(incident);
         }
     }
 
@@ -366,7 +378,7 @@ impl Session {
     pub(super) fn ending_holds_client(&self) -> bool {
         self.ending.as_ref().is_some_and(|ending| {
             let acts = !ending.step.is_preliminary() && !matches!(ending.step, Step::Ask { .. });
-            acts || ending.cancels > 0 || ending.cause == Cause::Shutdown
+            acts || ending.cancels > 0 || ending.trigger == Trigger::Shutdown
         })
     }
 
@@ -432,7 +444,10 @@ impl Session {
         // A client whose transaction is begun again has spoken.
         let stuck = incident.outcome != Outcome::Released;
         let since = ending.acted.checked_sub(report::stuck_for(incident));
-        self.last_rung(incident.kind, since.filter(|_| stuck))
+        match incident.kind() {
+            Some(kind) => self.last_rung(kind, since.filter(|_| stuck)),
+            None => self.last_rung(Kind::Age, None),
+        }
     }
 
     /// Asks what stands in the way, and does it.
@@ -480,7 +495,8 @@ impl Session {
         };
         self.released = None;
         ending.savepoints = std::mem::take(&mut self.state.transaction.savepoints);
-        let kind = ending.incident.kind;
+        // A command is for the sake of others, as `blocking` is.
+        let kind = ending.incident.kind().unwrap_or(Kind::Blocking);
         let unknown = self.state.transaction.doubtful || ending.hit == Some(Hit::Unknown);
         if let Some(finished) = self.state.enforced(kind, status, now) {
             self.record(*finished);
@@ -521,7 +537,7 @@ impl Session {
             && answered
             && (in_block || !ending.told || ending.in_batch)
         {
-            let report = hit::told(ending.cause, &ending.incident, hit);
+            let report = hit::told(ending.trigger, &ending.incident, hit);
             let mut telling = Telling::new(report, ending.told, ending.in_batch);
             telling.set_savepoints(ending.savepoints);
             self.telling = Some(Box::new(telling));
@@ -530,7 +546,7 @@ impl Session {
         if outcome != Outcome::RolledBack && lives && answered {
             self.telling = None;
         }
-        if ending.cause == Cause::Limit {
+        if ending.trigger == Trigger::Incident {
             ending.incident.outcome = outcome;
             self.report(ending.incident);
         }
@@ -540,14 +556,22 @@ impl Session {
     fn doubt(&mut self, why: &str) {
         if let Some(ending) = &mut self.ending {
             ending.incident.why = Some(why.into());
-            let report = match ending.cause {
-                Cause::Limit => report::doubt(&ending.incident, why),
-                Cause::Shutdown => report::shutdown(1),
+            let report = match ending.trigger {
+                Trigger::Incident => report::doubt(&ending.incident, why),
+                Trigger::Shutdown => report::shutdown(1),
             };
-            let reason = ending.closes.unwrap_or(CloseReason::Policy);
+            let reason = ending.close_reason();
             self.fatal(&report, reason);
         }
         self.finish(Outcome::Unexpected);
+    }
+}
+
+/// Why a session closes because of an incident.
+fn close_reason(incident: &Incident) -> CloseReason {
+    match incident.cause {
+        Cause::Limit { .. } => CloseReason::Policy,
+        Cause::Console { .. } => CloseReason::Console,
     }
 }
 

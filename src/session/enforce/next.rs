@@ -1,6 +1,6 @@
 //! What an ending does next: the answer to its one question, in the order in which things stand in the way.
 
-use super::{Cause, Ending, Instant, Session, TransactionStatus, policy};
+use super::{CloseReason, Ending, Instant, Session, TransactionStatus, Trigger, policy};
 
 /// What an ending does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct Obstacles {
     releases: bool,
     /// The transaction that is meant has ended.
     over: bool,
-    /// The session is to end. One whose transaction has ended by itself lives on, unless pgidle ends.
+    /// The session is to end. One whose transaction has ended by itself lives on, unless pgidle ends or the console says so.
     closes: bool,
     /// The server takes COPY data.
     copy_in: bool,
@@ -106,7 +106,9 @@ impl Session {
     pub(super) fn next(&self, ending: &Ending, now: Instant) -> Next {
         let pending = &self.state.pending;
         let over = self.is_over();
-        let insists = ending.hit.is_some() || ending.cause == Cause::Shutdown;
+        // A limit is about the transaction; an operator means the session.
+        let commanded = ending.closes == Some(CloseReason::Console);
+        let insists = ending.hit.is_some() || ending.trigger == Trigger::Shutdown || commanded;
         let in_block = self.state.status == TransactionStatus::InBlock;
         let bound_until = self.between_batches_until();
         Obstacles {

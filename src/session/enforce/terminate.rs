@@ -1,12 +1,17 @@
 //! Ends the session: a FATAL error that the client can read, then both connections are closed.
 //!
 //! What runs is ended first, as everywhere (see [`super`]): a server whose client has gone would go on with it, and keep
-//! its locks. There is one way for the limit of a rule and for the shutdown of pgidle.
+//! its locks. There is one way for the limit of a rule, for a command from the console, and for the shutdown of pgidle.
+
+use std::time::Duration;
 
 use super::{
-    Action, Cause, CloseReason, Hit, Instant, Outcome, Phase, Session, Step, originate, report,
+    Action, CloseReason, Hit, Instant, Outcome, Phase, Session, Step, Trigger, originate, report,
 };
-use crate::policy::{self, Kind};
+use crate::{
+    policy::{self, Kind},
+    session::{event, in_force::RuleIndex},
+};
 
 impl Session {
     /// Whether the server has no whole request that it could still carry out: one that is half forwarded is not.
@@ -35,8 +40,14 @@ impl Session {
         if quiet || !self.state.phase.is_ready() || self.state.replication {
             return self.fatal(&report::shutdown(0), CloseReason::Drain);
         }
-        let incident = self.incident_of(Kind::Age, policy::Action::Terminate, now);
-        self.set_ending(incident, Cause::Shutdown, now);
+        // It is not reported.
+        let cause = event::Cause::Limit {
+            rule: self.limits.rule(RuleIndex::CURRENT),
+            kind: Kind::Age,
+            limit: Duration::ZERO,
+        };
+        let incident = self.incident_of(cause, policy::Action::Terminate, now);
+        self.set_ending(incident, Trigger::Shutdown, now);
         self.next_step(now);
     }
 
@@ -53,7 +64,7 @@ impl Session {
         }
         self.unknown = unknown;
         let report = ending.fatal(unknown);
-        let reason = ending.closes.unwrap_or(CloseReason::Policy);
+        let reason = ending.close_reason();
         self.fatal(&report, reason);
         self.finish(Outcome::Terminated);
     }

@@ -16,7 +16,7 @@ use crate::{
         parse_duration,
     },
     session::{
-        Action, ChannelBinding, Eof, Opening, Session, Side, Wants,
+        Action, ChannelBinding, Eof, Opening, Refused, Session, Side, Wants,
         damage::{Damage, FreedBy, Waiter},
         event::{Event, Who},
         transcript,
@@ -231,6 +231,12 @@ impl Player {
         } else if line == "an observer" {
             self.session
                 .handle_observer(Some(Duration::from_secs(1)), self.now);
+        } else if line == "console: rollback" {
+            let begun = self.session.handle_rollback("ops".into(), self.now);
+            self.refused(begun);
+        } else if line == "console: terminate" {
+            let begun = self.session.handle_terminate("ops".into(), self.now);
+            self.refused(begun);
         } else if line == "shutdown" {
             self.session.handle_shutdown(self.now);
         } else if line == "drain" {
@@ -250,6 +256,13 @@ impl Player {
             self.settle();
         }
         self.now = end;
+    }
+
+    /// Shows why a command from the console is not carried out.
+    fn refused(&mut self, begun: Result<(), Refused>) {
+        if let Err(refused) = begun {
+            writeln!(self.transcript, "  ! {refused}").unwrap();
+        }
     }
 
     /// The prover answers everything that it was asked.
@@ -375,10 +388,12 @@ impl Player {
                 let shown = match event {
                     Event::Incident(incident) => format!(
                         "{} {} {} at {:?} in {:?} after {:?}",
-                        incident.kind,
+                        incident
+                            .kind()
+                            .map_or_else(|| "command".to_owned(), |kind| kind.to_string()),
                         incident.action,
                         incident.outcome.name(),
-                        incident.limit,
+                        incident.limit().unwrap_or_default(),
                         incident.position.name(),
                         incident.idle
                     ),

@@ -3,6 +3,8 @@
 //! A session's task owns its state; others leave a [`Command`] in its mailbox and wake it. The [gate](Entry::enter_gate)
 //! keeps a client's CancelRequest and an injection of ours from meeting in the server.
 
+mod command;
+
 use std::{
     net::SocketAddr,
     num::NonZeroUsize,
@@ -20,35 +22,11 @@ use tokio::time::Instant;
 
 use crate::{
     config::{Address, Config, Upstream},
-    sql::Proof,
+    session::Snapshot,
     wire::CancelKey,
 };
 
-/// What a session is told from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// End as soon as no transaction is open.
-    Drain,
-    /// End now.
-    Shutdown,
-    /// End if the client is not authenticated: another one waits for the place.
-    GiveWay,
-    /// The rules have changed.
-    Reload,
-    /// The last CancelRequest of the client's has passed, and the gate is closed.
-    GateClosed,
-    /// Our own CancelRequest has passed.
-    CancelClosed,
-    /// What has come of the claim of this number.
-    Proven {
-        /// The number that the session gave it.
-        number: u64,
-        /// What has come of it.
-        proof: Proof,
-    },
-    /// A CancelRequest of the client's stands before the closed gate: [`Entry::let_pass`] or [`Entry::turn_away`].
-    CancelWaits,
-}
+pub use command::{Command, Order, Reply};
 
 /// All live sessions.
 #[derive(Debug, Default)]
@@ -137,7 +115,11 @@ impl Registry {
     /// Forgets a session that is over.
     pub fn leave(&self, entry: &Entry) {
         self.sessions.remove(&entry.id);
-        entry.mailbox().over = true;
+        let mut mailbox = entry.mailbox();
+        mailbox.over = true;
+        // Those who wait for a reply learn that there will be none.
+        mailbox.commands.clear();
+        drop(mailbox);
         entry.turn_away();
     }
 
@@ -152,10 +134,31 @@ impl Registry {
     }
 
     /// Tells every session.
-    pub fn broadcast(&self, command: &Command) {
+    pub fn broadcast(&self, command: fn() -> Command) {
         for entry in &self.sessions {
-            entry.tell(command.clone());
+            entry.tell(command());
         }
+    }
+
+    /// The session of this number.
+    pub fn get(&self, id: u64) -> Option<Arc<Entry>> {
+        Some(Arc::clone(&*self.sessions.get(&id)?))
+    }
+
+    /// Asks every session how things stand; those that end meanwhile are left out.
+    pub async fn snapshots(&self) -> Vec<Snapshot> {
+        let ask = |entry: &Entry| {
+            let (reply, answer) = oneshot::channel();
+            entry.tell(Command::Snapshot(reply));
+            answer
+        };
+        // No lock of the map is held while sessions answer.
+        let answers: Vec<_> = self.sessions.iter().map(|entry| ask(&entry)).collect();
+        let mut snapshots = Vec::with_capacity(answers.len());
+        for answer in answers {
+            snapshots.extend(answer.await);
+        }
+        snapshots
     }
 
     /// The session that a CancelRequest names.
@@ -260,6 +263,9 @@ impl Entry {
     /// Leaves a command and wakes the session.
     pub fn tell(&self, command: Command) {
         let mut mailbox = self.mailbox();
+        if mailbox.over {
+            return;
+        }
         mailbox.commands.push(command);
         self.rung.store(true, Ordering::Release);
         if let Some(waker) = &mailbox.waker {
@@ -388,14 +394,14 @@ mod tests {
     }
 
     /// Waits as a session does: it sleeps until it is woken.
-    fn wait_for(entry: &Entry, command: &Command) {
+    fn wait_for(entry: &Entry, awaited: fn(&Command) -> bool) {
         loop {
             let mut commands = entry.take_commands();
-            if commands.contains(command) {
+            if commands.iter().any(awaited) {
                 return;
             }
-            commands.retain(|command| *command != Command::CancelWaits);
-            assert_eq!(commands, [], "only {command:?} is waited for");
+            commands.retain(|command| !matches!(command, Command::CancelWaits));
+            assert!(commands.is_empty(), "not waited for: {commands:?}");
             thread::park_timeout(Duration::from_secs(60));
         }
     }
@@ -412,10 +418,10 @@ mod tests {
         let entry = entry();
         assert!(entry.close_gate());
         assert!(passes(&entry).is_none());
-        wait_for(&entry, &Command::CancelWaits);
+        wait_for(&entry, |command| matches!(command, Command::CancelWaits));
         entry.open_gate();
         assert!(passes(&entry).is_some());
-        assert_eq!(entry.take_commands(), []);
+        assert!(entry.take_commands().is_empty());
     }
 
     /// What came while a request was held goes on after it, and keeps the gate from being closed meanwhile.
@@ -434,7 +440,7 @@ mod tests {
         let passage = late.try_recv().unwrap();
         assert!(!entry.close_gate());
         drop(passage);
-        wait_for(&entry, &Command::GateClosed);
+        wait_for(&entry, |command| matches!(command, Command::GateClosed));
         let mut idle = waits();
         entry.turn_away();
         assert!(idle.try_recv().is_err());
@@ -450,10 +456,10 @@ mod tests {
         assert!(!entry.close_gate());
         let [first, last] = passages;
         drop(first);
-        assert_eq!(entry.take_commands(), []);
+        assert!(entry.take_commands().is_empty());
         assert!(!entry.gate_is_closed());
         drop(last);
-        assert_eq!(entry.take_commands(), [Command::GateClosed]);
+        assert!(matches!(entry.take_commands()[..], [Command::GateClosed]));
         assert!(entry.gate_is_closed());
         assert!(passes(&entry).is_none());
     }
@@ -465,7 +471,7 @@ mod tests {
         assert!(!entry.close_gate());
         entry.open_gate();
         drop(passage);
-        assert_eq!(entry.take_commands(), []);
+        assert!(entry.take_commands().is_empty());
         assert!(entry.close_gate());
     }
 
@@ -479,7 +485,7 @@ mod tests {
         });
         assert!(!entry.close_gate());
         drop(never);
-        wait_for(&entry, &Command::GateClosed);
+        wait_for(&entry, |command| matches!(command, Command::GateClosed));
     }
 
     /// Requests come from every thread; the session's own closes the gate, injects, and opens it again.
@@ -512,7 +518,7 @@ mod tests {
             start.wait();
             while passed.load(Ordering::SeqCst) < PASSAGES {
                 if !entry.close_gate() {
-                    wait_for(&entry, &Command::GateClosed);
+                    wait_for(&entry, |command| matches!(command, Command::GateClosed));
                 }
                 assert_eq!(on_their_way.load(Ordering::SeqCst), 0);
                 let before = passed.load(Ordering::SeqCst);
@@ -539,6 +545,6 @@ mod tests {
                 thread::park_timeout(Duration::from_millis(1));
             }
         });
-        assert_eq!(entry.take_commands(), []);
+        assert!(entry.take_commands().is_empty());
     }
 }
