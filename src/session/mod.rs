@@ -236,8 +236,6 @@ pub struct Session {
     cancels: CancelGuard,
     /// How often a proof was asked for.
     claims: u64,
-    /// Requests whose outcome nobody knows, when the session was ended.
-    unknown: usize,
     /// See [`Opening::keeps_server`].
     keeps_server: bool,
     /// See [`Opening::nonce`].
@@ -288,7 +286,6 @@ impl Session {
             operator: Operator::default(),
             cancels: CancelGuard::default(),
             claims: 0,
-            unknown: 0,
             keeps_server: opening.keeps_server,
             nonce: opening.nonce,
             discard: Discard::default(),

@@ -44,7 +44,10 @@ pub(super) enum Phase {
     /// Requests and answers.
     Ready,
     /// A FATAL error was the last word: nothing passes any more, in either direction.
-    Closing,
+    Closing {
+        /// Requests that were forwarded, and whose outcome nobody knows.
+        unknown_requests: usize,
+    },
 }
 
 impl Phase {
@@ -57,7 +60,7 @@ impl Phase {
     pub(super) fn startup(&self) -> Option<&Startup> {
         match self {
             Self::Authenticating(startup) => Some(startup),
-            Self::Ready | Self::Closing => None,
+            Self::Ready | Self::Closing { .. } => None,
         }
     }
 
@@ -65,7 +68,7 @@ impl Phase {
     pub(super) fn startup_mut(&mut self) -> Option<&mut Startup> {
         match self {
             Self::Authenticating(startup) => Some(startup),
-            Self::Ready | Self::Closing => None,
+            Self::Ready | Self::Closing { .. } => None,
         }
     }
 
@@ -76,7 +79,7 @@ impl Phase {
 
     /// Whether nothing passes any more.
     pub(super) fn is_closing(&self) -> bool {
-        matches!(self, Self::Closing)
+        matches!(self, Self::Closing { .. })
     }
 }
 

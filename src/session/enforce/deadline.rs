@@ -158,7 +158,9 @@ impl Session {
             self.send_cancel();
         }
         self.finish(Outcome::NotPossible);
-        self.state.phase = Phase::Closing;
+        self.state.phase = Phase::Closing {
+            unknown_requests: 0,
+        };
         self.actions
             .push_back(Action::Close(CloseReason::ClientLeft));
     }

@@ -62,34 +62,42 @@ impl Session {
             ending.incident.why =
                 Some(format!("the outcome of {unknown} request(s) is unknown").into());
         }
-        self.unknown = unknown;
         let report = ending.fatal(unknown);
         let reason = ending.close_reason();
-        self.fatal(&report, reason);
+        self.close(report, unknown, reason);
         self.finish(Outcome::Terminated);
     }
 
     /// How many requests were forwarded whose outcome nobody knows, now that the session has been ended.
     pub fn unknown_requests(&self) -> usize {
-        self.unknown
+        match self.state.phase {
+            Phase::Closing { unknown_requests } => unknown_requests,
+            Phase::Authenticating(_) | Phase::Ready => 0,
+        }
     }
 
     /// Sends a FATAL error where the client can read it, and asks for the end of the session.
     pub(in crate::session) fn fatal(&mut self, report: &originate::Report, reason: CloseReason) {
+        self.close(report.clone(), 0, reason);
+    }
+
+    /// The same, where the outcome of so many requests is unknown, which the report says already.
+    fn close(&mut self, mut report: originate::Report, mut unknown: usize, reason: CloseReason) {
         if self.state.phase.is_closing() {
             return;
         }
         let ready = self.state.phase.is_ready();
-        self.state.phase = Phase::Closing;
-        let mut report = report.clone();
         if !ready || self.state.replication {
             // Nothing was cancelled: what was sent together with the startup packet may still run.
             let pending = &self.state.pending;
             let waiting = usize::from(!pending.is_empty());
-            let unknown = pending.ready_owed().max(waiting);
-            report::add_unknown(&mut report, unknown);
-            self.unknown = self.unknown.max(unknown);
+            let sent = pending.ready_owed().max(waiting);
+            report::add_unknown(&mut report, sent);
+            unknown = unknown.max(sent);
         }
+        self.state.phase = Phase::Closing {
+            unknown_requests: unknown,
+        };
         // In the middle of a message a FATAL would be read as a part of it.
         if self.server.missing() == 0 {
             originate::fatal_response(&report, self.client.output());
