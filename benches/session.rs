@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Instant};
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use pgidle::{
-    policy::{Limits, Target},
-    session::{ChannelBinding, Opening, Session, Side, Wants, event::Who},
+    policy::Limits,
+    session::{Opening, Session, Side, Wants},
 };
 
 fn main() {
@@ -23,17 +23,7 @@ fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
 fn session() -> (Session, Instant) {
     #[expect(clippy::disallowed_methods, reason = "a bench has no caller to ask")]
     let now = Instant::now();
-    let opening = Opening {
-        who: Who::default(),
-        replication: false,
-        records: false,
-        keeps_server: false,
-        nonce: 0,
-        binding: ChannelBinding::default(),
-        target: Target::default(),
-        authenticate_by: None,
-    };
-    let mut session = Session::new(opening, Arc::new(Limits::default()), now);
+    let mut session = Session::new(Opening::default(), Arc::new(Limits::default()), now);
     session
         .handle_read(Side::Server, &frame(b'Z', b"I"), now)
         .expect("a frame");

@@ -15,6 +15,9 @@ mod stream;
 mod tls;
 mod upstream;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;

@@ -201,19 +201,9 @@ pub enum Side {
 ///     }
 /// }
 /// # use std::sync::Arc;
-/// # use pgidle::{policy::{Limits, Target}, session::{ChannelBinding, Opening, event::Who}};
+/// # use pgidle::{policy::Limits, session::Opening};
 /// # let now = Instant::now();
-/// # let opening = Opening {
-/// #     who: Who::default(),
-/// #     replication: false,
-/// #     records: false,
-/// #     keeps_server: false,
-/// #     nonce: 0,
-/// #     binding: ChannelBinding::default(),
-/// #     target: Target::default(),
-/// #     authenticate_by: None,
-/// # };
-/// # let mut session = Session::new(opening, Arc::new(Limits::default()), now);
+/// # let mut session = Session::new(Opening::default(), Arc::new(Limits::default()), now);
 /// # let mut buffer = [0; BUFFER];
 /// # let answer = b"Z\0\0\0\x05I";
 /// # let mut written = Vec::new();
@@ -248,7 +238,7 @@ pub struct Session {
 }
 
 /// What is known of a session before its first byte.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Opening {
     /// Who it belongs to.
     pub who: Who,

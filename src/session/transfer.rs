@@ -247,6 +247,7 @@ impl Session {
         let leg = self.leg_mut(from);
         leg.input = rest.to_vec();
         leg.held = held;
+        self.bound_read_ahead(now);
         Ok(bytes.get(..step.verbatim).unwrap_or_default())
     }
 
@@ -430,9 +431,14 @@ impl Session {
         if output.is_empty() {
             *output = BytesMut::new();
         }
-        let unsent = output.len();
-        self.flow(to, unsent > 0, written > 0, now);
-        if to == Side::Client && unsent > READ_AHEAD {
+        let blocked = !output.is_empty();
+        self.flow(to, blocked, written > 0, now);
+        self.bound_read_ahead(now);
+    }
+
+    /// Gives up what has to be read ahead of the client without end.
+    fn bound_read_ahead(&mut self, now: Instant) {
+        if self.client.output.len() > READ_AHEAD {
             self.read_ahead_exceeded(now);
         }
     }

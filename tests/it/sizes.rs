@@ -17,7 +17,8 @@ fn grows_by(conversation: impl Fn(&mut Client)) -> u64 {
     client.run("SELECT 1");
     let before = proxy.peak_memory_kib();
     conversation(&mut client);
-    proxy.peak_memory_kib() - before
+    // The kernel counts by batches: where nothing was needed, the figure may be a little smaller.
+    proxy.peak_memory_kib().saturating_sub(before)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a client can make a session keep has bounds.
 
-use super::script::{backend, frontend, opened};
+use super::script::{Player, backend, frame, frontend, opened};
 use crate::session::{Side, Wants};
 
 /// More requests than a session lets wait.
@@ -71,4 +71,36 @@ fn names_and_texts_of_statements_have_bounds() {
     assert!(known(0).is_some_and(|text| text.sql.is_some()));
     assert!(known(5000).is_some_and(|text| text.sql.is_none()));
     assert!(known(MANY - 1).is_none());
+}
+
+/// How many bytes are read of rows without end, for a client that has not taken the first of them for a second.
+fn read_ahead(player: &mut Player) -> usize {
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T\nC: Q SELECT big\nS: T | D\nclient blocks");
+    let row = frame(b'D', &vec![b'x'; 1 << 20]);
+    player.server_raw(&row[..5]);
+    assert_eq!(player.session.wants_read(Side::Server), Wants::Nothing);
+    player.server_raw(&row[5..]);
+    player.play("+1s");
+    player.transcript.clear();
+    let before = player.session.unsent(Side::Client).len();
+    while player.session.wants_read(Side::Server) != Wants::Nothing {
+        player.server_raw(&row);
+    }
+    player.session.unsent(Side::Client).len() - before
+}
+
+#[test]
+fn what_is_read_to_learn_whether_the_server_is_idle_has_a_bound() {
+    let mut player = Player::new("idle: rollback 1s");
+    let read = read_ahead(&mut player);
+    assert!((14 << 20..=17 << 20).contains(&read), "{read}");
+    assert!(!player.transcript.contains("close"));
+}
+
+#[test]
+fn what_is_read_while_a_statement_is_cancelled_has_a_bound_that_ends_the_session() {
+    let mut player = Player::new("stalled: rollback 1s");
+    let read = read_ahead(&mut player);
+    assert!((62 << 20..=65 << 20).contains(&read), "{read}");
+    assert!(player.transcript.contains("! close: policy"));
 }

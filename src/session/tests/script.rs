@@ -12,11 +12,10 @@ use tokio::time::Instant as Clock;
 pub(super) use crate::session::transcript::{backend, frame, frontend};
 use crate::{
     policy::{
-        Action as PolicyAction, Kind, Ladder, Limits, Match, Pattern, Rule, Rules, Target,
-        parse_duration,
+        Action as PolicyAction, Kind, Ladder, Limits, Match, Pattern, Rule, Rules, parse_duration,
     },
     session::{
-        Action, ChannelBinding, Eof, Opening, Refused, Session, Side, Wants,
+        Action, Eof, Opening, Refused, Session, Side, Wants,
         damage::{Damage, FreedBy, Waiter},
         event::{Event, Who},
         transcript,
@@ -91,13 +90,8 @@ pub(super) fn started(text: &str) -> (Session, Instant) {
             session: 1,
             ..Who::default()
         },
-        replication: false,
         records: true,
-        keeps_server: false,
-        nonce: 0,
-        binding: ChannelBinding::Passes,
-        target: Target::Any,
-        authenticate_by: None,
+        ..Opening::default()
     };
     let now = Clock::now().into_std();
     (Session::new(opening, limits(text), now), now)
