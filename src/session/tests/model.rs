@@ -296,11 +296,21 @@ impl Server {
         sleeps
     }
 
+    /// Whether a Query waits after a batch without Sync: what an error or the end of a wait is about then, neither side
+    /// could say, and what the server skips is never answered, with pgidle or without it. No library mixes the two.
+    fn is_ambiguous(&self) -> bool {
+        let mut input = self.input.clone();
+        let next = std::iter::from_fn(|| take_frame(&mut input)).find(|(tag, _)| *tag != b'H');
+        !self.in_query && matches!(next, Some((b'Q' | b'F', _)))
+    }
+
     /// A CancelRequest, or a timeout of the server's own.
     pub(super) fn cancel(&mut self) {
         if self.waiting.is_some() {
-            let body = b"SWARNING\0VWARNING\0C01000\0Mtext\0RSyncRepWaitForLSN\0\0";
-            self.unasked(&frame(b'N', body));
+            if !self.is_ambiguous() {
+                let body = b"SWARNING\0VWARNING\0C01000\0Mtext\0RSyncRepWaitForLSN\0\0";
+                self.unasked(&frame(b'N', body));
+            }
             self.wake();
             return;
         }
@@ -315,15 +325,12 @@ impl Server {
     /// A CancelRequest of pgidle's: the server looks for it also where it logs the statement that it has carried out.
     pub(super) fn cancel_late(&mut self) {
         if let Some(waiting) = &self.waiting {
-            self.unreplicated.extend(&waiting.tokens);
+            if !self.is_ambiguous() {
+                self.unreplicated.extend(&waiting.tokens);
+            }
             return self.cancel();
         }
-        // With a Query after an open batch neither side could say what the error is about, and what the server skips
-        // then is never answered, with pgidle or without it.
-        let mut input = self.input.clone();
-        let next = std::iter::from_fn(|| take_frame(&mut input)).find(|(tag, _)| *tag != b'H');
-        let doubtful = !self.in_query && matches!(next, Some((b'Q' | b'F', _)));
-        if self.carried_out && !doubtful {
+        if self.carried_out && !self.is_ambiguous() {
             self.error("57014");
         } else {
             self.cancel();
