@@ -10,6 +10,7 @@ pub mod damage;
 mod discard;
 mod enforce;
 pub mod event;
+mod frames;
 mod imitate;
 mod in_flight;
 mod in_force;
@@ -41,14 +42,14 @@ use self::{
     cancel_guard::CancelGuard,
     discard::Discard,
     enforce::{Ending, Released},
-    event::{Event, TransactionOutcome, TransactionRecord, Who},
+    event::{Event, TransactionOutcome, Who},
     in_force::InForce,
     ladders::Ladders,
     observed::Observed,
     operator::Operator,
     silence::Silence,
     startup::Startup,
-    state::{Finished, State, TransactionStatus},
+    state::State,
     telling::Telling,
     transfer::{Leg, Verdict},
 };
@@ -62,9 +63,9 @@ pub use self::{
     transfer::{BUFFER, Eof, Wants},
 };
 use crate::{
-    policy::{Identity, Kind, Limits, Rules, Target},
+    policy::{Identity, Limits, Rules, Target},
     sql::Claim,
-    wire::{self, BackendTag, CancelKey, ErrorFields, Frame, FrontendTag, InvalidLength},
+    wire::{CancelKey, InvalidLength},
 };
 
 /// What the caller has to do for a session.
@@ -379,161 +380,6 @@ impl Session {
         if let Some(finished) = self.state.end(TransactionOutcome::Disconnect, now) {
             self.record(*finished);
         }
-    }
-
-    /// The clock of `stalled` begins anew, and so does its ladder.
-    fn restart_stalled(&mut self) {
-        self.ladders.restart(Kind::Stalled);
-    }
-
-    fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        self.abandon_ending();
-        let leaves = FrontendTag::from(frame.tag) == FrontendTag::Terminate;
-        if self.holds_client() || !leaves && self.begins_again(now) {
-            return Verdict::Hold;
-        }
-        self.client_spoke(now);
-        if self.discard.takes(FrontendTag::from(frame.tag)) {
-            return Verdict::Drop;
-        }
-        if self.telling.is_some() {
-            return self.sent_after_end(frame, now);
-        }
-        if self.startup_fails(frame) {
-            return Verdict::Drop;
-        }
-        self.pass_client(frame, now)
-    }
-
-    /// Whoever was stuck is not any more, whatever becomes of what was said: our error may be all of the answer.
-    fn client_spoke(&mut self, now: Instant) {
-        if !self.state.pending.is_empty() {
-            return;
-        }
-        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled, Kind::Blocking] {
-            self.ladders.restart(kind);
-        }
-        self.observed.forget();
-        self.state.client_spoke(now);
-    }
-
-    fn server_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        if let Some(step) = self.ending_step() {
-            return self.ending_received(step, frame, now);
-        }
-        if self.cancels.sent().is_some() {
-            return self.client_request_ends(frame, now);
-        }
-        if self.startup_answered(frame) {
-            return Verdict::Drop;
-        }
-        self.answer_received(frame, now)
-    }
-
-    /// Looks at an answer to the client's own request.
-    fn answer_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        if self.telling.is_some() {
-            return self.received_after_end(frame, now);
-        }
-        self.pass_server(frame, now)
-    }
-
-    fn pass_client(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        self.state.sent(frame, now);
-        Verdict::Pass
-    }
-
-    fn pass_server(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let tag = BackendTag::from(frame.tag);
-        let second = tag == BackendTag::ErrorResponse && self.is_second_error(frame);
-        if tag == BackendTag::ReadyForQuery && self.state.phase.is_startup() {
-            self.actions.push_back(Action::Authenticated);
-        }
-        let transaction = self.state.transaction.number;
-        if let Some(finished) = self.state.received(frame, now) {
-            self.record(*finished);
-        }
-        if second {
-            return Verdict::Drop;
-        }
-        let idle = tag == BackendTag::ReadyForQuery && self.state.status == TransactionStatus::Idle;
-        if idle || self.state.transaction.number != transaction {
-            self.transaction_ended();
-        }
-        if tag == BackendTag::ReadyForQuery {
-            if self.state.pending.is_empty() {
-                self.cancels.server_is_past();
-            }
-            self.close_if_drained();
-        } else if tag == BackendTag::ParameterStatus {
-            self.identify(frame.body);
-        } else if tag == BackendTag::BackendKeyData {
-            self.set_cancel_key(frame.body);
-        }
-        Verdict::Pass
-    }
-
-    /// A transaction is over, with its clocks and with the limits that held for it alone.
-    fn transaction_ended(&mut self) {
-        self.ladders.reset();
-        self.limits.transaction_ended();
-    }
-
-    /// Whether this error comes after the last answer of a batch that the client believes to have failed already.
-    fn is_second_error(&self, frame: Frame<'_>) -> bool {
-        let failed = self.discard.is_in_batch() && self.state.pending.is_empty();
-        failed && !ErrorFields::read(frame.body).is_fatal()
-    }
-
-    fn identify(&mut self, body: &[u8]) {
-        if let Some((b"application_name", name)) = wire::parameter_status(body)
-            && let Ok(name) = str::from_utf8(name)
-            && *name != *self.who.application_name
-        {
-            let before = std::mem::replace(&mut self.who.application_name, name.into());
-            if self.state.phase.is_startup() {
-                self.limits
-                    .set_first_name(Arc::clone(&self.who.application_name));
-            } else if self.state.transaction.started.is_some() {
-                self.limits.keep(before);
-            }
-            self.actions.push_back(Action::Identify);
-        }
-    }
-
-    fn set_cancel_key(&mut self, body: &[u8]) {
-        if let Some(key) = CancelKey::read(body) {
-            self.who.server_pid = Some(key.pid);
-            self.actions.push_back(Action::SetCancelKey(key));
-        }
-    }
-
-    fn close_if_drained(&mut self) {
-        let state = &self.state;
-        let quiet = state.pending.is_empty()
-            && state.status == TransactionStatus::Idle
-            && !state.pending.unsynced();
-        if self.operator.drains() && quiet && state.phase.is_ready() && self.ending.is_none() {
-            self.fatal(&report::shutdown(0), CloseReason::Drain);
-        }
-    }
-
-    fn record(&mut self, finished: Finished) {
-        let Finished {
-            outcome,
-            transaction,
-        } = finished;
-        self.events
-            .push_back(Event::Transaction(Box::new(TransactionRecord {
-                who: self.who.clone(),
-                outcome,
-                duration: transaction.busy + transaction.idle,
-                busy: transaction.busy,
-                idle: transaction.idle,
-                longest_idle: transaction.longest_idle,
-                statements: transaction.statements(self.state.pending.running()),
-                statement_count: transaction.statement_count,
-            })));
     }
 }
 

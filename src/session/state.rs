@@ -219,6 +219,13 @@ impl State {
         self.turn_since = now;
     }
 
+    /// Notes that the client has taken what was due to it: idle counts from when it took the ReadyForQuery.
+    pub(super) fn client_took_all(&mut self, now: Instant) {
+        if self.pending.is_empty() {
+            self.turn_since = now;
+        }
+    }
+
     /// Notes more of a message of which the front was [`sent`](Self::sent), and whether it is whole now.
     pub(super) fn sent_more(&mut self, bytes: &[u8], whole: bool) {
         let Some(passing) = &mut self.passing else {

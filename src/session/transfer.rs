@@ -470,9 +470,8 @@ impl Session {
         }
         if blocked && (progress || !was_blocked) {
             self.restart_stalled();
-        } else if !blocked && was_blocked && self.state.pending.is_empty() {
-            // Idle counts from when the client took the ReadyForQuery.
-            self.state.turn_since = now;
+        } else if !blocked && was_blocked {
+            self.state.client_took_all(now);
         }
     }
 }
