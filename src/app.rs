@@ -21,6 +21,7 @@ use crate::{
     observer::Observer,
     prover::Prover,
     proxy::{self, Bound, Kinds, Shared},
+    recorder::Recorder,
     registry::{Command, Registry},
 };
 
@@ -79,6 +80,10 @@ impl App {
         warn(&config);
         let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
         let prover = Prover::start().context("could not start a thread")?;
+        let recorder = source.flags.record.as_deref().map(Recorder::start);
+        let recorder = recorder
+            .transpose()
+            .context("could not record sessions there")?;
         let mut bound = Vec::new();
         for address in &config.listen.addresses {
             bound.extend(proxy::bind(address, config.listen.reuse_port)?);
@@ -90,6 +95,7 @@ impl App {
             events: Events::new(audit.clone()),
             observer: Observer::default(),
             prover,
+            recorder,
             kinds: Kinds::default(),
             config,
         });
@@ -218,6 +224,9 @@ impl App {
             }
         }
         self.audit.close();
+        if let Some(recorder) = &self.shared.recorder {
+            recorder.close();
+        }
         tracing::info!("stopped");
         Ok(())
     }

@@ -75,6 +75,10 @@ pub struct ServeArgs {
     /// How the observer connects, to say what stuck sessions hold and who waits for them.
     #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
     pub observer_dsn: Option<Box<Dsn>>,
+    /// Record each session in which a limit is reached in a file of its own in this folder, as a transcript without
+    /// literals and values.
+    #[arg(long, value_name = "DIR", env = "PGIDLE_RECORD")]
+    pub record: Option<PathBuf>,
     /// How log lines on stderr are written [default: text].
     #[arg(long, value_parser = formats(), env = "PGIDLE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -94,6 +98,7 @@ impl ServeArgs {
                 audit: self.audit,
                 observer_dsn: self.observer_dsn,
                 log_format: self.log_format,
+                record: self.record,
             },
         }
     }

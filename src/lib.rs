@@ -15,7 +15,7 @@
 //! | 5 | `app`, `cli`, `log`, `signals` |
 //! | 4 | `proxy`, `demo` |
 //! | 3 | `events` |
-//! | 2 | `registry`, `audit`, `observer` |
+//! | 2 | `registry`, `audit`, `observer`, `recorder` |
 //! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
 //!
@@ -50,6 +50,8 @@ pub mod observer;
 pub mod prover;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+#[cfg(feature = "proxy")]
+pub mod recorder;
 #[cfg(feature = "proxy")]
 pub mod registry;
 #[cfg(feature = "proxy")]

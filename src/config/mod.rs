@@ -232,6 +232,8 @@ pub struct Flags {
     pub observer_dsn: Option<Box<Dsn>>,
     /// Replaces `log.format`.
     pub log_format: Option<LogFormat>,
+    /// Where sessions are recorded, when they are.
+    pub record: Option<PathBuf>,
 }
 
 /// A rule in two flags: for every session, this action when its client has left it stuck in a transaction for so long, be
@@ -395,6 +397,7 @@ mod tests {
             audit: Some("flags.jsonl".into()),
             observer_dsn: Some(parse_dsn("host=::1").unwrap()),
             log_format: Some(LogFormat::Json),
+            record: None,
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     Worker, cancel,
+    recorded::Recorded,
     refusal::Refusal,
     relay::{self, Relay},
     stream::Stream,
@@ -199,7 +200,7 @@ async fn read_startup(
 }
 
 /// A session, its server with what that has already said, and its place in the registry.
-type Connected = (Session, (Stream, Vec<u8>), Arc<crate::registry::Entry>);
+type Connected = (Recorded, (Stream, Vec<u8>), Arc<crate::registry::Entry>);
 
 async fn connect(
     packet: &StartupPacket,
@@ -243,14 +244,17 @@ async fn connect(
     let opening = Opening {
         who,
         replication,
-        records: worker.shared.events.want_transactions(),
+        records: worker.shared.events.want_transactions() || worker.shared.recorder.is_some(),
         keeps_server: config.upstream.pooler == Pooler::Session,
         nonce: RandomState::new().hash_one(entry.id()),
         binding: binding(stream, &opened.stream, config),
         target: config.upstream.target,
         authenticate_by: until.map(Instant::into_std),
     };
-    let session = Session::new(opening, limits, Instant::now().into_std());
+    let now = Instant::now().into_std();
+    let recorder = worker.shared.recorder.as_ref().filter(|_| !replication);
+    let tape = recorder.and_then(|recorder| recorder.tape(entry.id(), now));
+    let session = Recorded::new(Session::new(opening, limits, now), tape);
     worker.shared.events.emit(session.who(), Event::Opened);
     Ok((session, (opened.stream, opened.answer), entry))
 }

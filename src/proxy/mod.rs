@@ -7,6 +7,7 @@ mod descriptors;
 mod handshake;
 mod listener;
 mod own_address;
+mod recorded;
 mod refusal;
 mod relay;
 mod server_role;
@@ -23,7 +24,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use crate::{
-    config::Config, events::Events, observer::Observer, prover::Prover, registry::Registry, session,
+    config::Config, events::Events, observer::Observer, prover::Prover, recorder::Recorder,
+    registry::Registry, session,
 };
 
 pub use descriptors::capacity;
@@ -42,6 +44,8 @@ pub struct Shared {
     pub observer: Observer,
     /// Who proves that statements only read.
     pub prover: Prover,
+    /// Where sessions are recorded, when they are.
+    pub recorder: Option<Recorder>,
     /// What servers have said of themselves.
     pub kinds: Kinds,
     /// The settings in force.

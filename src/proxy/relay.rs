@@ -1,6 +1,6 @@
 //! The one loop: bytes from each side pass the session machine and go on to the other.
 //!
-//! One task for each session, polled by hand, as [`Session`] wants to be driven. What it reads and writes is in `sockets`.
+//! One task for each session, polled by hand, as [`Session`](crate::session::Session) wants to be driven. What it reads and writes is in `sockets`.
 
 use std::{
     future::{Future, poll_fn},
@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     Worker, cancel,
+    recorded::Recorded,
     sockets::{Closed, Sockets, TURN},
     stream::Stream,
 };
@@ -22,7 +23,7 @@ use crate::{
     observer::Watch,
     registry::{Command, Entry, Order, Reply},
     session::{
-        Action, Refused, Session, Side,
+        Action, Refused, Side,
         event::{self, Event, Incident, Position},
     },
 };
@@ -33,7 +34,7 @@ const AFTER_REQUEST: Duration = Duration::from_millis(100);
 
 /// A session with its two sockets.
 pub(super) struct Relay {
-    session: Session,
+    session: Recorded,
     entry: Arc<Entry>,
     sockets: Sockets,
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
@@ -70,6 +71,7 @@ pub(super) async fn run(mut relay: Box<Relay>, worker: Arc<Worker>) {
 
 async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     relay.watch = None;
+    relay.publish(&worker);
     relay.session.handle_closed(Instant::now().into_std());
     relay.publish(&worker);
     let ended = Event::Closed(Box::new(event::Closed {
@@ -92,7 +94,7 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
 impl Relay {
     /// `early` is what was already read from the client and from the server.
     pub(super) fn new(
-        mut session: Session,
+        mut session: Recorded,
         client: Stream,
         server: Stream,
         early: (Vec<u8>, Vec<u8>),
@@ -206,7 +208,7 @@ impl Relay {
     fn carry_out(
         &mut self,
         order: Order,
-        begin: impl FnOnce(&mut Session, Arc<str>) -> Result<(), Refused>,
+        begin: impl FnOnce(&mut Recorded, Arc<str>) -> Result<(), Refused>,
     ) {
         // A name of its own, by which the incident is known.
         let by: Arc<str> = Arc::from(&*order.by);

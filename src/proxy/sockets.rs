@@ -14,8 +14,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::stream::{LINGER, Stream};
-use crate::session::{CloseReason, Eof, ProtocolError, Session, Side, Wants};
+use super::{
+    recorded::Recorded,
+    stream::{LINGER, Stream},
+};
+use crate::session::{CloseReason, Eof, ProtocolError, Side, Wants};
 
 /// Whole buffers of this many bytes are what a server sends of a long answer (`PQ_SEND_BUFFER_SIZE` in
 /// `src/backend/libpq/pqcomm.c`) and libpq of a long request (`pqPutMsgEnd` in `src/interfaces/libpq/fe-misc.c`).
@@ -75,7 +78,7 @@ impl Sockets {
     /// A side that gives or takes nothing more wakes the task when that changes: this goes on until it does.
     pub(super) fn pump(
         &mut self,
-        session: &mut Session,
+        session: &mut Recorded,
         from: Side,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
@@ -114,7 +117,7 @@ impl Sockets {
 
     fn read(
         &mut self,
-        session: &mut Session,
+        session: &mut Recorded,
         from: Side,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
@@ -149,7 +152,7 @@ impl Sockets {
     /// Passes bytes through the session machine and writes what may go on.
     fn pass(
         &mut self,
-        session: &mut Session,
+        session: &mut Recorded,
         from: Side,
         bytes: &[u8],
         cx: &mut Context<'_>,
@@ -165,7 +168,7 @@ impl Sockets {
     /// Writes what waits for a side.
     fn flush(
         &mut self,
-        session: &mut Session,
+        session: &mut Recorded,
         to: Side,
         cx: &mut Context<'_>,
         now: StdInstant,
@@ -213,7 +216,7 @@ impl Sockets {
     /// A side sends nothing more.
     fn ended(
         &mut self,
-        session: &mut Session,
+        session: &mut Recorded,
         from: Side,
         cx: &mut Context<'_>,
         now: StdInstant,
@@ -240,7 +243,7 @@ impl Sockets {
     }
 
     /// Writes what is due to both sides, as far as they take it within a while; returns a client that took it all.
-    pub(super) async fn close(self, session: Session) -> Option<Stream> {
+    pub(super) async fn close(self, session: Recorded) -> Option<Stream> {
         let Self {
             mut client,
             mut server,

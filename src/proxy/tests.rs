@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     SCRATCH, Shared, Worker,
+    recorded::Recorded,
     relay::{self, Relay},
     server_role::Kinds,
     stream::Stream,
@@ -52,6 +53,7 @@ impl World {
             events: Events::new(Audit::start(AuditSettings::default()).unwrap()),
             observer: Observer::default(),
             prover: Prover::start().unwrap(),
+            recorder: None,
             kinds: Kinds::default(),
             config,
         };
@@ -63,6 +65,7 @@ impl World {
         limits.ladders[kind] = Ladder::new([(action, limit)]).unwrap();
         let now = Instant::now().into_std();
         let session = Session::new(Opening::default(), Arc::new(limits), now);
+        let session = Recorded::new(session, None);
         let server = Server {
             index: 0,
             resolved: None,

@@ -299,6 +299,11 @@ impl Session {
             || self.cancels.is_open()
     }
 
+    /// The limits of the rule that it matches.
+    pub fn limits(&self) -> &Limits {
+        self.limits.current()
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         next(&mut self.actions)

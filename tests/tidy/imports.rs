@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("registry", 2),
     ("audit", 2),
     ("observer", 2),
+    ("recorder", 2),
     ("events", 3),
     ("proxy", 4),
     ("demo", 4),

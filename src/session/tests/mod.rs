@@ -18,6 +18,7 @@ mod names;
 mod positions;
 mod proof;
 mod property;
+mod recordings;
 mod release;
 mod savepoints;
 mod script;

@@ -3,6 +3,15 @@
 //! Tests are written in this language, and recordings of real sessions too, so that a recording can be played as a test
 //! (docs/maintaining.md). Values are no part of it: parameters, rows and the texts of errors are left out.
 
+#[cfg(feature = "proxy")]
+pub mod player;
+
+use std::time::Duration;
+
+use super::{
+    damage::{Damage, FreedBy, Waiter},
+    event::Event,
+};
 use crate::{
     policy::{Kind, Limits, RELEASE_TIMEOUT, format_duration},
     wire::{Bind, ErrorFields, Parse, cstr, describe_target, execute_portal, parameter_status},
@@ -286,6 +295,62 @@ pub fn limits(limits: &Limits) -> String {
     }
     parts.join("; ")
 }
+
+/// What a driver sees of an event; `None` for one that its outputs show.
+pub fn event(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Incident(incident) => format!(
+            "{} {} {} at {:?} in {:?} after {:?}",
+            incident.kind().map_or("command", Kind::name),
+            incident.action,
+            incident.outcome.name(),
+            incident.limit().unwrap_or_default(),
+            incident.position.name(),
+            incident.idle
+        ),
+        Event::Transaction(record) => format!(
+            "transaction {} of {} statement(s)",
+            record.outcome.name(),
+            record.statement_count
+        ),
+        Event::Opened | Event::Closed(_) | Event::Step(_) => return None,
+    })
+}
+
+/// What an observer has seen: who waits for how long to lock what in which mode, and what frees them.
+pub fn seen(damage: &Damage) -> String {
+    let waiters: Vec<_> = damage.blocked.iter().flatten().map(waiter).collect();
+    match (damage.awaits_standby, waiters.as_slice()) {
+        (Some(true), _) => "a commit that awaits a standby".to_owned(),
+        (None, []) => "nothing".to_owned(),
+        (Some(false), []) => "nobody".to_owned(),
+        (Some(false) | None, waiters) => waiters.join("; "),
+    }
+}
+
+fn waiter(waiter: &Waiter) -> String {
+    let time = waiter
+        .waiting
+        .map_or_else(|| "?".to_owned(), format_duration);
+    let mode = waiter.mode.as_deref().unwrap_or(&waiter.waits_for);
+    let freed_by = match waiter.freed_by {
+        FreedBy::Rollback => "",
+        FreedBy::Terminate => ", freed by terminate",
+        FreedBy::Nothing => ", freed by nothing",
+    };
+    format!("{time} for {mode}{freed_by}")
+}
+
+/// That there is an observer who can look so often, or none.
+pub fn observer(interval: Option<Duration>) -> String {
+    match interval {
+        None => "no observer".to_owned(),
+        Some(interval) if interval == SECOND => "an observer".to_owned(),
+        Some(interval) => format!("an observer every {}", format_duration(interval)),
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
