@@ -531,6 +531,26 @@ mod tests {
         });
     }
 
+    #[tokio::test]
+    async fn who_asks_a_session_that_ends_learns_that_it_has() {
+        let registry = Registry::default();
+        let server = Server {
+            index: 0,
+            resolved: None,
+            encrypted: false,
+        };
+        let entry = registry.enter(Arc::default(), server, registry.seat(None).unwrap());
+        assert!(registry.get(entry.id()).is_some());
+        let (before, unread) = oneshot::channel();
+        entry.tell(Command::Snapshot(before));
+        registry.leave(&entry);
+        let (after, late) = oneshot::channel();
+        entry.tell(Command::Snapshot(after));
+        assert!(unread.await.is_err() && late.await.is_err());
+        assert!(registry.get(entry.id()).is_none());
+        assert_eq!(registry.snapshots().await, []);
+    }
+
     #[test]
     fn no_command_is_lost_and_each_wakes_the_session() {
         const EACH: usize = 1000;
