@@ -56,6 +56,14 @@ struct Step {
     verbatim: usize,
 }
 
+/// What a side has taken of that which was due to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    All,
+    Part,
+    Nothing,
+}
+
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -431,8 +439,12 @@ impl Session {
         if output.is_empty() {
             *output = BytesMut::new();
         }
-        let blocked = !output.is_empty();
-        self.flow(to, blocked, written > 0, now);
+        let taken = match (output.is_empty(), written) {
+            (true, _) => Taken::All,
+            (false, 0) => Taken::Nothing,
+            (false, _) => Taken::Part,
+        };
+        self.note_taken(to, taken, now);
         self.bound_read_ahead(now);
     }
 
@@ -451,27 +463,22 @@ impl Session {
         let output = &mut self.leg_mut(to).output;
         let own = std::mem::replace(output, BytesMut::from(rest));
         output.unsplit(own);
-        self.flow(to, true, false, now);
+        self.note_taken(to, Taken::Nothing, now);
     }
 
-    /// Notes whether bytes for a side lie unsent, and whether some were taken just now.
-    pub(super) fn flow(&mut self, to: Side, blocked: bool, progress: bool, now: Instant) {
+    /// Notes what a side has taken: one that has taken something is not blocked any more, or begins to be anew.
+    pub(super) fn note_taken(&mut self, to: Side, taken: Taken, now: Instant) {
         let leg = self.leg_mut(to);
         let was_blocked = leg.is_blocked();
-        if !blocked {
-            leg.blocked_since = None;
-            leg.reading_ahead = false;
-        } else if progress || !was_blocked {
-            leg.blocked_since = Some(now);
-            leg.reading_ahead = false;
-        }
-        if to == Side::Server {
+        if taken == Taken::Nothing && was_blocked {
             return;
         }
-        if blocked && (progress || !was_blocked) {
-            self.restart_stalled();
-        } else if !blocked && was_blocked {
-            self.state.client_took_all(now);
+        leg.reading_ahead = false;
+        leg.blocked_since = (taken != Taken::All).then_some(now);
+        match (to, taken) {
+            (Side::Client, Taken::All) if was_blocked => self.state.client_took_all(now),
+            (Side::Client, Taken::Part | Taken::Nothing) => self.restart_stalled(),
+            (Side::Client, Taken::All) | (Side::Server, _) => {}
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         Action, Eof, Opening, Refused, Session, Side, Wants,
         damage::{Damage, FreedBy, Waiter},
         event::Who,
+        transfer::Taken,
     },
     sql::{self, Claim},
     wire::ErrorFields,
@@ -214,7 +215,7 @@ impl Player {
             "cancelled" => self.session.handle_cancel_closed(now),
             "client blocks" => {
                 self.blocks = true;
-                self.session.flow(Side::Client, true, false, now);
+                self.session.note_taken(Side::Client, Taken::Nothing, now);
             }
             "client takes some" => self.client_takes_some(),
             "client reads" => self.client_takes_all(),
@@ -335,7 +336,7 @@ impl Player {
             self.session.handle_written(Side::Client, 1, self.now);
             self.shown -= 1;
         } else {
-            self.session.flow(Side::Client, true, true, self.now);
+            self.session.note_taken(Side::Client, Taken::Part, self.now);
         }
     }
 
@@ -347,7 +348,7 @@ impl Player {
         if unsent > 0 {
             self.session.handle_written(Side::Client, unsent, self.now);
         } else {
-            self.session.flow(Side::Client, false, true, self.now);
+            self.session.note_taken(Side::Client, Taken::All, self.now);
         }
     }
 
