@@ -65,7 +65,11 @@ pub(super) fn terminated(incident: &Incident, unknown: usize) -> Report {
         incident,
         &format!("terminating connection: {}", what(incident)),
     );
-    report.hint = "Connect again. End transactions in time to avoid this.".to_owned();
+    report.hint = match incident.cause {
+        Cause::Limit { .. } => "Connect again. End transactions in time to avoid this.",
+        Cause::Console { .. } => "Connect again.",
+    }
+    .to_owned();
     add_unknown(&mut report, unknown);
     report
 }
@@ -189,7 +193,10 @@ fn report(incident: &Incident, message: &str) -> Report {
             incident.action,
             format_duration(*limit)
         ),
-        Cause::Console { by } => format!("Command of \"{by}\": {}.", incident.action),
+        Cause::Console { by } => format!(
+            "Command of \"{by}\" on the console of pgidle: {}.",
+            incident.action
+        ),
     };
     if let Some(age) = incident.age {
         write!(
@@ -228,7 +235,7 @@ fn what(incident: &Incident) -> String {
             let limit = format_duration(*limit);
             format!("{} for {time} (limit {limit})", position(incident))
         }
-        Cause::Console { .. } => "by a command from the console of pgidle".to_owned(),
+        Cause::Console { .. } => "administrator command".to_owned(),
     }
 }
 

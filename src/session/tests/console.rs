@@ -2,7 +2,14 @@
 
 use expect_test::{Expect, expect};
 
-use super::script::{Player, check};
+use super::script::{Player, check, opened};
+use crate::{
+    policy::Action,
+    session::{
+        event::{Cause, Hit},
+        report,
+    },
+};
 
 /// Checks that a command does what a limit does at the same time: every message is the same but for its words.
 fn as_by_limit(limit: &str, before: &str, command: &str, after: &str) {
@@ -284,4 +291,31 @@ fn a_message_that_is_half_forwarded_is_left_alone() {
         console: rollback
           * command rollback not_possible at 0ns in "half-forwarded message" after 0ns
     "#]]);
+}
+
+#[test]
+fn the_client_is_told_who_said_so() {
+    let (session, now) = opened("");
+    let cause = Cause::Console { by: "ops".into() };
+    let told = |action| {
+        let incident = session.incident_of(cause.clone(), action, now);
+        if action == Action::Terminate {
+            report::terminated(&incident, 1)
+        } else {
+            report::hit(&incident, Hit::Meant)
+        }
+    };
+    let said = [Action::Rollback, Action::Terminate].map(|action| {
+        let report = told(action);
+        let texts = [report.message, report.detail, report.hint].join("\n");
+        format!("{} {texts}\n", report.sqlstate)
+    });
+    expect![[r#"
+        57014 pgidle rolled back the transaction that was open: administrator command
+        Command of "ops" on the console of pgidle: rollback.
+        Roll back and run the transaction again: the session, its prepared statements, temporary tables and settings are kept.
+        57P01 terminating connection: administrator command
+        Command of "ops" on the console of pgidle: terminate. The outcome of 1 request(s) that were sent before is unknown.
+        Connect again.
+    "#]].assert_eq(&said.concat());
 }

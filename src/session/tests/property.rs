@@ -103,6 +103,9 @@ const UNASKED: &[&str] = &[
     "PS application_name=other",
 ];
 
+/// What the console commands.
+const COMMANDS: &[PolicyAction] = &[PolicyAction::Rollback, PolicyAction::Terminate];
+
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Op {
@@ -140,6 +143,8 @@ enum Op {
     Prove(bool),
     /// Other limits come into force.
     Limits(&'static str),
+    /// The console has the transaction rolled back, or the session ended.
+    Command(PolicyAction),
     /// pgidle ends, and insists.
     Shutdown,
 }
@@ -190,6 +195,7 @@ fn op(
         1 => any::<bool>().prop_map(Op::ProverLags),
         1 => any::<bool>().prop_map(Op::Prove),
         1 => select(limits).prop_map(Op::Limits),
+        1 => select(COMMANDS).prop_map(Op::Command),
         1 => Just(Op::Shutdown),
     ]
 }
@@ -225,6 +231,8 @@ struct World {
     /// Whether the server does nothing.
     hangs: bool,
     closed: bool,
+    /// Commands from the console of which nothing has come yet.
+    commands: usize,
     /// Whether pgidle ends.
     insisted: bool,
     /// Whether the server may have read texts in another way than they were meant: a long one may end with COMMIT then.
@@ -259,6 +267,7 @@ impl World {
             lag: false,
             hangs: false,
             closed: false,
+            commands: 0,
             insisted: false,
             texts_doubted: false,
             observed: false,
@@ -309,12 +318,25 @@ impl World {
                 }
             }
             Op::Limits(limits) => self.set_limits(limits),
+            Op::Command(action) => self.command(*action),
             Op::Shutdown => {
                 self.insisted = true;
                 self.session.handle_shutdown(self.now);
             }
         }
         self.settle()
+    }
+
+    fn command(&mut self, action: PolicyAction) {
+        let by = "ops".into();
+        let begun = if action == PolicyAction::Terminate {
+            self.session.handle_terminate(by, self.now)
+        } else {
+            self.session.handle_rollback(by, self.now)
+        };
+        self.commands += usize::from(begun.is_ok());
+        self.limited |= begun.is_ok();
+        self.may_close |= begun.is_ok() && action == PolicyAction::Terminate;
     }
 
     fn set_limits(&mut self, text: &'static str) {
@@ -506,9 +528,11 @@ impl World {
             }
         }
         while let Some(event) = self.session.poll_event() {
-            if let Event::Incident(incident) = event
-                && incident.outcome == Outcome::RolledBack
-            {
+            if let Event::Incident(incident) = event {
+                self.commands -= usize::from(incident.by().is_some()).min(self.commands);
+                if incident.outcome != Outcome::RolledBack {
+                    continue;
+                }
                 let in_block = self.session.state.status == TransactionStatus::Failed;
                 let unread = self.session.unsent(Side::Client).len();
                 let at = in_block.then_some(self.streams[3].len() + unread);
@@ -694,6 +718,9 @@ impl World {
             && self.session.position() == Position::Idle
             && self.session.ending.is_none()
             && self.session.released.is_none();
+        if self.commands > 0 {
+            return Err("nothing has come of a command".to_owned());
+        }
         if self.client.selects != selects + 1 || status != b'I' || !agrees {
             return Err(format!(
                 "does not answer any more: {:?} {:?}",
