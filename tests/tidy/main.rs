@@ -103,18 +103,16 @@ fn is_unit_test(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
-/// Source without comment lines, and without the unit tests at its end: they are a module that is written there, not one
-/// that is declared.
+/// Source without comment lines, and without unit tests: modules that are written there, not those that are declared.
 fn code(text: &str) -> String {
-    let is_inline = |&(at, start): &(usize, &str)| {
-        let rest = &text[at + start.len()..];
-        let line = rest.lines().next().unwrap_or_default();
-        line.ends_with(" {")
-    };
-    let mut tests = text.match_indices("\n#[cfg(test)]\nmod ");
-    let end = tests.find(is_inline).map_or(text.len(), |(at, _)| at);
     let mut code = String::new();
-    for line in text[..end].lines() {
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let module = lines.peek().filter(|next| next.starts_with("mod "));
+        if line == "#[cfg(test)]" && module.is_some_and(|module| module.ends_with(" {")) {
+            lines.by_ref().find(|line| *line == "}");
+            continue;
+        }
         let line = line.split(" // ").next().unwrap_or(line);
         if !line.trim().is_empty() && !line.trim_start().starts_with("//") {
             code.push_str(line);
@@ -184,10 +182,14 @@ fn no_file_is_long() {
         &[("src/a.rs", &"fn f() {}\n".repeat(LONGEST_FILE + 1))],
     );
     let tested = format!(
-        "fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{}}}\n",
+        "fn f() {{}}\n\n#[cfg(test)]\nmod tests {{\n{}}}\n\nfn g() {{}}\n",
         "f();\n".repeat(900)
     );
-    assert_eq!(code(&tested).lines().count(), 1, "unit tests do not count");
+    assert_eq!(
+        code(&tested),
+        "fn f() {}\nfn g() {}\n",
+        "unit tests do not count"
+    );
 }
 
 fn has_a_telling_name(file: &File) -> Vec<String> {
