@@ -35,6 +35,8 @@ struct Taping {
     /// Whether the session has just asked for the gate, and whether that is waited for.
     gate_asked: bool,
     gate_waits: bool,
+    /// What goes out because it was closed: transcripts show that after the other actions and events of the step.
+    late: Vec<(Side, Box<[u8]>)>,
     proves: bool,
     limits: String,
     observer: Option<Duration>,
@@ -50,6 +52,7 @@ impl Recorded {
                 ended: [false; 2],
                 gate_asked: false,
                 gate_waits: false,
+                late: Vec::new(),
                 proves: false,
                 limits: String::new(),
                 observer: None,
@@ -212,8 +215,13 @@ impl Recorded {
             Some(taping) if taping.gate_asked => {
                 // In a transcript that is done at the same moment.
                 taping.gate_asked = false;
-                let asked = taping.began;
-                taping.outputs(session, asked, Session::handle_gate_closed);
+                let sides = [Side::Server, Side::Client];
+                let before = sides.map(|side| session.unsent(side).len());
+                session.handle_gate_closed(taping.began);
+                for (side, before) in sides.into_iter().zip(before) {
+                    let grown = session.unsent(side).get(before..).unwrap_or_default();
+                    taping.late.push((side, grown.into()));
+                }
             }
             Some(_) | None => self.step("cancel closes", now, Session::handle_gate_closed),
         }
@@ -268,8 +276,10 @@ impl Recorded {
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         let event = self.session.poll_event();
-        if let (Some(taping), Some(event)) = (&mut self.taping, &event) {
-            taping.event(event);
+        match (&mut self.taping, &event) {
+            (Some(taping), Some(event)) => taping.event(event),
+            (Some(taping), None) => taping.note_late(),
+            (None, _) => {}
         }
         event
     }
@@ -278,6 +288,7 @@ impl Recorded {
 impl Taping {
     /// Something new is about to happen: where the gate was asked for, it is not closed yet.
     fn begin(&mut self, now: Instant) -> Instant {
+        self.note_late();
         if std::mem::take(&mut self.gate_asked) && !std::mem::replace(&mut self.gate_waits, true) {
             self.tape.note(now, What::Before("cancel opens"));
         }
@@ -329,6 +340,12 @@ impl Taping {
             self.emitted(side, grown, now);
         }
         result
+    }
+
+    fn note_late(&mut self) {
+        for (side, bytes) in std::mem::take(&mut self.late) {
+            self.emitted(side, &bytes, self.began);
+        }
     }
 
     fn emitted(&mut self, to: Side, bytes: &[u8], now: Instant) {

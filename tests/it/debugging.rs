@@ -8,9 +8,16 @@ use std::{
 };
 
 use pgidle::session::transcript::player::replay;
+use serde_json::Value;
 
 use crate::support::{
-    Endpoint, program::psql, proxy::Proxy, server::newest, wait_for, wire::Client,
+    Endpoint,
+    frontend::{bind, copy_data, copy_done, execute, flush, parse, query, sync},
+    program::psql,
+    proxy::Proxy,
+    server::newest,
+    wait_for,
+    wire::Client,
 };
 
 #[test]
@@ -27,7 +34,7 @@ fn the_log_shows_each_position_and_each_step_of_an_ending() {
     let steps = || {
         let log = proxy.log();
         let lines = log.lines().filter_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            let line: Value = serde_json::from_str(line).ok()?;
             let what = line.get("to").or_else(|| line.get("step"))?.as_str()?;
             Some(what.to_owned())
         });
@@ -102,4 +109,103 @@ fn a_recording_of_a_rolled_back_psql_session_plays_as_a_test() {
     assert!(!recorded.contains("secret"), "{recorded}");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&file), mode(&records)), (0o600, 0o700));
+}
+
+/// Waits until pgidle has done this about the session.
+fn came_to(proxy: &Proxy, client: &Client, outcome: &str) {
+    let pid = client.server_pid();
+    wait_for(outcome, || {
+        let done = |line: &Value| line["outcome"] == outcome && line["server_pid"] == pid;
+        proxy.incidents().iter().any(done).then_some(())
+    });
+}
+
+fn batch_without_sync(client: &mut Client, proxy: &Proxy) {
+    client.send(&[parse("s", "INSERT INTO t VALUES ($1, 'x')"), flush()].concat());
+    client.send(&[bind("", "s", &["2"]), execute("", 0)].concat());
+    came_to(proxy, client, "rolled_back");
+    client.ask(&[sync()]);
+}
+
+fn copy_without_data(client: &mut Client, proxy: &Proxy) {
+    client.begin("INSERT INTO t VALUES (2, 'two')");
+    client.send(&query("COPY t FROM STDIN"));
+    client.until(b'G');
+    came_to(proxy, client, "rolled_back");
+    client.send(&[copy_data("3\tthree\n"), copy_done()].concat());
+    client.query("ROLLBACK");
+}
+
+fn reader(client: &mut Client, proxy: &Proxy) {
+    client.at_once(&["BEGIN", "SELECT v FROM t"]);
+    came_to(proxy, client, "released");
+    client.at_once(&["SELECT v FROM t", "COMMIT"]);
+}
+
+fn half_a_request(client: &mut Client, proxy: &Proxy) {
+    client.begin("INSERT INTO t VALUES (2, 'two')");
+    let (front, rest) = (query("COMMIT"), query("COMMIT").split_off(4));
+    client.send(&front[..4]);
+    came_to(proxy, client, "rolled_back");
+    client.send(&rest);
+    client.until_ready();
+}
+
+fn failed_in_a_savepoint(client: &mut Client, proxy: &Proxy) {
+    client.begin("INSERT INTO t VALUES (2, 'two')");
+    client.at_once(&["SAVEPOINT a", "SELECT 1/0"]);
+    came_to(proxy, client, "rolled_back");
+    client.query("ROLLBACK TO a");
+    client.query("COMMIT");
+}
+
+fn statement_that_runs(client: &mut Client, proxy: &Proxy) {
+    client.at_once(&["BEGIN", "SAVEPOINT a"]);
+    client.send(&query("SELECT pg_sleep(60)"));
+    came_to(proxy, client, "rolled_back");
+    client.until_ready();
+    client.query("ROLLBACK");
+}
+
+fn never_comes_back(client: &mut Client, proxy: &Proxy) {
+    client.begin("INSERT INTO t VALUES (2, 'two')");
+    came_to(proxy, client, "terminated");
+    client.until_closed();
+}
+
+#[test]
+fn a_recording_plays_whatever_has_happened_in_the_session() {
+    let limits = r#"
+        [[rule]]
+        name = "all"
+        idle = { log = "100ms", release = "200ms", rollback = "300ms", terminate = "2s" }
+        stalled = { log = "100ms", rollback = "300ms" }
+        age = { rollback = "1s" }
+    "#;
+    let database = newest().database();
+    let folder = tempfile::tempdir().unwrap();
+    let (rules, records) = (
+        folder.path().join("rules.toml"),
+        folder.path().join("records"),
+    );
+    fs::write(&rules, limits).unwrap();
+    let proxy = recording(&database, &records, &["--config", rules.to_str().unwrap()]);
+    let ways: [fn(&mut Client, &Proxy); 7] = [
+        batch_without_sync,
+        copy_without_data,
+        reader,
+        half_a_request,
+        failed_in_a_savepoint,
+        statement_that_runs,
+        never_comes_back,
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let mut client = Client::connect(proxy.endpoint());
+        way(&mut client, &proxy);
+        drop(client);
+        recordings(&records, number + 1);
+    }
+    for file in recordings(&records, ways.len()) {
+        plays_as_recorded(&file);
+    }
 }

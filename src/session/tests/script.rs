@@ -7,12 +7,9 @@ use tokio::time::Instant as Clock;
 
 pub(super) use crate::session::transcript::{
     backend, frame, frontend,
-    player::{Player, everyone, limits},
+    player::{Player, everyone, limits, steps},
 };
-use crate::session::{
-    Session, Side,
-    transcript::player::{self, steps},
-};
+use crate::session::{Session, Side, transcript::player};
 
 /// A session whose startup packet was sent just now.
 pub(super) fn started(text: &str) -> (Session, Instant) {
