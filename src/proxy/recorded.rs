@@ -86,12 +86,12 @@ impl Recorded {
         kept
     }
 
-    pub(super) fn handle_early(&mut self, from: Side, bytes: Vec<u8>) {
+    pub(super) fn handle_early(&mut self, from: Side, bytes: Vec<u8>, now: Instant) {
         if let Some(taping) = &mut self.taping {
             let read = What::Read(from, bytes.as_slice().into());
             taping.tape.note(taping.tape.began(), read);
         }
-        self.session.handle_early(from, bytes);
+        self.session.handle_early(from, bytes, now);
     }
 
     pub(super) fn handle_read<'a>(

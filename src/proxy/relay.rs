@@ -100,8 +100,9 @@ impl Relay {
         early: (Vec<u8>, Vec<u8>),
         entry: Arc<Entry>,
     ) -> Self {
-        session.handle_early(Side::Client, early.0);
-        session.handle_early(Side::Server, early.1);
+        let now = Instant::now().into_std();
+        session.handle_early(Side::Client, early.0, now);
+        session.handle_early(Side::Server, early.1, now);
         Self {
             session,
             entry,

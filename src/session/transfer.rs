@@ -226,7 +226,7 @@ impl Session {
     }
 
     /// Takes what was read of a side before there was a session.
-    pub fn handle_early(&mut self, from: Side, bytes: Vec<u8>) {
+    pub fn handle_early(&mut self, from: Side, bytes: Vec<u8>, _now: Instant) {
         let leg = self.leg_mut(from);
         leg.held = !bytes.is_empty();
         leg.input = bytes;

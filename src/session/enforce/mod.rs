@@ -38,12 +38,13 @@ mod proof;
 mod question;
 mod release;
 mod standby;
+mod step;
 mod terminate;
 
 use std::time::Instant;
 
 use self::next::Next;
-pub(super) use self::{hit::Cancelled, release::Released};
+pub(super) use self::{hit::Cancelled, release::Released, step::Step};
 use super::{
     Action, CloseReason, Session, Verdict,
     event::{Cause, Event, Hit, Incident, Outcome},
@@ -109,105 +110,6 @@ enum Trigger {
     Incident,
     /// pgidle ends.
     Shutdown,
-}
-
-/// What an ending waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// A look at what the server's process waits for.
-    Ask {
-        /// From when on a look counts.
-        since: Instant,
-        /// How long it is waited for.
-        until: Instant,
-    },
-    /// The proof that statements only read.
-    Prove {
-        /// The number of the claim.
-        number: u64,
-        /// What follows.
-        then: proof::Then,
-        /// How long it is waited for.
-        until: Instant,
-    },
-    /// The client's own cancel connections to be closed by the server.
-    Gate,
-    /// What the server has sent to be read, ahead of a client that does not read it.
-    Read {
-        /// How long it is read.
-        until: Instant,
-    },
-    /// The answer to our CopyFail, which is the end of the client's request.
-    CopyFail {
-        /// When the server is cancelled, which may have other things to do than to read it.
-        until: Instant,
-    },
-    /// The end of the statement that was cancelled.
-    Cancel(drain::Cancel),
-    /// The answer to our Close.
-    Fence,
-    /// The ErrorResponse to our Parse.
-    Poison,
-    /// The ReadyForQuery to our Sync.
-    Synced,
-    /// The answers to our Query.
-    Abort(abort::Replies),
-    /// The answers to a batch of ours.
-    Release(release::Purpose, exchange::Exchange),
-}
-
-impl Step {
-    /// The name used in the log.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Ask { .. } => "ask",
-            Self::Prove { .. } => "prove",
-            Self::Gate => "gate",
-            Self::Read { .. } => "read",
-            Self::CopyFail { .. } => "copy fail",
-            Self::Cancel(_) => "cancel",
-            Self::Fence => "fence",
-            Self::Poison => "poison",
-            Self::Synced => "synced",
-            Self::Abort(_) => "abort",
-            Self::Release(..) => "release",
-        }
-    }
-
-    /// Whether what the server has to answer is ours, and not the client's.
-    fn is_ours(self) -> bool {
-        match self {
-            Self::Ask { .. }
-            | Self::Prove { .. }
-            | Self::Gate
-            | Self::Read { .. }
-            | Self::CopyFail { .. }
-            | Self::Cancel(_) => false,
-            Self::Fence | Self::Poison | Self::Synced | Self::Abort(_) | Self::Release(..) => true,
-        }
-    }
-
-    /// Whether nothing is done yet: the ending is given up when the client speaks.
-    fn is_preliminary(self) -> bool {
-        use proof::Then::{Gate, Question};
-        match self {
-            Self::Gate
-            | Self::Prove {
-                then: Gate | Question,
-                ..
-            } => true,
-            Self::Ask { .. }
-            | Self::Prove { .. }
-            | Self::Read { .. }
-            | Self::CopyFail { .. }
-            | Self::Cancel(_)
-            | Self::Fence
-            | Self::Poison
-            | Self::Synced
-            | Self::Abort(_)
-            | Self::Release(..) => false,
-        }
-    }
 }
 
 impl Ending {
