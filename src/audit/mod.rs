@@ -381,6 +381,11 @@ mod tests {
             let headings = ["Kinds of lines", heading, "Whose session"];
             assert_eq!(keys(line), documented(&headings));
         }
+        let (_, example) = include_str!("../../README.md")
+            .split_once("```json\n")
+            .unwrap();
+        let example = serde_json::from_str(example.split("```").next().unwrap()).unwrap();
+        assert_eq!(keys(&example), keys(&incident), "README.md");
         let headings = ["Kinds of lines", "`dropped`: lines are missing"];
         assert_eq!(keys(&dropped), documented(&headings));
         for field in ["statements", "locks", "blocked"] {

@@ -1,5 +1,5 @@
 //! A session that may be recorded: every input and output of the machine passes here, and is noted where there is a tape.
-//! Without one that is a branch for each call.
+//! Without one that is a branch for each input; outputs, actions and events are not looked at.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -134,6 +134,9 @@ impl Recorded {
     }
 
     pub(super) fn handle_unwritten(&mut self, to: Side, rest: &[u8], now: Instant) {
+        if rest.is_empty() {
+            return;
+        }
         self.flow(to, false, now, |session, now| {
             session.handle_unwritten(to, rest, now)
         });
@@ -268,7 +271,9 @@ impl Recorded {
 
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         let action = self.session.poll_action();
-        if let (Some(taping), Some(action)) = (&mut self.taping, &action) {
+        if let Some(action) = &action
+            && let Some(taping) = &mut self.taping
+        {
             taping.action(action);
         }
         action
@@ -276,10 +281,10 @@ impl Recorded {
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         let event = self.session.poll_event();
-        match (&mut self.taping, &event) {
-            (Some(taping), Some(event)) => taping.event(event),
-            (Some(taping), None) => taping.note_late(),
-            (None, _) => {}
+        if let Some(event) = &event
+            && let Some(taping) = &mut self.taping
+        {
+            taping.event(event);
         }
         event
     }
@@ -306,6 +311,7 @@ impl Taping {
         let known = std::mem::take(&mut self.kept[from as usize]);
         let new = bytes.get(known..).unwrap_or_default();
         let now = if new.is_empty() {
+            self.note_late();
             self.tape.clock(now)
         } else {
             let now = self.begin(now);
