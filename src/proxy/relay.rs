@@ -81,6 +81,8 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
         unknown_messages: relay.session.unknown_messages(),
     }));
     worker.shared.events.emit(relay.session.who(), ended);
+    relay.orders.clear();
+    relay.entry.shut_mailbox();
     let entry = Arc::clone(&relay.entry);
     let client = relay.close().await;
     worker.shared.registry.leave(&entry);

@@ -115,12 +115,7 @@ impl Registry {
     /// Forgets a session that is over.
     pub fn leave(&self, entry: &Entry) {
         self.sessions.remove(&entry.id);
-        let mut mailbox = entry.mailbox();
-        mailbox.over = true;
-        // Those who wait for a reply learn that there will be none.
-        mailbox.commands.clear();
-        drop(mailbox);
-        entry.turn_away();
+        entry.shut_mailbox();
     }
 
     /// How many sessions are alive.
@@ -314,6 +309,15 @@ impl Entry {
             // Whoever does not wait any more leaves the gate at once.
             drop(decision.send(Passage(Arc::clone(self))));
         }
+    }
+
+    /// Takes no more commands: the session is over but for its connections. Those who wait for a reply, or at the gate,
+    /// learn that there is nothing to wait for.
+    pub fn shut_mailbox(&self) {
+        let mut mailbox = self.mailbox();
+        mailbox.over = true;
+        mailbox.commands.clear();
+        mailbox.waiting.clear();
     }
 
     /// Lets none of them through: there is nothing that they could be about.
@@ -543,12 +547,14 @@ mod tests {
         assert!(registry.get(entry.id()).is_some());
         let (before, unread) = oneshot::channel();
         entry.tell(Command::Snapshot(before));
+        entry.shut_mailbox();
+        assert_eq!(registry.snapshots().await, []);
+        assert_eq!(registry.len(), 1, "its connections are still open");
         registry.leave(&entry);
         let (after, late) = oneshot::channel();
         entry.tell(Command::Snapshot(after));
         assert!(unread.await.is_err() && late.await.is_err());
         assert!(registry.get(entry.id()).is_none());
-        assert_eq!(registry.snapshots().await, []);
     }
 
     #[test]
