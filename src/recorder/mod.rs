@@ -308,3 +308,81 @@ const MAX_WAITING: usize = 64 << 20;
 
 /// How many recordings there may be at once.
 pub const MAX_FILES: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn tape(recorder: &Recorder, session: u64) -> Option<Tape> {
+        recorder.tape(session, Instant::now())
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let files = fs::read_dir(folder).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn what_is_kept_are_the_sessions_to_which_something_was_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = folder.path().join("a/b");
+        let recorder = Recorder::start(&records).unwrap();
+        for session in 1..=3 {
+            let mut tape = tape(&recorder, session).unwrap();
+            tape.note(tape.began(), What::Step("drain".to_owned()));
+            if session == 2 {
+                tape.keep();
+            }
+        }
+        recorder.close();
+        let [file] = <[PathBuf; 1]>::try_from(files(&records)).unwrap();
+        assert!(file.to_str().unwrap().ends_with("-2.txt"), "{file:?}");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::read_to_string(file).unwrap().ends_with("drain\n"));
+        assert_eq!(recorder.shared.files.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn there_are_so_many_files_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::start(folder.path()).unwrap();
+        let session = |number: usize| tape(&recorder, number as u64);
+        let tapes: Vec<_> = (0..MAX_FILES).map(session).collect();
+        assert!(tapes.iter().all(Option::is_some));
+        assert!(session(MAX_FILES).is_none());
+        drop(tapes);
+        recorder.close();
+        assert!(session(MAX_FILES).is_some());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(Recorder::start(&file.path().join("x")).is_err());
+    }
+
+    #[test]
+    fn what_finds_no_room_ends_the_recording() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::start(folder.path()).unwrap();
+        let mut tape = tape(&recorder, 1).unwrap();
+        tape.keep();
+        recorder
+            .shared
+            .waiting
+            .fetch_add(2 * MAX_WAITING, Ordering::Relaxed);
+        tape.note(tape.began(), What::Step("drain".to_owned()));
+        tape.flush();
+        drop(tape);
+        recorder.close();
+        let [file] = <[PathBuf; 1]>::try_from(files(folder.path())).unwrap();
+        let text = fs::read_to_string(file).unwrap();
+        assert!(
+            text.ends_with("found no room.\n") && !text.contains("drain"),
+            "{text}"
+        );
+    }
+}
