@@ -29,7 +29,7 @@ pub(super) struct Writing<W> {
     /// What has been read and sent on of each side that is no whole message yet.
     read: [Messages; 2],
     emitted: [Messages; 2],
-    /// Hashes of what has come from each side and may go on to the other.
+    /// Hashes of what has come from each side: what goes to the other and is not among them, pgidle has made.
     foreign: [HashSet<u64>; 2],
     last: Duration,
     /// Whether the client was let in.
@@ -58,6 +58,9 @@ impl<W: Write> Writing<W> {
     }
 
     pub(super) fn take(&mut self, Note { at, what }: Note) {
+        if self.full && !matches!(what, What::Incident) {
+            return;
+        }
         match what {
             What::Read(from, bytes) => self.read(from, &bytes, at),
             What::Emitted(to, bytes) => self.emitted(to, &bytes),
@@ -168,14 +171,15 @@ impl<W: Write> Writing<W> {
         let mut messages = mem::take(&mut self.emitted[to as usize]);
         messages.split(bytes, |tag, body| {
             let from = to.other();
-            let ours =
-                !(may_be_shown(from, tag) && self.foreign[from as usize].remove(&hash(tag, body)));
+            let ours = !(may_be_shown(from, tag)
+                && self.foreign[from as usize].contains(&hash(tag, body)));
             match to {
                 Side::Server if tag == b'p' => {}
                 Side::Client if is_login(tag, body) => {}
                 Side::Server if ours => {
                     shown.push(own(&transcript::show_frontend(tag, body, plain)))
                 }
+                Side::Server if tag == b'f' => shown.push("f text".to_owned()),
                 Side::Server => shown.push(transcript::show_frontend(tag, body, masked)),
                 Side::Client => shown.push(transcript::show_backend(tag, body, ours)),
             }
@@ -230,7 +234,7 @@ impl Messages {
 /// Whether a message is told by more than its type, so that it counts whose it is.
 fn may_be_shown(from: Side, tag: u8) -> bool {
     match from {
-        Side::Client => matches!(tag, b'Q' | b'P'),
+        Side::Client => matches!(tag, b'Q' | b'P' | b'f'),
         Side::Server => matches!(tag, b'E' | b'N'),
     }
 }
@@ -355,6 +359,19 @@ mod tests {
         "#]]
         .assert_eq(text);
         assert!(kept);
+    }
+
+    #[test]
+    fn what_a_client_sends_twice_at_once_is_masked_twice() {
+        let sent = ["Q SELECT 'secret'", "Q SELECT 'secret'", "f secret"];
+        let twice = of(Side::Client, &sent);
+        let notes = [
+            (0, What::Read(Side::Client, twice.clone())),
+            (0, What::Emitted(Side::Server, twice)),
+        ];
+        let (text, _) = recording(notes);
+        assert!(!text.contains("secret"), "{text}");
+        assert!(text.ends_with("  > Q SELECT $1 | Q SELECT $1 | f text\n"));
     }
 
     #[test]
