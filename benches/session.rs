@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 use divan::{Bencher, black_box, counter::BytesCount};
 use pgidle::{
     policy::Limits,
-    session::{Opening, Session, Side, Wants},
+    session::{Session, SessionParams, Side, Wants},
 };
 
 fn main() {
@@ -23,7 +23,7 @@ fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
 fn session() -> (Session, Instant) {
     #[expect(clippy::disallowed_methods, reason = "a bench has no caller to ask")]
     let now = Instant::now();
-    let mut session = Session::new(Opening::default(), Arc::new(Limits::default()), now);
+    let mut session = Session::new(SessionParams::default(), Arc::new(Limits::default()), now);
     session
         .handle_read(Side::Server, &frame(b'Z', b"I"), now)
         .expect("a frame");

@@ -20,7 +20,7 @@ use crate::{
     events::Events,
     observer::Observer,
     prover::Prover,
-    proxy::{self, Bound, Kinds, Shared},
+    proxy::{self, ListeningSocket, RoleCache, Shared},
     recorder::Recorder,
     registry::{Command, Registry},
 };
@@ -96,7 +96,7 @@ impl App {
             observer: Observer::default(),
             prover,
             recorder,
-            kinds: Kinds::default(),
+            roles: RoleCache::default(),
             config,
         });
         let capacity =
@@ -125,7 +125,7 @@ impl App {
     }
 
     /// Starts the threads. They stop listening when the last of them drops its share of `bound`.
-    fn serve(&mut self, bound: Arc<[Bound]>, workers: NonZeroUsize) -> io::Result<()> {
+    fn serve(&mut self, bound: Arc<[ListeningSocket]>, workers: NonZeroUsize) -> io::Result<()> {
         for number in 0..workers.get() {
             let (shared, bound) = (Arc::clone(&self.shared), Arc::clone(&bound));
             let (stopped, ended) = (self.stop.subscribe(), self.end.subscribe());

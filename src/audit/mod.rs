@@ -4,8 +4,8 @@
 //! Writing never delays a session: [`Audit::record`] puts the event into a bounded queue and returns. One thread turns
 //! events into lines, another one writes them; what finds no room is counted and said.
 
+mod log_message;
 pub mod schema;
-mod sentence;
 mod writer;
 
 use std::{
@@ -189,7 +189,7 @@ mod tests {
         *,
     };
     use crate::{
-        policy::{Action, Kind},
+        policy::{Action, StuckKind},
         session::{
             damage::{Damage, FreedBy, Lock, Waiter},
             event::{
@@ -226,7 +226,7 @@ mod tests {
             who: who(),
             cause: Cause::Limit {
                 rule: "celery".into(),
-                kind: Kind::Idle,
+                kind: StuckKind::Idle,
                 limit: Duration::from_secs(60),
             },
             action: Action::Rollback,

@@ -17,9 +17,8 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Entry, Message, QUEUE_LENGTH, Shared, lock,
+    Entry, Message, QUEUE_LENGTH, Shared, lock, log_message,
     schema::{IncidentLine, Line, Millis, Record, StatementLine, TransactionLine, WaiterLine},
-    sentence,
 };
 use crate::{
     config::AuditSettings,
@@ -103,7 +102,7 @@ impl Writer {
         let time = rfc3339(at);
         let id = self.ids.next(at);
         if let Entry::Incident(incident) = entry {
-            sentence::log(&id, incident);
+            log_message::log(&id, incident);
         }
         if self.settings.file.is_none() {
             return;

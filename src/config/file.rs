@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     policy::{
-        Action, ClientNet, DEFAULT_RULE, Kind, Ladder, Limits, Match, Pattern, Rule, Target,
+        Action, ClientNet, DEFAULT_RULE, Ladder, Limits, Match, Pattern, Rule, StuckKind, Target,
         builtin_rules,
     },
     wire::MAX_NAME,
@@ -107,10 +107,10 @@ fn refuse_limits(
     config: &Config,
     flags: &Flags,
 ) -> Result<(), Fault> {
-    if !rule.limits.ladder(Kind::Blocking).is_empty() {
+    if !rule.limits.ladder(StuckKind::Blocking).is_empty() {
         require_observer(config, flags).map_err(|problem| section.fault_at("blocking", problem))?;
     }
-    for kind in [Kind::Idle, Kind::Blocking] {
+    for kind in [StuckKind::Idle, StuckKind::Blocking] {
         if config.upstream.pooler == Pooler::Transaction
             && rule.limits.ladder(kind).has(Action::Release)
         {
@@ -247,17 +247,17 @@ fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault>
         ..Limits::default()
     };
     for (kind, table) in [
-        (Kind::Idle, "rule.idle"),
-        (Kind::Failed, "rule.failed"),
-        (Kind::Stalled, "rule.stalled"),
-        (Kind::Age, "rule.age"),
-        (Kind::Blocking, "rule.blocking"),
+        (StuckKind::Idle, "rule.idle"),
+        (StuckKind::Failed, "rule.failed"),
+        (StuckKind::Stalled, "rule.stalled"),
+        (StuckKind::Age, "rule.age"),
+        (StuckKind::Blocking, "rule.blocking"),
     ] {
         let Some(rungs) = section.section(kind.name(), table)? else {
             continue;
         };
         limits.ladders[kind] = ladder(kind, &rungs, section)?;
-        if kind == Kind::Age {
+        if kind == StuckKind::Age {
             rungs.set("implicit", &mut limits.age_implicit, boolean)?;
         }
     }
@@ -272,19 +272,19 @@ fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault>
 }
 
 /// The time of a rung. 0 is off, but "0s" in `blocking` is at once: somebody waits already.
-fn limit(kind: Kind, value: &DeValue<'_>) -> Result<Option<Duration>, String> {
-    let at_once = kind == Kind::Blocking && value.as_str().is_some();
+fn limit(kind: StuckKind, value: &DeValue<'_>) -> Result<Option<Duration>, String> {
+    let at_once = kind == StuckKind::Blocking && value.as_str().is_some();
     Ok(duration(value)?.or_else(|| at_once.then_some(Duration::ZERO)))
 }
 
-fn ladder(kind: Kind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder, Fault> {
+fn ladder(kind: StuckKind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder, Fault> {
     let mut ladder = Vec::new();
     for action in Action::ALL {
         if let Some(at) = rungs
             .get(action.name(), |value| limit(kind, value))?
             .flatten()
         {
-            if action == Action::Release && !matches!(kind, Kind::Idle | Kind::Blocking) {
+            if action == Action::Release && !matches!(kind, StuckKind::Idle | StuckKind::Blocking) {
                 let problem = "only `idle` and `blocking` can release a transaction".to_owned();
                 return Err(rungs.fault_at(action.name(), problem));
             }
@@ -433,7 +433,7 @@ mod tests {
         );
         let seconds = Duration::from_secs;
         assert_eq!(
-            celery.limits.ladder(Kind::Idle).rungs(),
+            celery.limits.ladder(StuckKind::Idle).rungs(),
             [
                 (seconds(5), Action::Log),
                 (seconds(60), Action::Rollback),
@@ -441,10 +441,10 @@ mod tests {
             ]
         );
         assert_eq!(
-            celery.limits.ladder(Kind::Failed).rungs(),
+            celery.limits.ladder(StuckKind::Failed).rungs(),
             [(seconds(60), Action::Log)]
         );
-        assert!(celery.limits.ladder(Kind::Stalled).is_empty());
+        assert!(celery.limits.ladder(StuckKind::Stalled).is_empty());
         assert!(celery.limits.age_implicit);
         assert_eq!(&*celery.limits.rule, "celery");
         assert_eq!(local.matching.client, Some(ClientNet::Unix));
@@ -736,7 +736,12 @@ mod tests {
         let in_file = format!("[observer]\ndsn = \"host=h\"\n{rule}");
         for (text, flags) in [(rule, flags), (in_file.as_str(), Flags::default())] {
             let (_, rules, _) = read(text, &flags).unwrap();
-            let rungs = rules.last().unwrap().limits.ladder(Kind::Blocking).rungs();
+            let rungs = rules
+                .last()
+                .unwrap()
+                .limits
+                .ladder(StuckKind::Blocking)
+                .rungs();
             assert_eq!(
                 rungs,
                 [

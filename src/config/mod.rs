@@ -21,7 +21,7 @@ pub use tls::{
 };
 
 use crate::policy::{
-    Action, Kind, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, Target, builtin_rules,
+    Action, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, StuckKind, Target, builtin_rules,
 };
 
 /// Every setting.
@@ -351,9 +351,9 @@ impl IdleLimit {
             release_timeout,
             ..Limits::default()
         };
-        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled] {
+        for kind in [StuckKind::Idle, StuckKind::Failed, StuckKind::Stalled] {
             // Nothing but an idle transaction can be released, and a release never fails: the others are only logged.
-            let releases = self.action == Action::Release && kind != Kind::Idle;
+            let releases = self.action == Action::Release && kind != StuckKind::Idle;
             let action = if releases { Action::Log } else { self.action };
             limits.ladders[kind] = Ladder::new([(action, self.limit)])
                 .map_err(|error| ConfigError::in_flag("--idle-limit", error.to_string()))?;
@@ -432,11 +432,11 @@ mod tests {
         assert_eq!(&*rule("batch", "pg_dump").rule, "batch");
         let flags_rule = rule("other", "");
         assert_eq!(&*flags_rule.rule, "flags");
-        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled] {
+        for kind in [StuckKind::Idle, StuckKind::Failed, StuckKind::Stalled] {
             let rungs = flags_rule.ladder(kind).rungs();
             assert_eq!(rungs, [(Duration::from_secs(1), Action::Rollback)]);
         }
-        assert!(flags_rule.ladder(Kind::Age).is_empty());
+        assert!(flags_rule.ladder(StuckKind::Age).is_empty());
 
         fs::write(&path, "[audit]\nliterals = false\n").unwrap();
         assert!(

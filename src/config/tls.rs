@@ -57,7 +57,7 @@ pub enum Encryption {
 impl SslMode {
     /// The ways in which a session is opened, one after the other while the server refuses, as libpq does
     /// (`PQconnectPoll` in `src/interfaces/libpq/fe-connect.c`).
-    pub const fn ways(self) -> &'static [Encryption] {
+    pub const fn tls_attempts(self) -> &'static [Encryption] {
         match self {
             Self::Disable => &[Encryption::No],
             Self::Allow => &[Encryption::No, Encryption::Yes],

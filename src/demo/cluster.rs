@@ -1,6 +1,6 @@
 //! A throwaway PostgreSQL in a private temporary folder, for the demo, the tests and the benchmarks.
 //!
-//! Nothing of it outlives its owner, however that ends: see the leash.
+//! Nothing of it outlives its owner, however that ends: see [`OwnedProcess`].
 
 use std::{
     env, fs, io,
@@ -12,7 +12,7 @@ use std::{
 
 use nix::unistd::{Uid, User};
 
-use super::leash::{Leash, POLL_INTERVAL, PrivateFolder};
+use super::owned_process::{OwnedProcess, POLL_INTERVAL, PrivateFolder};
 
 /// Makes the data directory and becomes the server. `$1` is the folder of programs, `$2` a data directory to copy if there
 /// is one, the rest are server settings.
@@ -81,7 +81,7 @@ pub enum ClusterError {
 /// A running throwaway server, reached as user `postgres` without a password.
 #[derive(Debug)]
 pub struct Cluster {
-    server: Leash,
+    server: OwnedProcess,
     bin_dir: PathBuf,
     port: u16,
 }

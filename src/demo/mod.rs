@@ -2,7 +2,7 @@
 //! PostgreSQL. Everything that it prints is measured; what does not come out as promised is said and makes it fail.
 
 mod cluster;
-mod leash;
+mod owned_process;
 mod sidecar;
 mod story;
 mod timeline;
@@ -130,7 +130,7 @@ async fn play(cluster: &Cluster, sidecar: &Sidecar) -> Result<(), DemoError> {
     story::prepare(&server).await?;
 
     timeline.act("Act 1: without pgidle")?;
-    let without = Act::tangle(&timeline, &server, &server)
+    let without = Act::block_a_table(&timeline, &server, &server)
         .await?
         .give_up()
         .await?;
@@ -138,8 +138,8 @@ async fn play(cluster: &Cluster, sidecar: &Sidecar) -> Result<(), DemoError> {
     timeline.act(
         "Act 2: the applications connect through pgidle; rule: idle = { rollback = \"2s\" }",
     )?;
-    let act = Act::tangle(&timeline, &proxy, &server).await?;
-    let (with, told) = act.rescue(sidecar).await?;
+    let act = Act::block_a_table(&timeline, &proxy, &server).await?;
+    let (with, told) = act.watch_pgidle_free_it(sidecar).await?;
 
     summarise(&timeline, &without, &with, &told)
 }

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 use tokio::time;
 
-use super::leash::{Leash, POLL_INTERVAL, PrivateFolder};
+use super::owned_process::{OwnedProcess, POLL_INTERVAL, PrivateFolder};
 use crate::audit::schema::{IncidentLine, Line, Record};
 
 /// How often a starting pgidle is looked at: for ten seconds.
@@ -41,7 +41,7 @@ pub enum SidecarError {
 /// A running `pgidle serve`.
 #[derive(Debug)]
 pub(super) struct Sidecar {
-    process: Leash,
+    process: OwnedProcess,
     address: SocketAddr,
 }
 

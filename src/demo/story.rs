@@ -166,7 +166,7 @@ pub(super) async fn prepare(server: &Target) -> Result<(), DemoError> {
 
 impl<'a> Act<'a> {
     /// Lets the sessions get in each other's way. The applications go through `app`, the DBA straight to the server.
-    pub(super) async fn tangle(
+    pub(super) async fn block_a_table(
         timeline: &'a Timeline,
         app: &Target,
         server: &Target,
@@ -276,7 +276,10 @@ impl<'a> Act<'a> {
     }
 
     /// Waits for pgidle to act, and goes on with the sessions that it acted on.
-    pub(super) async fn rescue(self, sidecar: &Sidecar) -> Result<(Waits, Told), DemoError> {
+    pub(super) async fn watch_pgidle_free_it(
+        self,
+        sidecar: &Sidecar,
+    ) -> Result<(Waits, Told), DemoError> {
         let [reader, writer] = sidecar
             .incidents([self.reader.server_pid, self.writer.server_pid], PATIENCE)
             .await?

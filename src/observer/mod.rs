@@ -1,8 +1,8 @@
 //! Looks at what stuck sessions hold and who waits for them, over a connection of its own.
 //!
-//! Sessions never wait for it: a session that is stuck leaves a [`Watch`] and goes on; what was seen comes into the
+//! Sessions never wait for it: a session that is stuck leaves a [`Subscription`] and goes on; what was seen comes into the
 //! watch and wakes the session's task. One task asks one question for all who are watched, never more often than the
-//! interval, and only while somebody's [`Look`] is due. When the server cannot be asked, nothing is seen, and nothing
+//! interval, and only while somebody's [`ObservationRequest`] is due. When the server cannot be asked, nothing is seen, and nothing
 //! is known.
 
 mod answer;
@@ -32,7 +32,7 @@ use self::server::{QUESTION_TIMEOUT, Server};
 pub use self::{notices::attend, server::ServerError};
 use crate::{
     config::{Config, Dsn, ObserverSettings, Pooler},
-    session::{Look, damage::Damage, event::Who},
+    session::{ObservationRequest, damage::Damage, event::Who},
 };
 
 /// A handle to the observer. Clones are cheap and share what is watched.
@@ -74,22 +74,22 @@ struct Entry {
     asked: Asked,
     /// Until when it has to be looked at; `None` when it has been.
     due: Option<Instant>,
-    steadily: bool,
+    continuous: bool,
     seen: Option<Arc<Damage>>,
     waker: Waker,
 }
 
 /// A session's wish to be looked at, until it is dropped.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Subscription {
     observer: Observer,
     id: u64,
-    look: Look,
+    look: ObservationRequest,
 }
 
-impl Watch {
+impl Subscription {
     /// What it was made for.
-    pub fn look(&self) -> Look {
+    pub fn look(&self) -> ObservationRequest {
         self.look
     }
 
@@ -104,7 +104,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.observer.watches().entries.remove(&self.id);
     }
@@ -120,7 +120,12 @@ impl Observer {
     }
 
     /// Has a session looked at; `waker` is woken when it was. `None` for one whose process the server has not named.
-    pub fn watch(&self, who: &Who, look: Look, waker: &Waker) -> Option<Watch> {
+    pub fn watch(
+        &self,
+        who: &Who,
+        look: ObservationRequest,
+        waker: &Waker,
+    ) -> Option<Subscription> {
         let entry = Entry {
             asked: Asked {
                 server_pid: who.server_pid?,
@@ -128,7 +133,7 @@ impl Observer {
                 user: Arc::clone(&who.user),
             },
             due: Some(look.by),
-            steadily: look.steadily,
+            continuous: look.continuous,
             seen: None,
             waker: waker.clone(),
         };
@@ -138,7 +143,7 @@ impl Observer {
         watches.entries.insert(id, entry);
         drop(watches);
         self.0.changed.notify_one();
-        Some(Watch {
+        Some(Subscription {
             observer: self.clone(),
             id,
             look,
@@ -254,7 +259,7 @@ impl Observer {
             let Some(damage) = damage.get(&entry.asked.server_pid) else {
                 continue;
             };
-            if entry.due.is_some_and(|due| due <= damage.at) && !entry.steadily {
+            if entry.due.is_some_and(|due| due <= damage.at) && !entry.continuous {
                 entry.due = None;
             }
             entry.seen = Some(Arc::clone(damage));

@@ -97,9 +97,9 @@ async fn connect(dsn: &Dsn) -> Result<Client, Error> {
     } else {
         dsn.tls.sslmode
     };
-    let mut ways = mode.ways().iter().peekable();
+    let mut tls_attempts = mode.tls_attempts().iter().peekable();
     loop {
-        config.ssl_mode(match ways.next() {
+        config.ssl_mode(match tls_attempts.next() {
             Some(Encryption::No) | None => Asked::Disable,
             Some(Encryption::IfOffered) => Asked::Prefer,
             Some(Encryption::Yes) => Asked::Require,
@@ -112,7 +112,7 @@ async fn connect(dsn: &Dsn) -> Result<Client, Error> {
                 });
                 return Ok(client);
             }
-            Err(error) if error.as_db_error().is_some() && ways.peek().is_some() => {}
+            Err(error) if error.as_db_error().is_some() && tls_attempts.peek().is_some() => {}
             Err(error) => return Err(error),
         }
     }

@@ -59,7 +59,7 @@ impl fmt::Display for Action {
 
 /// In which way a transaction is stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum StuckKind {
     /// Idle in transaction: the server waits for the client's next request.
     Idle,
     /// Idle in transaction (aborted), holding nothing.
@@ -72,7 +72,7 @@ pub enum Kind {
     Blocking,
 }
 
-impl Kind {
+impl StuckKind {
     /// Every kind, in the order of the configuration's documentation.
     pub const ALL: [Self; 5] = [
         Self::Idle,
@@ -96,23 +96,23 @@ impl Kind {
 
 /// One value for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PerKind<T>([T; Kind::ALL.len()]);
+pub struct PerKind<T>([T; StuckKind::ALL.len()]);
 
-impl<T> Index<Kind> for PerKind<T> {
+impl<T> Index<StuckKind> for PerKind<T> {
     type Output = T;
 
-    fn index(&self, kind: Kind) -> &T {
+    fn index(&self, kind: StuckKind) -> &T {
         &self.0[kind as usize]
     }
 }
 
-impl<T> IndexMut<Kind> for PerKind<T> {
-    fn index_mut(&mut self, kind: Kind) -> &mut T {
+impl<T> IndexMut<StuckKind> for PerKind<T> {
+    fn index_mut(&mut self, kind: StuckKind) -> &mut T {
         &mut self.0[kind as usize]
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for StuckKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -223,21 +223,21 @@ impl Default for Limits {
 impl Limits {
     /// Whether there is no limit at all.
     pub fn is_exempt(&self) -> bool {
-        Kind::ALL
+        StuckKind::ALL
             .into_iter()
             .all(|kind| self.ladder(kind).is_empty())
     }
 
     /// Whether any limit does more than to log or to warn.
     pub fn acts(&self) -> bool {
-        let mut rungs = Kind::ALL
+        let mut rungs = StuckKind::ALL
             .into_iter()
             .flat_map(|kind| self.ladder(kind).rungs());
         rungs.any(|&(_, action)| action.acts())
     }
 
     /// The ladder of one kind.
-    pub fn ladder(&self, kind: Kind) -> &Ladder {
+    pub fn ladder(&self, kind: StuckKind) -> &Ladder {
         &self.ladders[kind]
     }
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{Action, Kind, Ladder, Limits};
+use super::{Action, Ladder, Limits, StuckKind};
 
 /// What a rule can match on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -205,10 +205,10 @@ fn observing_limits() -> Limits {
         ..Limits::default()
     };
     for (kind, seconds) in [
-        (Kind::Idle, 10),
-        (Kind::Failed, 60),
-        (Kind::Stalled, 10),
-        (Kind::Age, 15 * 60),
+        (StuckKind::Idle, 10),
+        (StuckKind::Failed, 60),
+        (StuckKind::Stalled, 10),
+        (StuckKind::Age, 15 * 60),
     ] {
         limits.ladders[kind] = log_after(seconds);
     }
@@ -265,9 +265,11 @@ mod tests {
         identity.user = "app_12";
         let default = rules.decide(&identity);
         assert_eq!(&*default.rule, DEFAULT_RULE);
-        let idle = default.ladder(Kind::Idle).rungs();
+        let idle = default.ladder(StuckKind::Idle).rungs();
         assert_eq!(idle, [(Duration::from_secs(10), Action::Log)]);
-        let mut actions = Kind::ALL.iter().flat_map(|&k| default.ladder(k).rungs());
+        let mut actions = StuckKind::ALL
+            .iter()
+            .flat_map(|&k| default.ladder(k).rungs());
         assert!(actions.all(|&(_, action)| action == Action::Log));
     }
 

@@ -24,7 +24,7 @@ pub enum Target {
 
 /// What a server has said of itself in ParameterStatus; PostgreSQL does since version 14.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerKind {
+pub struct ServerRole {
     /// Whether it is in recovery.
     in_hot_standby: Option<bool>,
     /// Whether transactions only read unless they say otherwise.
@@ -57,7 +57,7 @@ impl Target {
     }
 
     /// Why a server is not what is looked for, in libpq's words; nothing is held against one that does not say.
-    pub fn refuses(self, server: ServerKind) -> Option<&'static str> {
+    pub fn refuses(self, server: ServerRole) -> Option<&'static str> {
         let standby = server.in_hot_standby;
         let read_only = match (standby, server.default_read_only) {
             (Some(true), _) | (_, Some(true)) => Some(true),
@@ -95,12 +95,12 @@ impl FromStr for Target {
     }
 }
 
-impl ServerKind {
+impl ServerRole {
     /// The parameters that it is made of.
     pub const PARAMETERS: [&str; 2] = ["in_hot_standby", "default_transaction_read_only"];
 
     /// Notes a parameter and its value.
-    pub fn told(&mut self, parameter: &[u8], value: &[u8]) {
+    pub fn set_parameter(&mut self, parameter: &[u8], value: &[u8]) {
         let [standby, read_only] = Self::PARAMETERS;
         if parameter == standby.as_bytes() {
             self.in_hot_standby = Some(value == b"on");
@@ -114,11 +114,11 @@ impl ServerKind {
 mod tests {
     use super::*;
 
-    fn kind(in_hot_standby: &str, default_transaction_read_only: &str) -> ServerKind {
-        let mut kind = ServerKind::default();
+    fn kind(in_hot_standby: &str, default_transaction_read_only: &str) -> ServerRole {
+        let mut kind = ServerRole::default();
         let values = [in_hot_standby, default_transaction_read_only];
-        for (parameter, value) in ServerKind::PARAMETERS.into_iter().zip(values) {
-            kind.told(parameter.as_bytes(), value.as_bytes());
+        for (parameter, value) in ServerRole::PARAMETERS.into_iter().zip(values) {
+            kind.set_parameter(parameter.as_bytes(), value.as_bytes());
         }
         kind
     }
@@ -139,7 +139,7 @@ mod tests {
             let target: Target = target.parse().unwrap();
             let fit = [primary, read_only, standby].map(|kind| target.refuses(kind).is_none());
             assert_eq!(fit, fits, "{}", target.name());
-            assert_eq!(target.refuses(ServerKind::default()), None);
+            assert_eq!(target.refuses(ServerRole::default()), None);
         }
         assert!("master".parse::<Target>().is_err());
     }

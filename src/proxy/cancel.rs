@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Shared,
-    connect::{self, Place},
+    connect::{self, ResolvedAddress},
     stream::Stream,
 };
 use crate::{
@@ -41,9 +41,9 @@ async fn forward(shared: &Shared, key: &CancelKey) {
         let config = shared.config.borrow().clone();
         // Only a server knows whose key it is.
         for (index, address) in config.upstream.addresses.iter().enumerate() {
-            let way = connect::ways(address, &config.upstream).first();
+            let way = connect::tls_attempts(address, &config.upstream).first();
             let way = *way.unwrap_or(&Encryption::No);
-            for place in connect::places(index, address).await.unwrap_or_default() {
+            for place in connect::resolve(index, address).await.unwrap_or_default() {
                 send(place, &config.upstream, way, key).await;
             }
         }
@@ -70,7 +70,7 @@ pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
     } else {
         Encryption::No
     };
-    let place = Place {
+    let place = ResolvedAddress {
         index: server.index,
         address,
         resolved: server.resolved,
@@ -80,7 +80,12 @@ pub(super) async fn send_for(entry: &Entry, key: &CancelKey) {
 
 /// Sends a request and waits until the server has closed its connection: from then on it cannot hit a later statement
 /// of the session (`processCancelRequest` in `src/backend/postmaster/postmaster.c`).
-async fn send(place: Place<'_>, upstream: &Upstream, encryption: Encryption, key: &CancelKey) {
+async fn send(
+    place: ResolvedAddress<'_>,
+    upstream: &Upstream,
+    encryption: Encryption,
+    key: &CancelKey,
+) {
     let sending = async {
         let mut stream = connect::connect(place, upstream, encryption)
             .await

@@ -17,7 +17,7 @@ use crate::{
 
 /// One address of a server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct ResolvedAddress<'a> {
     /// Its place among the settings' addresses.
     pub(super) index: usize,
     /// As the settings have it.
@@ -26,7 +26,7 @@ pub(super) struct Place<'a> {
     pub(super) resolved: Option<SocketAddr>,
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for ResolvedAddress<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
         match (self.address, self.resolved) {
@@ -56,19 +56,19 @@ impl ConnectError {
 }
 
 /// The ways in which a session is opened, one after the other while the server refuses.
-pub(super) fn ways(address: &Address, upstream: &Upstream) -> &'static [Encryption] {
+pub(super) fn tls_attempts(address: &Address, upstream: &Upstream) -> &'static [Encryption] {
     match address {
-        Address::Unix(_) => SslMode::Disable.ways(),
-        Address::Tcp { .. } => upstream.tls.sslmode.ways(),
+        Address::Unix(_) => SslMode::Disable.tls_attempts(),
+        Address::Tcp { .. } => upstream.tls.sslmode.tls_attempts(),
     }
 }
 
 /// Every place that an address stands for at this moment, in the order in which they are tried.
-pub(super) async fn places(
+pub(super) async fn resolve(
     index: usize,
     address: &Address,
-) -> Result<Vec<Place<'_>>, ConnectError> {
-    let place = |resolved| Place {
+) -> Result<Vec<ResolvedAddress<'_>>, ConnectError> {
+    let place = |resolved| ResolvedAddress {
         index,
         address,
         resolved,
@@ -85,7 +85,7 @@ pub(super) async fn places(
 
 /// Opens a connection, within the connect timeout if there is one.
 pub(super) async fn connect(
-    place: Place<'_>,
+    place: ResolvedAddress<'_>,
     upstream: &Upstream,
     encryption: Encryption,
 ) -> Result<Stream, ConnectError> {
@@ -99,13 +99,13 @@ pub(super) async fn connect(
             (stream, _) => Ok(stream),
         }
     };
-    within(upstream.connect_timeout, attempt)
+    with_timeout(upstream.connect_timeout, attempt)
         .await
         .map_err(|source| ConnectError::new(&place, source))
 }
 
 /// Gives an attempt up after the timeout, if there is one.
-pub(super) async fn within<T>(
+pub(super) async fn with_timeout<T>(
     limit: Option<Duration>,
     attempt: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
@@ -122,7 +122,7 @@ pub(super) async fn within<T>(
         })
 }
 
-async fn open(place: Place<'_>) -> io::Result<Stream> {
+async fn open(place: ResolvedAddress<'_>) -> io::Result<Stream> {
     match (place.address, place.resolved) {
         (Address::Unix(path), _) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         (Address::Tcp { .. }, None) => Err(io::ErrorKind::NotFound.into()),

@@ -27,14 +27,14 @@ use super::{
 };
 use crate::{
     config::{Config, Pooler},
-    registry::{Registry, Seat},
+    registry::{Permit, Registry},
     session::{
-        ChannelBinding, Opening, Session,
+        ChannelBinding, Session, SessionParams,
         event::{Event, Who},
     },
     wire::{
         self, CancelKey, Startup, StartupPacket,
-        originate::{self, Report},
+        originate::{self, Diagnostic},
         parse_startup,
     },
 };
@@ -149,10 +149,10 @@ async fn open(
 
 /// Tells a client why it gets no session, and closes its connection.
 async fn refuse(mut stream: Stream, client: Option<SocketAddr>, refusal: Refusal) {
-    let report = Report::from(refusal);
-    tracing::info!(?client, reason = report.message, "refused a connection");
+    let diagnostic = Diagnostic::from(refusal);
+    tracing::info!(?client, reason = diagnostic.message, "refused a connection");
     let mut fatal = BytesMut::new();
-    originate::fatal_response(&report, &mut fatal);
+    originate::fatal_response(&diagnostic, &mut fatal);
     if stream.write_all(&fatal).await.is_ok() {
         stream.linger().await;
     }
@@ -215,10 +215,10 @@ async fn connect(
         return Err(refusal);
     }
     let registry = &worker.shared.registry;
-    let seat = seat(registry, config.upstream.max_sessions)
+    let permit = permit(registry, config.upstream.max_sessions)
         .await
         .ok_or(Refusal::TooManySessions)?;
-    let opened = upstream::open_session(config, &worker.shared.kinds, startup)
+    let opened = upstream::open_session(config, &worker.shared.roles, startup)
         .await
         .map_err(Refusal::Unreachable)?;
     let server = crate::registry::Server {
@@ -226,7 +226,7 @@ async fn connect(
         resolved: opened.resolved,
         encrypted: opened.stream.is_tls(),
     };
-    let entry = registry.enter(Arc::clone(config), server, seat);
+    let entry = registry.enter(Arc::clone(config), server, permit);
     let who = Who {
         session: entry.id(),
         client_addr: address,
@@ -241,7 +241,7 @@ async fn connect(
     let limits = config
         .rules
         .decide(&who.identity(&who.application_name, replication));
-    let opening = Opening {
+    let opening = SessionParams {
         who,
         replication,
         records: worker.shared.events.want_transactions() || worker.shared.recorder.is_some(),
@@ -260,9 +260,9 @@ async fn connect(
 }
 
 /// A place for a session. When all are taken, clients that are slow to log in give way: they may be many, and mean no good.
-async fn seat(registry: &Registry, limit: Option<NonZeroUsize>) -> Option<Seat> {
-    if let Some(seat) = registry.seat(limit) {
-        return Some(seat);
+async fn permit(registry: &Registry, limit: Option<NonZeroUsize>) -> Option<Permit> {
+    if let Some(permit) = registry.permit(limit) {
+        return Some(permit);
     }
     if !registry.end_slowest_login(LOGIN_PATIENCE) {
         return None;
@@ -270,8 +270,8 @@ async fn seat(registry: &Registry, limit: Option<NonZeroUsize>) -> Option<Seat> 
     let freed = async {
         loop {
             tokio::time::sleep(SEAT_POLL).await;
-            if let Some(seat) = registry.seat(limit) {
-                return seat;
+            if let Some(permit) = registry.permit(limit) {
+                return permit;
             }
         }
     };

@@ -62,7 +62,7 @@ impl ListenError {
 
 /// A socket that listens. The file of a Unix socket is removed with it.
 #[derive(Debug)]
-pub struct Bound {
+pub struct ListeningSocket {
     socket: Socket,
     address: Address,
     file: Option<SocketFile>,
@@ -95,14 +95,14 @@ impl SocketFile {
     }
 }
 
-impl Bound {
+impl ListeningSocket {
     /// Where it listens, with the port that was taken.
     pub fn address(&self) -> &Address {
         &self.address
     }
 }
 
-impl Drop for Bound {
+impl Drop for ListeningSocket {
     fn drop(&mut self) {
         if let Some(file) = &self.file
             && let Err(error) = file.remove()
@@ -117,7 +117,7 @@ impl Drop for Bound {
 ///
 /// # Errors
 /// The address is taken, not this machine's, or not permitted.
-pub fn bind(address: &Address, reuse_port: bool) -> Result<Vec<Bound>, ListenError> {
+pub fn bind(address: &Address, reuse_port: bool) -> Result<Vec<ListeningSocket>, ListenError> {
     let failed = |source| ListenError::new(address, source, reuse_port);
     match address {
         Address::Tcp { host, port } => {
@@ -131,7 +131,7 @@ pub fn bind(address: &Address, reuse_port: bool) -> Result<Vec<Bound>, ListenErr
     }
 }
 
-fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<ListeningSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -150,7 +150,7 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Bound {
+    Ok(ListeningSocket {
         socket,
         address: Address::Tcp {
             host: bound.ip().to_string(),
@@ -160,7 +160,7 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {
     })
 }
 
-fn bind_unix(path: &Path, reuse_port: bool) -> io::Result<Bound> {
+fn bind_unix(path: &Path, reuse_port: bool) -> io::Result<ListeningSocket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match occupant(path)? {
@@ -179,7 +179,7 @@ fn bind_unix(path: &Path, reuse_port: bool) -> io::Result<Bound> {
         Occupant::Listening => return Err(io::ErrorKind::AddrInUse.into()),
         Occupant::NoSocket => return Err(io::Error::other("a file is there that is no socket")),
     }
-    Ok(Bound {
+    Ok(ListeningSocket {
         socket,
         address: Address::Unix(path.to_owned()),
         file: Some(SocketFile::new(path)?),
@@ -220,7 +220,7 @@ fn occupant(path: &Path) -> io::Result<Occupant> {
 
 /// Accepts on one thread until `stop` says so; each connection becomes a task of that thread.
 pub(super) async fn accept(
-    bound: &Bound,
+    bound: &ListeningSocket,
     worker: Arc<Worker>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -257,7 +257,7 @@ pub(super) async fn accept(
 /// The thread's runtime or its share of a listening socket cannot be made.
 pub fn run(
     shared: Arc<Shared>,
-    bound: Arc<[Bound]>,
+    bound: Arc<[ListeningSocket]>,
     stop: watch::Receiver<bool>,
     mut ended: watch::Receiver<bool>,
 ) -> io::Result<()> {

@@ -29,9 +29,9 @@ use crate::{
 };
 
 pub use descriptors::capacity;
-pub use listener::{Bound, ListenError, bind, run};
+pub use listener::{ListenError, ListeningSocket, bind, run};
 pub use own_address::{OwnAddress, refuse_own_address};
-pub use server_role::Kinds;
+pub use server_role::RoleCache;
 
 /// What the sessions of all threads share.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Shared {
     /// Where sessions are recorded, when they are.
     pub recorder: Option<Recorder>,
     /// What servers have said of themselves.
-    pub kinds: Kinds,
+    pub roles: RoleCache,
     /// The settings in force.
     pub config: watch::Receiver<Arc<Config>>,
 }

@@ -379,7 +379,7 @@ impl Taping {
                 }
                 self.tape.came(format!("! prove {number}"));
             }
-            Action::Cancel | Action::Identify => self.tape.came(format!("! {action:?}")),
+            Action::Cancel | Action::MatchRules => self.tape.came(format!("! {action:?}")),
             Action::Close(reason) => self.tape.came(format!("! close: {}", reason.name())),
             Action::Authenticated | Action::SetCancelKey(_) => {}
         }

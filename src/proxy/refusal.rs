@@ -1,7 +1,7 @@
 //! Why a connection does not become a session, and the FATAL error that its client gets.
 
 use super::connect::ConnectError;
-use crate::wire::{StartupError, originate::Report};
+use crate::wire::{StartupError, originate::Diagnostic};
 
 /// Why a connection does not become a session.
 #[derive(Debug)]
@@ -29,44 +29,44 @@ pub(super) enum Refusal {
     Unreachable(Vec<ConnectError>),
 }
 
-impl From<Refusal> for Report {
+impl From<Refusal> for Diagnostic {
     /// The SQLSTATEs are those of PostgreSQL for the same cause: 08P01 `protocol_violation`, 08006 `connection_failure`,
     /// 28000 `invalid_authorization_specification`, 53300 `too_many_connections`.
     fn from(refusal: Refusal) -> Self {
-        let report = |sqlstate, message: &str| Self {
+        let diagnostic = |sqlstate, message: &str| Self {
             sqlstate,
             message: format!("pgidle: {message}"),
             detail: String::new(),
             hint: String::new(),
         };
         match refusal {
-            Refusal::BadStartup(error) => report("08P01", &error.to_string()),
-            Refusal::TlsNotOffered => report("08P01", "TLS is not offered here"),
+            Refusal::BadStartup(error) => diagnostic("08P01", &error.to_string()),
+            Refusal::TlsNotOffered => diagnostic("08P01", "TLS is not offered here"),
             Refusal::AlreadyEncrypted => {
-                report("08P01", "a request for encryption inside of TLS")
+                diagnostic("08P01", "a request for encryption inside of TLS")
             }
             Refusal::DataAfterTlsRequest => Self {
                 detail: "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."
                     .to_owned(),
-                ..report(
+                ..diagnostic(
                     "08P01",
                     "received unencrypted data after a request for encryption",
                 )
             },
             Refusal::TlsRequired => Self {
                 hint: "Set sslmode=require, or stronger, in the client.".to_owned(),
-                ..report("28000", "connections without TLS are refused")
+                ..diagnostic("28000", "connections without TLS are refused")
             },
             Refusal::CertificateMismatch { name, user } => Self {
                 detail: format!(
                     "The common name of its subject is \"{name}\", the role is \"{user}\"."
                 ),
-                ..report("28000", "the client certificate is not that of the role")
+                ..diagnostic("28000", "the client certificate is not that of the role")
             },
-            Refusal::TooManySessions => report("53300", "sorry, too many sessions already"),
+            Refusal::TooManySessions => diagnostic("53300", "sorry, too many sessions already"),
             Refusal::Unreachable(errors) => {
                 let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-                report("08006", &errors.join("; "))
+                diagnostic("08006", &errors.join("; "))
             }
         }
     }
@@ -98,14 +98,14 @@ mod tests {
         ];
         let said: String = all
             .into_iter()
-            .map(Report::from)
-            .map(|report| {
-                let Report {
+            .map(Diagnostic::from)
+            .map(|diagnostic| {
+                let Diagnostic {
                     sqlstate,
                     message,
                     detail,
                     hint,
-                } = report;
+                } = diagnostic;
                 let more = [detail, hint].map(|text| match text.is_empty() {
                     true => text,
                     false => format!("\n    {text}"),

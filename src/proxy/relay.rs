@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     events::LOG_TARGET,
-    observer::Watch,
+    observer::Subscription,
     registry::{Command, Entry, Order, Reply},
     session::{
         Action, Refused, Side,
@@ -39,11 +39,11 @@ pub(super) struct Relay {
     sockets: Sockets,
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
     timer: Option<Pin<Box<Sleep>>>,
-    identified: bool,
+    waker_set: bool,
     /// The CancelRequests of the client's that stand before the gate.
     cancels: Cancels,
     /// The wish to be looked at, while the session is stuck.
-    watch: Option<Box<Watch>>,
+    watch: Option<Box<Subscription>>,
     /// The commands from the console that are being carried out: the name that each incident has, and whom to tell.
     orders: Vec<(Arc<str>, Reply)>,
     /// Where the session stood when that was last logged; `None` where it is not.
@@ -110,7 +110,7 @@ impl Relay {
             entry,
             sockets: Sockets::new(client, server),
             timer: None,
-            identified: false,
+            waker_set: false,
             cancels: Cancels::default(),
             watch: None,
             orders: Vec::new(),
@@ -121,9 +121,9 @@ impl Relay {
 
     /// Moves what can be moved; ready when the session is over.
     fn poll(&mut self, cx: &mut Context<'_>, worker: &Arc<Worker>) -> Poll<Closed> {
-        if !self.identified {
+        if !self.waker_set {
             self.entry.set_waker(cx.waker());
-            self.identified = true;
+            self.waker_set = true;
         }
         let mut scratch = worker
             .scratch
@@ -249,7 +249,7 @@ impl Relay {
                     let answer = move |proof| entry.tell(Command::Proven { number, proof });
                     worker.shared.prover.prove(claim, answer);
                 }
-                Action::Identify => self.identify(worker, now),
+                Action::MatchRules => self.identify(worker, now),
                 Action::Authenticated => self.entry.authenticated(),
                 Action::SetCancelKey(key) => self.entry.set_key(key),
                 Action::Close(reason) => return Err(reason.into()),
@@ -325,7 +325,7 @@ impl Relay {
     }
 
     /// Has the session looked at while it wants to be; returns when it will next want to.
-    fn be_watched(
+    fn subscribe(
         &mut self,
         cx: &Context<'_>,
         worker: &Worker,
@@ -333,7 +333,7 @@ impl Relay {
     ) -> Option<StdInstant> {
         let observer = &worker.shared.observer;
         self.session.handle_observer(observer.interval(), now);
-        let wanted = self.session.look_wanted();
+        let wanted = self.session.observation_due();
         let Some(look) = wanted.filter(|look| look.from <= now) else {
             self.watch = None;
             return wanted.map(|look| look.from);
@@ -348,7 +348,7 @@ impl Relay {
 
     /// Arms the timer; ready when a limit is reached.
     fn sleep(&mut self, cx: &mut Context<'_>, worker: &Worker, now: StdInstant) -> Poll<()> {
-        let look = self.be_watched(cx, worker, now);
+        let look = self.subscribe(cx, worker, now);
         let cancel = match self.cancels {
             Cancels::Due { at, .. } => Some(at),
             Cancels::Absent | Cancels::Held => None,

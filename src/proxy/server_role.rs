@@ -15,11 +15,11 @@ use std::{
 use tokio::{sync::Mutex, time::Instant};
 use tokio_postgres::NoTls;
 
-use super::connect::{self, ConnectError, Place};
+use super::connect::{self, ConnectError, ResolvedAddress};
 use crate::{
     config::{Address, Dsn, Upstream},
     observer::{ServerError, attend},
-    policy::ServerKind,
+    policy::ServerRole,
 };
 
 /// How long an answer counts.
@@ -27,7 +27,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What each place has last said, and when.
 #[derive(Debug, Default)]
-pub struct Kinds(StdMutex<HashMap<Key, Known>>);
+pub struct RoleCache(StdMutex<HashMap<Key, Known>>);
 
 /// A place.
 type Key = (Address, Option<SocketAddr>);
@@ -38,17 +38,17 @@ type Known = Arc<Mutex<Option<Answer>>>;
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     at: Instant,
-    kind: ServerKind,
+    kind: ServerRole,
 }
 
-impl Kinds {
+impl RoleCache {
     /// Asks a server what it is; who asks at the same time shares the answer.
     pub(super) async fn ask(
         &self,
-        place: Place<'_>,
+        place: ResolvedAddress<'_>,
         upstream: &Upstream,
         dsn: &Dsn,
-    ) -> Result<ServerKind, ConnectError> {
+    ) -> Result<ServerRole, ConnectError> {
         let key = (place.address.clone(), place.resolved);
         let known = Arc::clone(
             self.0
@@ -74,16 +74,16 @@ impl Kinds {
 
 /// Connects as sessions do, but with the observer's role, password and database.
 async fn probe(
-    place: Place<'_>,
+    place: ResolvedAddress<'_>,
     upstream: &Upstream,
     dsn: &Dsn,
-) -> Result<ServerKind, ConnectError> {
+) -> Result<ServerRole, ConnectError> {
     let mut config = dsn.postgres.clone();
     config
         .ssl_mode(tokio_postgres::config::SslMode::Disable)
         .application_name("pgidle probe");
     let mut refused = None;
-    for &way in connect::ways(place.address, upstream) {
+    for &way in connect::tls_attempts(place.address, upstream) {
         let stream = match connect::connect(place, upstream, way).await {
             Ok(stream) => stream,
             Err(error) => return Err(refused.unwrap_or(error)),
@@ -93,12 +93,12 @@ async fn probe(
             let greeted = config.connect_raw(stream, NoTls).await;
             greeted.map_err(|error| io::Error::other(ServerError::from(error)))
         };
-        match connect::within(upstream.connect_timeout, greeting).await {
+        match connect::with_timeout(upstream.connect_timeout, greeting).await {
             Ok((client, connection)) => {
-                let mut kind = ServerKind::default();
-                for name in ServerKind::PARAMETERS {
+                let mut kind = ServerRole::default();
+                for name in ServerRole::PARAMETERS {
                     if let Some(value) = connection.parameter(name) {
-                        kind.told(name.as_bytes(), value.as_bytes());
+                        kind.set_parameter(name.as_bytes(), value.as_bytes());
                     }
                 }
                 // A connection without its client takes leave of the server.

@@ -18,7 +18,7 @@ use super::{
     SCRATCH, Shared, Worker,
     recorded::Recorded,
     relay::{self, Relay},
-    server_role::Kinds,
+    server_role::RoleCache,
     stream::Stream,
 };
 use crate::{
@@ -26,10 +26,10 @@ use crate::{
     config::{AuditSettings, Config},
     events::Events,
     observer::Observer,
-    policy::{Action, Kind, Ladder, Limits},
+    policy::{Action, Ladder, Limits, StuckKind},
     prover::Prover,
     registry::{Registry, Server},
-    session::{Opening, Session},
+    session::{Session, SessionParams},
 };
 
 /// A session, and both its ends.
@@ -44,7 +44,7 @@ struct World {
 
 impl World {
     /// A session whose server has let the client in.
-    async fn new(kind: Kind, action: Action, limit: Duration) -> Self {
+    async fn new(kind: StuckKind, action: Action, limit: Duration) -> Self {
         let (clock_stands, moves) = mpsc::channel::<()>();
         task::spawn_blocking(move || moves.recv());
         let (_, config) = watch::channel(Arc::new(Config::default()));
@@ -54,7 +54,7 @@ impl World {
             observer: Observer::default(),
             prover: Prover::start().unwrap(),
             recorder: None,
-            kinds: Kinds::default(),
+            roles: RoleCache::default(),
             config,
         };
         let worker = Arc::new(Worker {
@@ -64,7 +64,7 @@ impl World {
         let mut limits = Limits::default();
         limits.ladders[kind] = Ladder::new([(action, limit)]).unwrap();
         let now = Instant::now().into_std();
-        let session = Session::new(Opening::default(), Arc::new(limits), now);
+        let session = Session::new(SessionParams::default(), Arc::new(limits), now);
         let session = Recorded::new(session, None);
         let server = Server {
             index: 0,
@@ -72,8 +72,8 @@ impl World {
             encrypted: false,
         };
         let registry = &worker.shared.registry;
-        let seat = registry.seat(None).unwrap();
-        let entry = registry.enter(worker.config(), server, seat);
+        let permit = registry.permit(None).unwrap();
+        let entry = registry.enter(worker.config(), server, permit);
         let (client, client_end) = UnixStream::pair().unwrap();
         let (server, server_end) = UnixStream::pair().unwrap();
         let ends = (Stream::Unix(client_end), Stream::Unix(server_end));
@@ -109,7 +109,7 @@ impl World {
 
     /// A transaction has been idle for so long that it is rolled back; the server has yet to do it.
     async fn rolled_back(limit: Duration) -> Self {
-        let mut world = Self::new(Kind::Idle, Action::Rollback, limit).await;
+        let mut world = Self::new(StuckKind::Idle, Action::Rollback, limit).await;
         world.begin().await;
         advance(limit).await;
         let (tag, body) = message(&mut world.server).await;
@@ -180,7 +180,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_transaction_is_rolled_back_at_its_limit_and_not_before() {
-    let mut world = World::new(Kind::Idle, Action::Rollback, LIMIT).await;
+    let mut world = World::new(StuckKind::Idle, Action::Rollback, LIMIT).await;
     world.begin().await;
     advance(LIMIT - MILLISECOND).await;
     hears_nothing(&world.server).await;
@@ -227,7 +227,7 @@ async fn a_held_client_that_leaves_takes_its_session_with_it_when_the_server_doe
 
 #[tokio::test(start_paused = true)]
 async fn a_terminated_client_may_linger_for_two_seconds_and_holds_no_place() {
-    let mut world = World::new(Kind::Idle, Action::Terminate, LIMIT).await;
+    let mut world = World::new(StuckKind::Idle, Action::Terminate, LIMIT).await;
     world.begin().await;
     advance(LIMIT).await;
     hears(&mut world.server, &frame(b'X', b"")).await;
@@ -244,7 +244,7 @@ async fn a_terminated_client_may_linger_for_two_seconds_and_holds_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_after_its_last_request_gets_the_answer() {
-    let mut world = World::new(Kind::Idle, Action::Log, LIMIT).await;
+    let mut world = World::new(StuckKind::Idle, Action::Log, LIMIT).await;
     says(&mut world.client, &query("SELECT 1")).await;
     world.client.shutdown().await.unwrap();
     hears(&mut world.server, &query("SELECT 1")).await;
@@ -260,7 +260,7 @@ async fn a_client_that_leaves_after_its_last_request_gets_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_keeps_its_server_from_writing_and_loses_nothing() {
-    let mut world = World::new(Kind::Idle, Action::Log, LIMIT).await;
+    let mut world = World::new(StuckKind::Idle, Action::Log, LIMIT).await;
     says(&mut world.client, &query("SELECT")).await;
     hears(&mut world.server, &query("SELECT")).await;
     let rows: Vec<u8> = (0..200_u8)

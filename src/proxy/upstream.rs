@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
-    connect::{ConnectError, Place, connect, places, ways, within},
-    server_role::Kinds,
+    connect::{ConnectError, ResolvedAddress, connect, resolve, tls_attempts, with_timeout},
+    server_role::RoleCache,
     stream::Stream,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Opened {
 /// As with libpq, one that takes no sessions now is passed over, where there is another.
 pub(super) async fn open_session(
     config: &Config,
-    kinds: &Kinds,
+    roles: &RoleCache,
     startup: &[u8],
 ) -> Result<Opened, Vec<ConnectError>> {
     let mut failed = Vec::new();
@@ -61,17 +61,17 @@ pub(super) async fn open_session(
     for &target in config.upstream.target.passes() {
         failed.clear();
         for (index, address) in config.upstream.addresses.iter().enumerate() {
-            let places = places(index, address).await.unwrap_or_else(|error| {
+            let places = resolve(index, address).await.unwrap_or_else(|error| {
                 failed.push(error);
                 Vec::new()
             });
             let alone = config.upstream.addresses.len() == 1 && places.len() == 1;
             for place in places {
                 let attempt = async {
-                    let mut opened = open_if(target, place, config, kinds, startup).await?;
+                    let mut opened = open_if(target, place, config, roles, startup).await?;
                     if !alone {
                         let limit = config.upstream.connect_timeout;
-                        let answer = within(limit, opened.read_answer()).await;
+                        let answer = with_timeout(limit, opened.read_answer()).await;
                         answer.map_err(|source| ConnectError::new(&place, source))?;
                     }
                     Ok(opened)
@@ -96,15 +96,15 @@ pub(super) async fn open_session(
 /// Opens a session with a server that is what is looked for, as far as pgidle has a role to ask it.
 async fn open_if(
     target: Target,
-    place: Place<'_>,
+    place: ResolvedAddress<'_>,
     config: &Config,
-    kinds: &Kinds,
+    roles: &RoleCache,
     startup: &[u8],
 ) -> Result<Opened, ConnectError> {
     if let Some(dsn) = &config.observer.dsn
         && target != Target::Any
     {
-        let kind = kinds.ask(place, &config.upstream, dsn).await?;
+        let kind = roles.ask(place, &config.upstream, dsn).await?;
         if let Some(why) = target.refuses(kind) {
             return Err(ConnectError::new(&place, io::Error::other(why)));
         }
@@ -117,14 +117,17 @@ async fn open_if(
 /// As libpq, it tries with TLS what was refused without, or the other way round, where `sslmode` says so
 /// (`PQconnectPoll` in `src/interfaces/libpq/fe-connect.c`).
 async fn open_at(
-    place: Place<'_>,
+    place: ResolvedAddress<'_>,
     upstream: &Upstream,
     startup: &[u8],
 ) -> Result<Opened, ConnectError> {
     let failed = |source| ConnectError::new(&place, source);
-    let mut ways = ways(place.address, upstream).iter().copied().peekable();
+    let mut tls_attempts = tls_attempts(place.address, upstream)
+        .iter()
+        .copied()
+        .peekable();
     let mut refused = None;
-    while let Some(way) = ways.next() {
+    while let Some(way) = tls_attempts.next() {
         let mut stream = match connect(place, upstream, way).await {
             Ok(stream) => stream,
             // The server's own words say more than that it has no TLS either.
@@ -138,7 +141,7 @@ async fn open_at(
             index: place.index,
             resolved: place.resolved,
         };
-        if ways.peek().is_some() && (way == Encryption::No || opened.stream.is_tls()) {
+        if tls_attempts.peek().is_some() && (way == Encryption::No || opened.stream.is_tls()) {
             opened.read_answer().await.map_err(failed)?;
             if opened.refusal().is_some() {
                 refused = Some(opened);

@@ -33,7 +33,7 @@ pub use command::{Command, Order, Reply};
 pub struct Registry {
     sessions: DashMap<u64, Arc<Entry>>,
     last: AtomicU64,
-    seats: Arc<AtomicUsize>,
+    permits: Arc<AtomicUsize>,
     /// How many sessions there can be; `None` where nothing bounds them.
     capacity: OnceLock<NonZeroUsize>,
     /// Whether the log has been told that all places are taken.
@@ -42,9 +42,9 @@ pub struct Registry {
 
 /// A place for one session, from before its server is connected until the session is over.
 #[derive(Debug)]
-pub struct Seat(Arc<AtomicUsize>);
+pub struct Permit(Arc<AtomicUsize>);
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -57,16 +57,16 @@ impl Registry {
     }
 
     /// Takes a place, if fewer than `limit` are taken, and fewer than there can be.
-    pub fn seat(&self, limit: Option<NonZeroUsize>) -> Option<Seat> {
+    pub fn permit(&self, limit: Option<NonZeroUsize>) -> Option<Permit> {
         let limit = limit.into_iter().chain(self.capacity.get().copied()).min();
         let free = |taken: usize| limit.is_none_or(|limit| taken < limit.get());
-        let (ordering, seats) = (Ordering::Relaxed, &self.seats);
+        let (ordering, permits) = (Ordering::Relaxed, &self.permits);
         let taken =
-            seats.fetch_update(ordering, ordering, |taken| free(taken).then_some(taken + 1));
+            permits.fetch_update(ordering, ordering, |taken| free(taken).then_some(taken + 1));
         match taken {
             Ok(_) => {
                 self.full.store(false, ordering);
-                Some(Seat(Arc::clone(seats)))
+                Some(Permit(Arc::clone(permits)))
             }
             Err(sessions) => {
                 if !self.full.swap(true, ordering) {
@@ -82,17 +82,17 @@ impl Registry {
     }
 
     /// Enters a new session, connected to one of the servers that `config` names; numbers count from 1.
-    pub fn enter(&self, config: Arc<Config>, server: Server, seat: Seat) -> Arc<Entry> {
+    pub fn enter(&self, config: Arc<Config>, server: Server, permit: Permit) -> Arc<Entry> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
             id,
             config,
             server,
-            _seat: seat,
+            _permit: permit,
             since: Instant::now(),
             authenticated: AtomicBool::new(false),
             key: OnceLock::new(),
-            rung: AtomicBool::new(false),
+            has_commands: AtomicBool::new(false),
             mailbox: Mutex::default(),
         });
         self.sessions.insert(id, Arc::clone(&entry));
@@ -182,13 +182,13 @@ pub struct Entry {
     /// The settings that it was connected under.
     config: Arc<Config>,
     server: Server,
-    _seat: Seat,
+    _permit: Permit,
     /// When it was entered.
     since: Instant,
     authenticated: AtomicBool,
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
-    rung: AtomicBool,
+    has_commands: AtomicBool,
     mailbox: Mutex<Mailbox>,
 }
 
@@ -262,7 +262,7 @@ impl Entry {
             return;
         }
         mailbox.commands.push(command);
-        self.rung.store(true, Ordering::Release);
+        self.has_commands.store(true, Ordering::Release);
         if let Some(waker) = &mailbox.waker {
             waker.wake_by_ref();
         }
@@ -275,11 +275,11 @@ impl Entry {
 
     /// The commands that were left since the last call.
     pub fn take_commands(&self) -> Vec<Command> {
-        if !self.rung.load(Ordering::Acquire) {
+        if !self.has_commands.load(Ordering::Acquire) {
             return Vec::new();
         }
         let mut mailbox = self.mailbox();
-        self.rung.store(false, Ordering::Release);
+        self.has_commands.store(false, Ordering::Release);
         std::mem::take(&mut mailbox.commands)
     }
 
@@ -385,13 +385,13 @@ mod tests {
 
     fn entry() -> Arc<Entry> {
         let registry = Registry::default();
-        let seat = registry.seat(None).unwrap();
+        let permit = registry.permit(None).unwrap();
         let server = Server {
             index: 0,
             resolved: None,
             encrypted: false,
         };
-        let entry = registry.enter(Arc::default(), server, seat);
+        let entry = registry.enter(Arc::default(), server, permit);
         let waker = Arc::new(Unpark(thread::current()));
         entry.set_waker(&waker.into());
         entry
@@ -543,7 +543,7 @@ mod tests {
             resolved: None,
             encrypted: false,
         };
-        let entry = registry.enter(Arc::default(), server, registry.seat(None).unwrap());
+        let entry = registry.enter(Arc::default(), server, registry.permit(None).unwrap());
         assert!(registry.get(entry.id()).is_some());
         let (before, unread) = oneshot::channel();
         entry.tell(Command::Snapshot(before));

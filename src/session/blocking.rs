@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Session, damage::Damage, event::Outcome, limits::Rung, observed::WaitedFor};
-use crate::policy::{Action, Kind};
+use crate::policy::{Action, StuckKind};
 
 impl Session {
     /// Takes note of what was seen, and takes the rungs of `blocking` that are due by it.
@@ -16,14 +16,14 @@ impl Session {
         self.commit_observed(&damage, now);
         let seen = damage.at;
         if !self.observed.note(damage, self.limits.blocking_mode(), now) {
-            self.ladders.restart(Kind::Blocking);
+            self.ladders.restart(StuckKind::Blocking);
         }
-        while self.ending.is_none()
+        while self.enforcement.is_none()
             && let Some(rung) = self.blocking_rung(seen, now, WaitedFor::by)
         {
             self.take(rung, now);
         }
-        while self.ending.is_none()
+        while self.enforcement.is_none()
             && let Some(rung) = self.blocking_rung(seen, now, WaitedFor::by_nothing)
         {
             self.observed.reported(rung.action);
@@ -44,11 +44,11 @@ impl Session {
         if self.state.transaction.enforced.is_some() || stuck > seen {
             return None;
         }
-        self.rungs(Kind::Blocking)
+        self.rungs(StuckKind::Blocking)
             .filter_map(|(limit, action, rule)| {
                 let at = stuck.max(since(self.observed.waited_for(), action)?) + limit;
                 Some(Rung {
-                    kind: Kind::Blocking,
+                    kind: StuckKind::Blocking,
                     action,
                     limit,
                     at,
@@ -70,6 +70,6 @@ impl Session {
             "who has waited so long would not go on: it waits for a prepared transaction too"
         };
         incident.why = Some(why.into());
-        self.report(incident);
+        self.emit_incident(incident);
     }
 }

@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    CloseReason, Session,
+    CloseReason, Session, diagnostics,
     event::{Cause, Outcome, Position},
-    report,
 };
 use crate::policy::Action;
 
@@ -58,9 +57,9 @@ impl Session {
         let mut incident = self.incident_of(Cause::Console { by }, Action::Rollback, now);
         if self.is_half_forwarded() {
             incident.is_not_possible("a message is half forwarded; only terminate can act");
-            self.report(incident);
+            self.emit_incident(incident);
         } else {
-            self.begin_ending(incident, now);
+            self.start_enforcement(incident, now);
         }
         Ok(())
     }
@@ -77,19 +76,19 @@ impl Session {
         self.take_over()?;
         let mut incident = self.incident_of(Cause::Console { by }, Action::Terminate, now);
         if self.state.phase.is_ready() && !self.state.replication {
-            self.begin_ending(incident, now);
+            self.start_enforcement(incident, now);
         } else {
-            self.fatal(&report::terminated(&incident, 0), CloseReason::Console);
+            self.fatal(&diagnostics::terminated(&incident, 0), CloseReason::Console);
             incident.outcome = Outcome::Terminated;
-            self.report(incident);
+            self.emit_incident(incident);
         }
         Ok(())
     }
 
-    /// Gives up an ending in which nothing is done yet: a command comes first.
+    /// Gives up an enforcement in which nothing is done yet: a command comes first.
     fn take_over(&mut self) -> Result<(), Refused> {
-        self.abandon_ending();
-        match self.ending {
+        self.abandon_enforcement();
+        match self.enforcement {
             Some(_) => Err(Refused::BeingEnded),
             None => Ok(()),
         }

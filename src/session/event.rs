@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::damage::Damage;
-use crate::policy::{Action, Identity, Kind};
+use crate::policy::{Action, Identity, StuckKind};
 
 /// Something that happened in a session and that somebody may want to know.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub enum Event {
     Opened,
     /// The session is over.
     Closed(Box<Closed>),
-    /// The ending of a transaction has come to this step.
+    /// The enforcement of a transaction has come to this step.
     Step(&'static str),
 }
 
@@ -205,7 +205,7 @@ pub enum Cause {
         /// The rule that decided.
         rule: Arc<str>,
         /// In which way the transaction was stuck.
-        kind: Kind,
+        kind: StuckKind,
         /// The limit.
         limit: Duration,
     },
@@ -241,7 +241,7 @@ pub struct Incident {
     pub why: Option<Arc<str>>,
     /// How long the session had been idle (or stalled) in this position.
     pub idle: Duration,
-    /// How long others had waited for it meanwhile; known of [`Kind::Blocking`] alone.
+    /// How long others had waited for it meanwhile; known of [`StuckKind::Blocking`] alone.
     pub waited: Option<Duration>,
     /// How old the transaction was; `None` when none was open.
     pub age: Option<Duration>,
@@ -257,7 +257,7 @@ pub struct Incident {
 
 impl Incident {
     /// In which way the transaction was stuck, where a limit was reached.
-    pub fn kind(&self) -> Option<Kind> {
+    pub fn kind(&self) -> Option<StuckKind> {
         match self.cause {
             Cause::Limit { kind, .. } => Some(kind),
             Cause::Console { .. } => None,

@@ -3,25 +3,24 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    Action, CloseReason, Session,
+    Action, CloseReason, Session, diagnostics,
     event::{Event, TransactionRecord},
-    report,
     state::{Finished, TransactionStatus},
     transfer::Verdict,
 };
 use crate::{
-    policy::Kind,
+    policy::StuckKind,
     wire::{self, BackendTag, CancelKey, ErrorFields, Frame, FrontendTag},
 };
 
 impl Session {
     /// The clock of `stalled` begins anew, and so does its ladder.
     pub(super) fn restart_stalled(&mut self) {
-        self.ladders.restart(Kind::Stalled);
+        self.ladders.restart(StuckKind::Stalled);
     }
 
     pub(super) fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        self.abandon_ending();
+        self.abandon_enforcement();
         let leaves = FrontendTag::from(frame.tag) == FrontendTag::Terminate;
         if self.holds_client() || !leaves && self.begins_again(now) {
             return Verdict::Hold;
@@ -30,7 +29,7 @@ impl Session {
         if self.discard.takes(FrontendTag::from(frame.tag)) {
             return Verdict::Drop;
         }
-        if self.telling.is_some() {
+        if self.deferred_error.is_some() {
             return self.sent_after_end(frame, now);
         }
         if self.startup_fails(frame) {
@@ -44,7 +43,12 @@ impl Session {
         if !self.state.pending.is_empty() {
             return;
         }
-        for kind in [Kind::Idle, Kind::Failed, Kind::Stalled, Kind::Blocking] {
+        for kind in [
+            StuckKind::Idle,
+            StuckKind::Failed,
+            StuckKind::Stalled,
+            StuckKind::Blocking,
+        ] {
             self.ladders.restart(kind);
         }
         self.observed.forget();
@@ -52,8 +56,8 @@ impl Session {
     }
 
     pub(super) fn server_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        if let Some(step) = self.ending_step() {
-            return self.ending_received(step, frame, now);
+        if let Some(step) = self.enforcement_step() {
+            return self.enforcement_received(step, frame, now);
         }
         if self.cancels.sent().is_some() {
             return self.client_request_ends(frame, now);
@@ -66,7 +70,7 @@ impl Session {
 
     /// Looks at an answer to the client's own request.
     pub(super) fn answer_received(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        if self.telling.is_some() {
+        if self.deferred_error.is_some() {
             return self.received_after_end(frame, now);
         }
         self.pass_server(frame, now)
@@ -131,7 +135,7 @@ impl Session {
             } else if self.state.transaction.started.is_some() {
                 self.limits.keep(before);
             }
-            self.actions.push_back(Action::Identify);
+            self.actions.push_back(Action::MatchRules);
         }
     }
 
@@ -147,8 +151,8 @@ impl Session {
         let quiet = state.pending.is_empty()
             && state.status == TransactionStatus::Idle
             && !state.pending.unsynced();
-        if self.operator.drains() && quiet && state.phase.is_ready() && self.ending.is_none() {
-            self.fatal(&report::shutdown(0), CloseReason::Drain);
+        if self.operator.drains() && quiet && state.phase.is_ready() && self.enforcement.is_none() {
+            self.fatal(&diagnostics::shutdown(0), CloseReason::Drain);
         }
     }
 

@@ -24,22 +24,22 @@ impl Session {
     /// Answers a frame in the server's place, if it can be done; `None` if not.
     pub(super) fn imitate(&mut self, frame: Frame<'_>, now: Instant) -> Option<Verdict> {
         let in_block = self.state.status == TransactionStatus::Failed;
-        let telling = self
-            .telling
+        let deferred_error = self
+            .deferred_error
             .as_deref()
-            .filter(|telling| telling.waits_for_request())?;
+            .filter(|deferred_error| deferred_error.waits_for_request())?;
         if !in_block || !frame.whole {
             return None;
         }
-        let told = telling.told();
+        let client_notified = deferred_error.client_notified();
         match FrontendTag::from(frame.tag) {
             FrontendTag::Query => {
                 let (text, _) = wire::cstr(frame.body)?;
                 let (list, all) = sql::inert(text, self.state.lexing);
-                if told && !goes_back(&list) || !all && !savepoints_alone(&list) {
+                if client_notified && !goes_back(&list) || !all && !savepoints_alone(&list) {
                     return None;
                 }
-                let savepoints = after(&list, telling.savepoints())?;
+                let savepoints = after(&list, deferred_error.savepoints())?;
                 // As exec_simple_query does.
                 self.state.prepared.replaced();
                 self.state.prepared.statement_closed(b"");
@@ -52,14 +52,14 @@ impl Session {
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body)?;
                 let list = self.inert(&self.state.portal(portal))?;
-                if told && !goes_back(&list) {
+                if client_notified && !goes_back(&list) {
                     return None;
                 }
-                let savepoints = after(&list, telling.savepoints())?;
+                let savepoints = after(&list, deferred_error.savepoints())?;
                 self.run(&list, savepoints, now);
             }
             // The server takes what prepares a ROLLBACK TO.
-            _ if told => return None,
+            _ if client_notified => return None,
             FrontendTag::Parse => self.imitate_parse(frame)?,
             FrontendTag::Bind => self.imitate_bind(frame)?,
             FrontendTag::Describe => self.imitate_describe(frame)?,
@@ -150,8 +150,8 @@ impl Session {
         if list.is_empty() {
             originate::empty_query_response(self.client.output());
         }
-        if let Some(telling) = &mut self.telling {
-            telling.carried_out(savepoints);
+        if let Some(deferred_error) = &mut self.deferred_error {
+            deferred_error.carried_out(savepoints);
         }
         if !closes.is_empty() {
             self.close_names(&closes, now);
@@ -168,8 +168,8 @@ impl Session {
         }
         originate::sync(self.server.output());
         self.note_own(FrontendTag::Sync, &[], now);
-        if let Some(telling) = &mut self.telling {
-            telling.await_own(names.len() + 1);
+        if let Some(deferred_error) = &mut self.deferred_error {
+            deferred_error.await_own(names.len() + 1);
         }
     }
 

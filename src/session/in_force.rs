@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::policy::{Action, Kind, Limits, LockMode};
+use crate::policy::{Action, Limits, LockMode, StuckKind};
 
 /// The limits of a session.
 #[derive(Clone, Debug)]
@@ -86,10 +86,11 @@ impl InForce {
     /// only where the rule says so.
     pub(super) fn rungs(
         &self,
-        kind: Kind,
+        kind: StuckKind,
         explicit: bool,
     ) -> impl Iterator<Item = (Duration, Action, RuleIndex)> {
-        let holds = move |limits: &Limits| kind != Kind::Age || explicit || limits.age_implicit;
+        let holds =
+            move |limits: &Limits| kind != StuckKind::Age || explicit || limits.age_implicit;
         let all = self
             .all()
             .enumerate()
@@ -107,7 +108,7 @@ impl InForce {
     }
 
     /// Whether there is any limit of a kind.
-    pub(super) fn has(&self, kind: Kind) -> bool {
+    pub(super) fn has(&self, kind: StuckKind) -> bool {
         self.all().any(|limits| !limits.ladder(kind).is_empty())
     }
 
@@ -115,7 +116,7 @@ impl InForce {
     pub(super) fn blocking_mode(&self) -> Option<LockMode> {
         let mut modes = self
             .all()
-            .filter(|limits| !limits.ladder(Kind::Blocking).is_empty())
+            .filter(|limits| !limits.ladder(StuckKind::Blocking).is_empty())
             .map(|limits| limits.blocking_mode);
         let first = modes.next()?;
         first.filter(|_| modes.all(|mode| mode == first))
@@ -138,12 +139,12 @@ mod tests {
             ..Limits::default()
         };
         let rung = (Action::Rollback, Duration::from_secs(seconds));
-        limits.ladders[Kind::Idle] = Ladder::new([rung]).unwrap();
+        limits.ladders[StuckKind::Idle] = Ladder::new([rung]).unwrap();
         Arc::new(limits)
     }
 
     fn seconds(in_force: &InForce) -> Vec<u64> {
-        let rungs = in_force.rungs(Kind::Idle, true);
+        let rungs = in_force.rungs(StuckKind::Idle, true);
         rungs.map(|(limit, _, _)| limit.as_secs()).collect()
     }
 
@@ -184,7 +185,7 @@ mod tests {
     fn where_one_rule_counts_all_waiters_all_count() {
         let with_mode = |mode| {
             let mut limits = Limits::default();
-            limits.ladders[Kind::Blocking] =
+            limits.ladders[StuckKind::Blocking] =
                 Ladder::new([(Action::Log, Duration::from_secs(1))]).unwrap();
             limits.blocking_mode = mode;
             Arc::new(limits)

@@ -4,7 +4,7 @@
 //! application_name), and a rung of the new ladder that is severer than whatever was done is due at its time, while a
 //! milder one comes too late.
 
-use crate::policy::{Action, Kind, PerKind};
+use crate::policy::{Action, PerKind, StuckKind};
 
 /// What was done about a session in each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl From<Action> for Actions {
 
 impl Ladders {
     /// Whether a rung is still to be taken; `quiet` tells whether what was not possible before may be now.
-    pub(super) fn is_open(&self, kind: Kind, action: Action, quiet: bool) -> bool {
+    pub(super) fn is_open(&self, kind: StuckKind, action: Action, quiet: bool) -> bool {
         let Taken {
             mut actions,
             deferred,
@@ -63,26 +63,26 @@ impl Ladders {
     }
 
     /// What was done since the clock of a kind began.
-    pub(super) fn taken(&self, kind: Kind) -> Vec<Action> {
+    pub(super) fn taken(&self, kind: StuckKind) -> Vec<Action> {
         let taken = self.0[kind].actions;
         let actions = Action::ALL.into_iter();
         actions.filter(|&action| taken.has(action)).collect()
     }
 
     /// Notes that a rung is taken.
-    pub(super) fn take(&mut self, kind: Kind, action: Action) {
+    pub(super) fn take(&mut self, kind: StuckKind, action: Action) {
         let taken = &mut self.0[kind];
         taken.actions.insert(action);
         taken.deferred.remove(action.into());
     }
 
     /// Notes that a rung that was taken came to nothing, and is due as before.
-    pub(super) fn give_back(&mut self, kind: Kind, action: Action) {
+    pub(super) fn give_back(&mut self, kind: StuckKind, action: Action) {
         self.0[kind].actions.remove(action.into());
     }
 
     /// Notes that a rung that was taken was not possible, and is due again as soon as the session is quiet.
-    pub(super) fn defer(&mut self, kind: Kind, action: Action) {
+    pub(super) fn defer(&mut self, kind: StuckKind, action: Action) {
         self.0[kind].deferred.insert(action);
     }
 
@@ -92,11 +92,11 @@ impl Ladders {
             let Taken { actions, deferred } = self.0[kind];
             actions.0 & deferred.0 != 0
         };
-        Kind::ALL.into_iter().any(waits)
+        StuckKind::ALL.into_iter().any(waits)
     }
 
     /// The clock of a kind begins anew.
-    pub(super) fn restart(&mut self, kind: Kind) {
+    pub(super) fn restart(&mut self, kind: StuckKind) {
         self.0[kind] = Taken::default();
     }
 
@@ -114,7 +114,7 @@ mod tests {
     fn open(ladders: &Ladders, quiet: bool) -> Vec<Action> {
         let actions = Action::ALL.into_iter();
         actions
-            .filter(|&action| ladders.is_open(Kind::Idle, action, quiet))
+            .filter(|&action| ladders.is_open(StuckKind::Idle, action, quiet))
             .collect()
     }
 
@@ -123,27 +123,27 @@ mod tests {
         use Action::{Log, Notice, Release, Rollback, Terminate};
         let mut ladders = Ladders::default();
         assert_eq!(open(&ladders, false), Action::ALL);
-        ladders.take(Kind::Age, Terminate);
-        ladders.take(Kind::Idle, Notice);
+        ladders.take(StuckKind::Age, Terminate);
+        ladders.take(StuckKind::Idle, Notice);
         assert_eq!(open(&ladders, true), [Release, Rollback, Terminate]);
-        ladders.take(Kind::Idle, Rollback);
-        ladders.give_back(Kind::Idle, Rollback);
+        ladders.take(StuckKind::Idle, Rollback);
+        ladders.give_back(StuckKind::Idle, Rollback);
         assert_eq!(open(&ladders, false), [Release, Rollback, Terminate]);
-        ladders.take(Kind::Idle, Rollback);
-        ladders.defer(Kind::Idle, Rollback);
+        ladders.take(StuckKind::Idle, Rollback);
+        ladders.defer(StuckKind::Idle, Rollback);
         assert_eq!(open(&ladders, false), [Terminate]);
         assert!(ladders.wait());
         assert_eq!(open(&ladders, true), [Release, Rollback, Terminate]);
-        ladders.take(Kind::Idle, Rollback);
+        ladders.take(StuckKind::Idle, Rollback);
         assert!(!ladders.wait());
         assert_eq!(open(&ladders, true), [Terminate]);
-        ladders.restart(Kind::Idle);
+        ladders.restart(StuckKind::Idle);
         assert_eq!(
             open(&ladders, false),
             [Log, Notice, Release, Rollback, Terminate]
         );
-        assert!(!ladders.is_open(Kind::Age, Terminate, true));
+        assert!(!ladders.is_open(StuckKind::Age, Terminate, true));
         ladders.reset();
-        assert!(ladders.is_open(Kind::Age, Log, false));
+        assert!(ladders.is_open(StuckKind::Age, Log, false));
     }
 }

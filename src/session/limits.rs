@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Session,
+    Session, diagnostics,
     event::{Cause, Event, Incident, Outcome, Position},
     in_force::RuleIndex,
-    report,
     state::{Phase, TransactionStatus},
 };
 use crate::{
-    policy::{Action, Kind},
+    policy::{Action, StuckKind},
     wire::originate,
 };
 
@@ -22,13 +21,13 @@ const LOOK_AHEAD: Duration = Duration::from_millis(250);
 
 /// A wish to know what the session holds and who waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct ObservationRequest {
     /// From when on a look is of use.
     pub from: Instant,
     /// When the look is needed at the latest.
     pub by: Instant,
     /// Whether the session wants to be looked at again and again, not once.
-    pub steadily: bool,
+    pub continuous: bool,
 }
 
 /// How long a client that has parsed an unnamed statement and not bound it is taken to be on its way to do so: pg8000
@@ -38,7 +37,7 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(500);
 /// A rung that is waited for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rung {
-    pub(super) kind: Kind,
+    pub(super) kind: StuckKind,
     pub(super) action: Action,
     pub(super) limit: Duration,
     /// When it is due.
@@ -89,8 +88,8 @@ impl Session {
 
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.ending.is_some() {
-            let timeouts = [self.ending_due(), self.deadline()];
+        if self.enforcement.is_some() {
+            let timeouts = [self.enforcement_due(), self.deadline()];
             return timeouts.into_iter().flatten().min();
         }
         if let Phase::Authenticating(startup) = &self.state.phase {
@@ -106,8 +105,8 @@ impl Session {
 
     /// Takes every rung that is due, the earliest first.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let step @ Some(_) = self.ending_step() {
-            self.ending_late(now);
+        if let step @ Some(_) = self.enforcement_step() {
+            self.enforcement_late(now);
             self.step_ended(step, now);
             self.overdue(now);
             return self.insist(now);
@@ -119,7 +118,7 @@ impl Session {
         if self.read_ahead_at().is_some_and(|at| at <= now) {
             self.client.read_ahead();
         }
-        while self.ending.is_none()
+        while self.enforcement.is_none()
             && let Some(rung) = self.next_rung().filter(|rung| rung.at <= now)
         {
             self.take(rung, now);
@@ -132,39 +131,39 @@ impl Session {
     }
 
     /// Whether, and when, the observer should look at what the session holds.
-    pub fn look_wanted(&self) -> Option<Look> {
+    pub fn observation_due(&self) -> Option<ObservationRequest> {
         let interval = self.observed.interval()?;
-        if let Some(look) = self.look_asked_for() {
+        if let Some(look) = self.requested_observation() {
             return Some(look);
         }
-        if self.ending.is_some() || self.state.transaction.enforced.is_some() {
+        if self.enforcement.is_some() || self.state.transaction.enforced.is_some() {
             return None;
         }
         let first = |since: Instant, limit: Duration| since + (interval / 10).min(limit / 2);
-        if self.limits.has(Kind::Blocking)
+        if self.limits.has(StuckKind::Blocking)
             && let Some((kind, since)) = self.stuck(self.position())
-            && kind != Kind::Failed
+            && kind != StuckKind::Failed
         {
             let from = first(since, Duration::MAX);
-            return Some(Look {
+            return Some(ObservationRequest {
                 from,
                 by: from,
-                steadily: true,
+                continuous: true,
             });
         }
         let rung = self.next_rung()?;
         let since = rung.at.checked_sub(rung.limit)?;
         let first = first(since, rung.limit);
         let by = (rung.at - LOOK_AHEAD).max(first);
-        Some(Look {
+        Some(ObservationRequest {
             from: by.checked_sub(interval).map_or(first, |at| at.max(first)),
             by,
-            steadily: false,
+            continuous: false,
         })
     }
 
     /// The kind in which the session is stuck at this position, and since when.
-    pub(super) fn stuck(&self, position: Position) -> Option<(Kind, Instant)> {
+    pub(super) fn stuck(&self, position: Position) -> Option<(StuckKind, Instant)> {
         let silent_since = self.state.turn_since.max(self.silence.since());
         match position {
             Position::IdleInTransaction
@@ -173,13 +172,13 @@ impl Session {
                 self.idle_kind().map(|kind| (kind, self.state.turn_since))
             }
             Position::UnsyncedBatch | Position::FailedBatch | Position::CopyIn => {
-                Some((Kind::Stalled, silent_since))
+                Some((StuckKind::Stalled, silent_since))
             }
-            Position::HalfForwardedMessage => Some((Kind::Stalled, self.silence.since())),
+            Position::HalfForwardedMessage => Some((StuckKind::Stalled, self.silence.since())),
             Position::ClientNotReading => self
                 .client
                 .blocked_since()
-                .map(|since| (Kind::Stalled, since)),
+                .map(|since| (StuckKind::Stalled, since)),
             Position::Startup
             | Position::Idle
             | Position::Running
@@ -189,25 +188,27 @@ impl Session {
     }
 
     /// The kind in which a session is stuck whose server waits for a request.
-    fn idle_kind(&self) -> Option<Kind> {
+    fn idle_kind(&self) -> Option<StuckKind> {
         let transaction = &self.state.transaction;
         match self.state.status {
             TransactionStatus::Idle => None,
-            TransactionStatus::InBlock => Some(Kind::Idle),
+            TransactionStatus::InBlock => Some(StuckKind::Idle),
             TransactionStatus::Failed => match transaction.enforced {
                 // Whoever was ended for others' sake holds nothing.
-                Some(Kind::Blocking) => Some(Kind::Failed),
-                Some(Kind::Age) => None,
-                Some(kind @ (Kind::Idle | Kind::Failed | Kind::Stalled)) => Some(kind),
-                None if transaction.savepoints.may_be_open() => Some(Kind::Idle),
-                None => Some(Kind::Failed),
+                Some(StuckKind::Blocking) => Some(StuckKind::Failed),
+                Some(StuckKind::Age) => None,
+                Some(kind @ (StuckKind::Idle | StuckKind::Failed | StuckKind::Stalled)) => {
+                    Some(kind)
+                }
+                None if transaction.savepoints.may_be_open() => Some(StuckKind::Idle),
+                None => Some(StuckKind::Failed),
             },
         }
     }
 
     /// The kind in which a session is stuck, besides being stalled, whose client does not read, although the server has
     /// said everything and waits for a request; and since when.
-    fn unread(&self) -> Option<(Kind, Instant)> {
+    fn unread(&self) -> Option<(StuckKind, Instant)> {
         let pending = &self.state.pending;
         let since = self.client.blocked_since()?;
         let waits = pending.is_empty() && !pending.unsynced() && self.released.is_none();
@@ -227,7 +228,7 @@ impl Session {
             return Some(since);
         }
         self.state.block_since()?;
-        let kinds = [Kind::Idle, Kind::Failed].into_iter();
+        let kinds = [StuckKind::Idle, StuckKind::Failed].into_iter();
         let rungs = kinds.flat_map(|kind| self.rungs(kind));
         let acting = rungs.filter(|&(_, action, _)| action.acts());
         let first = acting.map(|(limit, _, _)| limit).min()?;
@@ -247,7 +248,7 @@ impl Session {
         let clocks = [
             self.stuck(position),
             self.unread(),
-            age.map(|since| (Kind::Age, since)),
+            age.map(|since| (StuckKind::Age, since)),
         ];
         let between = self.between_batches_until();
         let after_batch = |rung: Rung| Rung {
@@ -263,7 +264,7 @@ impl Session {
 
     /// Since when the transaction counts for `age`.
     pub(super) fn age_since(&self) -> Option<Instant> {
-        if !self.limits.has(Kind::Age) {
+        if !self.limits.has(StuckKind::Age) {
             return None;
         }
         // That an implicit transaction counts is a matter of each rule.
@@ -277,7 +278,7 @@ impl Session {
     }
 
     /// The next rung of a ladder whose clock runs since then.
-    pub(super) fn rung(&self, kind: Kind, since: Instant) -> Option<Rung> {
+    pub(super) fn rung(&self, kind: StuckKind, since: Instant) -> Option<Rung> {
         let rungs = self.rungs(kind);
         let (limit, action, rule) = rungs.min_by_key(|&(limit, action, _)| (limit, action))?;
         Some(Rung {
@@ -290,12 +291,15 @@ impl Session {
     }
 
     /// The rungs of a ladder that were not taken and can be.
-    pub(super) fn rungs(&self, kind: Kind) -> impl Iterator<Item = (Duration, Action, RuleIndex)> {
+    pub(super) fn rungs(
+        &self,
+        kind: StuckKind,
+    ) -> impl Iterator<Item = (Duration, Action, RuleIndex)> {
         // Into the body of a message nothing can be put: a rollback waits for the end of it, unless it is the message
         // itself that is stuck.
         let waiting = self.is_half_forwarded()
-            && (kind, self.position()) != (Kind::Stalled, Position::HalfForwardedMessage);
-        let explicit = kind == Kind::Age && self.state.block_since().is_some();
+            && (kind, self.position()) != (StuckKind::Stalled, Position::HalfForwardedMessage);
+        let explicit = kind == StuckKind::Age && self.state.block_since().is_some();
         let rungs = self.limits.rungs(kind, explicit);
         let quiet = self.is_quiet();
         rungs
@@ -304,9 +308,9 @@ impl Session {
     }
 
     /// The `terminate` of a ladder whose clock runs since then, or of `age`, whichever is due first.
-    pub(super) fn last_rung(&self, kind: Kind, since: Option<Instant>) -> Option<Rung> {
+    pub(super) fn last_rung(&self, kind: StuckKind, since: Option<Instant>) -> Option<Rung> {
         let age = self.age_since();
-        let rung = |(kind, since): (Kind, Option<Instant>)| {
+        let rung = |(kind, since): (StuckKind, Option<Instant>)| {
             let rungs = self.limits.rungs(kind, self.state.block_since().is_some());
             let last = rungs.filter(|&(_, action, _)| action == Action::Terminate);
             let (limit, action, rule) = last.min_by_key(|&(limit, _, _)| limit)?;
@@ -318,14 +322,14 @@ impl Session {
                 rule,
             })
         };
-        let rungs = [(kind, since), (Kind::Age, age)].into_iter();
+        let rungs = [(kind, since), (StuckKind::Age, age)].into_iter();
         rungs.filter_map(rung).min_by_key(|rung| rung.at)
     }
 
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
     /// the same before.
     fn flush_at(&self) -> Option<Instant> {
-        let mut watching = [Kind::Stalled, Kind::Age, Kind::Blocking].into_iter();
+        let mut watching = [StuckKind::Stalled, StuckKind::Age, StuckKind::Blocking].into_iter();
         let watched = watching.any(|kind| self.limits.has(kind));
         (watched && self.may_owe_a_flush()).then(|| self.silence.since() + FLUSH_AFTER)
     }
@@ -359,7 +363,10 @@ impl Session {
             Action::Log => {}
             Action::Notice => {
                 if self.server.missing() == 0 {
-                    originate::notice_response(&report::notice(&incident), self.client.output());
+                    originate::notice_response(
+                        &diagnostics::notice(&incident),
+                        self.client.output(),
+                    );
                     incident.outcome = Outcome::Noticed;
                 } else {
                     incident.outcome = Outcome::NotPossible;
@@ -371,10 +378,10 @@ impl Session {
             }
             Action::Rollback if self.is_rolled_back() => return,
             Action::Release | Action::Rollback | Action::Terminate => {
-                return self.begin_ending(incident, now);
+                return self.start_enforcement(incident, now);
             }
         }
-        self.report(incident);
+        self.emit_incident(incident);
     }
 
     /// Whether the transaction has failed and holds nothing: it is over but for its ROLLBACK. There is nothing to end, and
@@ -413,7 +420,7 @@ impl Session {
             limit: rung.limit,
         };
         let mut incident = self.incident_of(cause, rung.action, now);
-        if rung.kind == Kind::Blocking {
+        if rung.kind == StuckKind::Blocking {
             let waited = now.saturating_duration_since(rung.at) + rung.limit;
             incident.waited = Some(waited);
         }
@@ -448,7 +455,7 @@ impl Session {
     }
 
     /// Reports how an action came out; what was not possible is due again.
-    pub(super) fn report(&mut self, incident: Incident) {
+    pub(super) fn emit_incident(&mut self, incident: Incident) {
         if let Some(kind) = incident.kind()
             && incident.outcome == Outcome::NotPossible
         {

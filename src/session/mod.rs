@@ -7,6 +7,8 @@ mod blocking;
 mod cancel_guard;
 mod command;
 pub mod damage;
+mod deferred_error;
+mod diagnostics;
 mod discard;
 mod enforce;
 pub mod event;
@@ -20,14 +22,12 @@ mod observed;
 mod operator;
 mod pending;
 mod prepared;
-mod report;
 mod request;
 mod savepoints;
 mod silence;
 pub mod snapshot;
 mod startup;
 mod state;
-mod telling;
 mod text;
 mod transaction;
 pub mod transcript;
@@ -40,8 +40,9 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use self::{
     cancel_guard::CancelGuard,
+    deferred_error::DeferredError,
     discard::Discard,
-    enforce::{Ending, Released},
+    enforce::{Enforcement, Released},
     event::{Event, TransactionOutcome, Who},
     in_force::InForce,
     ladders::Ladders,
@@ -50,13 +51,12 @@ use self::{
     silence::Silence,
     startup::Startup,
     state::State,
-    telling::Telling,
-    transfer::{Leg, Verdict},
+    transfer::{Peer, Verdict},
 };
 pub use self::{
     command::Refused,
     event::CloseReason,
-    limits::Look,
+    limits::ObservationRequest,
     snapshot::Snapshot,
     startup::ChannelBinding,
     text::MAX_TEXT,
@@ -86,7 +86,7 @@ pub enum Action {
     /// Send a CancelRequest for this session, and call [`Session::handle_cancel_closed`] when the server has closed it.
     Cancel,
     /// The application name has changed: call [`Session::handle_rules`].
-    Identify,
+    MatchRules,
     /// The server has let the client in.
     Authenticated,
     /// Remember what names this session in a CancelRequest.
@@ -202,9 +202,9 @@ pub enum Side {
 ///     }
 /// }
 /// # use std::sync::Arc;
-/// # use pgidle::{policy::Limits, session::Opening};
+/// # use pgidle::{policy::Limits, session::SessionParams};
 /// # let now = Instant::now();
-/// # let mut session = Session::new(Opening::default(), Arc::new(Limits::default()), now);
+/// # let mut session = Session::new(SessionParams::default(), Arc::new(Limits::default()), now);
 /// # let mut buffer = [0; BUFFER];
 /// # let answer = b"Z\0\0\0\x05I";
 /// # let mut written = Vec::new();
@@ -216,8 +216,8 @@ pub struct Session {
     who: Who,
     limits: InForce,
     state: State,
-    client: Leg,
-    server: Leg,
+    client: Peer,
+    server: Peer,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     ladders: Ladders,
@@ -227,20 +227,20 @@ pub struct Session {
     cancels: CancelGuard,
     /// How often a proof was asked for.
     claims: u64,
-    /// See [`Opening::keeps_server`].
+    /// See [`SessionParams::keeps_server`].
     keeps_server: bool,
-    /// See [`Opening::nonce`].
+    /// See [`SessionParams::nonce`].
     nonce: u64,
     discard: Discard,
-    ending: Option<Box<Ending>>,
+    enforcement: Option<Box<Enforcement>>,
     /// The transaction that was ended and begins again when the client speaks.
     released: Option<Box<Released>>,
-    telling: Option<Box<Telling>>,
+    deferred_error: Option<Box<DeferredError>>,
 }
 
 /// What is known of a session before its first byte.
 #[derive(Clone, Debug, Default)]
-pub struct Opening {
+pub struct SessionParams {
     /// Who it belongs to.
     pub who: Who,
     /// Whether it asks for replication.
@@ -261,14 +261,14 @@ pub struct Opening {
 
 impl Session {
     /// A session whose startup packet goes to the server at `now`.
-    pub fn new(opening: Opening, limits: Arc<Limits>, now: Instant) -> Self {
+    pub fn new(opening: SessionParams, limits: Arc<Limits>, now: Instant) -> Self {
         let startup = Startup::new(opening.binding, opening.target, opening.authenticate_by);
         Self {
             limits: InForce::new(limits, Arc::clone(&opening.who.application_name)),
             who: opening.who,
             state: State::new(startup, opening.replication, opening.records, now),
-            client: Leg::default(),
-            server: Leg::default(),
+            client: Peer::default(),
+            server: Peer::default(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             ladders: Ladders::default(),
@@ -280,9 +280,9 @@ impl Session {
             keeps_server: opening.keeps_server,
             nonce: opening.nonce,
             discard: Discard::default(),
-            ending: None,
+            enforcement: None,
             released: None,
-            telling: None,
+            deferred_error: None,
         }
     }
 
@@ -293,8 +293,8 @@ impl Session {
 
     /// Whether bytes from the client cannot be dealt with at present, and none should be read.
     pub fn holds_client(&self) -> bool {
-        self.ending_holds_client()
-            || self.telling_holds_client()
+        self.enforcement_holds_client()
+            || self.deferred_error_holds_client()
             || self.state.pending.is_full()
             || self.cancels.is_open()
     }
@@ -336,7 +336,7 @@ impl Session {
     /// Ends a session that is not authenticated, for those who wait for its place.
     pub fn handle_give_way(&mut self, _now: Instant) {
         if self.state.phase.is_startup() {
-            self.fatal(&report::gives_way(), CloseReason::Authentication);
+            self.fatal(&diagnostics::gives_way(), CloseReason::Authentication);
         }
     }
 
@@ -348,7 +348,7 @@ impl Session {
     /// Whether the server has said all that it has to say to the client's requests: a client that leaves misses nothing.
     pub fn is_answered(&self) -> bool {
         let pending = &self.state.pending;
-        let quiet = pending.is_empty() && !pending.unsynced() && self.ending.is_none();
+        let quiet = pending.is_empty() && !pending.unsynced() && self.enforcement.is_none();
         let written = self.client.has_taken_all() && self.server.has_taken_all();
         quiet && written && self.state.phase.is_ready()
     }

@@ -28,7 +28,7 @@ const KEPT_CAPACITY: usize = 32;
 
 /// A kind of request, by what answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owed {
+pub(super) enum RequestKind {
     /// Answered by one ReadyForQuery.
     Query,
     /// Answered by one ReadyForQuery.
@@ -49,9 +49,9 @@ pub(super) enum Owed {
     CopyEnd,
 }
 
-impl Owed {
+impl RequestKind {
     /// Whether its answer ends with ReadyForQuery.
-    pub(super) fn earns_ready(self) -> bool {
+    pub(super) fn expects_ready_for_query(self) -> bool {
         matches!(self, Self::Query | Self::FunctionCall | Self::Sync)
     }
 
@@ -65,7 +65,7 @@ impl Owed {
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     /// What answers it.
-    pub(super) owed: Owed,
+    pub(super) kind: RequestKind,
     /// When it was sent.
     pub(super) at: Instant,
     /// The statement that it parses, binds or runs.
@@ -83,7 +83,7 @@ pub(super) struct Request {
 impl Request {
     /// Bytes of text that it keeps and others do not.
     fn text_bytes(&self) -> usize {
-        let own = matches!(self.owed, Owed::Query | Owed::Parse);
+        let own = matches!(self.kind, RequestKind::Query | RequestKind::Parse);
         let sql = self.text.sql.as_deref().filter(|_| own);
         sql.map_or(0, str::len)
     }
@@ -94,7 +94,7 @@ impl Request {
     fn may_end_block(&self) -> bool {
         if self.text.outline == Outline::Unknown {
             // A portal whose statement was never seen is a cursor of SQL's.
-            return self.owed == Owed::Query;
+            return self.kind == RequestKind::Query;
         }
         let ends = |control: Control| control.ends_block();
         match self.statements {
@@ -135,9 +135,9 @@ pub(super) struct Pending {
 impl Pending {
     /// Notes a request that goes to the server; returns whether the server will look at it.
     pub(super) fn sent(&mut self, mut request: Request) -> bool {
-        let owed = request.owed;
-        match owed {
-            Owed::CopyEnd => {
+        let kind = request.kind;
+        match kind {
+            RequestKind::CopyEnd => {
                 if !self.copy_in && !self.queue.is_empty() {
                     self.queue.push_back(request);
                 }
@@ -145,8 +145,8 @@ impl Pending {
                 return false;
             }
             // CopyGetData ignores Sync and Flush while it waits for data.
-            Owed::Sync if self.copy_in => return false,
-            Owed::Sync => {
+            RequestKind::Sync if self.copy_in => return false,
+            RequestKind::Sync => {
                 if self.doubtful {
                     // Had the Query failed, its ReadyForQuery would have come by the time that the client gave up.
                     self.skip();
@@ -154,19 +154,20 @@ impl Pending {
                 self.skipping = false;
             }
             _ if self.skipping => return false,
-            Owed::Query
-            | Owed::FunctionCall
-            | Owed::Parse
-            | Owed::Bind
-            | Owed::Describe
-            | Owed::Execute
-            | Owed::Close => {}
+            RequestKind::Query
+            | RequestKind::FunctionCall
+            | RequestKind::Parse
+            | RequestKind::Bind
+            | RequestKind::Describe
+            | RequestKind::Execute
+            | RequestKind::Close => {}
         }
-        request.in_batch = self.unsynced && owed.earns_ready() && owed != Owed::Sync;
-        self.unsynced = !owed.earns_ready();
-        self.ready_owed += usize::from(owed.earns_ready());
+        request.in_batch =
+            self.unsynced && kind.expects_ready_for_query() && kind != RequestKind::Sync;
+        self.unsynced = !kind.expects_ready_for_query();
+        self.ready_owed += usize::from(kind.expects_ready_for_query());
         self.text_bytes += request.text_bytes();
-        if let Some(names) = self.made_by(owed) {
+        if let Some(names) = self.made_by(kind) {
             names.sent(&request.name, &request.text);
         }
         self.queue.push_back(request);
@@ -201,16 +202,16 @@ impl Pending {
         // What has begun to answer was reached: an error from here on is not about the batch before it.
         front.in_batch &= tag.is_asynchronous();
         let done = matches!(
-            (front.owed, tag),
-            (Owed::Parse, BackendTag::ParseComplete)
-                | (Owed::Bind, BackendTag::BindComplete)
-                | (Owed::Close, BackendTag::CloseComplete)
+            (front.kind, tag),
+            (RequestKind::Parse, BackendTag::ParseComplete)
+                | (RequestKind::Bind, BackendTag::BindComplete)
+                | (RequestKind::Close, BackendTag::CloseComplete)
                 | (
-                    Owed::Describe,
+                    RequestKind::Describe,
                     BackendTag::RowDescription | BackendTag::NoData
                 )
                 | (
-                    Owed::Execute,
+                    RequestKind::Execute,
                     BackendTag::CommandComplete
                         | BackendTag::EmptyQueryResponse
                         | BackendTag::PortalSuspended,
@@ -272,7 +273,7 @@ impl Pending {
     /// Whether the COPY that takes data was begun by Execute: its error is followed by no ReadyForQuery.
     pub(super) fn front_is_execute(&self) -> bool {
         self.front()
-            .is_some_and(|request| request.owed == Owed::Execute)
+            .is_some_and(|request| request.kind == RequestKind::Execute)
     }
 
     /// The statement of this name that a Parse still to be answered makes.
@@ -285,17 +286,17 @@ impl Pending {
         self.portals.newest(name)
     }
 
-    fn made_by(&mut self, owed: Owed) -> Option<&mut InFlight> {
-        match owed {
-            Owed::Parse => Some(&mut self.statements),
-            Owed::Bind => Some(&mut self.portals),
-            Owed::Query
-            | Owed::FunctionCall
-            | Owed::Describe
-            | Owed::Execute
-            | Owed::Close
-            | Owed::Sync
-            | Owed::CopyEnd => None,
+    fn made_by(&mut self, kind: RequestKind) -> Option<&mut InFlight> {
+        match kind {
+            RequestKind::Parse => Some(&mut self.statements),
+            RequestKind::Bind => Some(&mut self.portals),
+            RequestKind::Query
+            | RequestKind::FunctionCall
+            | RequestKind::Describe
+            | RequestKind::Execute
+            | RequestKind::Close
+            | RequestKind::Sync
+            | RequestKind::CopyEnd => None,
         }
     }
 
@@ -306,17 +307,16 @@ impl Pending {
 
     /// Every request that runs or will run, oldest first.
     pub(super) fn running(&self) -> impl Iterator<Item = &Request> {
-        self.queue.iter().filter(|request| request.owed.runs())
+        self.queue.iter().filter(|request| request.kind.runs())
     }
 
     /// The requests one of which runs: up to the first that earns a ReadyForQuery, which the server does not keep back.
     pub(super) fn may_run(&self) -> impl Iterator<Item = &Request> {
         let mut over = false;
-        let front = self
-            .queue
-            .iter()
-            .take_while(move |request| !std::mem::replace(&mut over, request.owed.earns_ready()));
-        front.filter(|request| request.owed.runs())
+        let front = self.queue.iter().take_while(move |request| {
+            !std::mem::replace(&mut over, request.kind.expects_ready_for_query())
+        });
+        front.filter(|request| request.kind.runs())
     }
 
     /// Whether what runs ends the transaction block, or a prepared transaction, and nothing else.
@@ -341,28 +341,32 @@ impl Pending {
     ) -> bool {
         for request in &self.queue {
             let text = &request.text;
-            match request.owed {
-                Owed::Query if text.control() == Control::RollbackThen => {
+            match request.kind {
+                RequestKind::Query if text.control() == Control::RollbackThen => {
                     if !reads(text) {
                         return true;
                     }
                     (in_block, open) = (false, false);
                 }
-                Owed::Query | Owed::Execute if request.may_end_block() => return true,
-                Owed::Query | Owed::Execute if in_block || text.begins_block() => in_block = true,
-                Owed::Query if open || !reads(text) => return true,
-                Owed::Execute if text.commits() != Commits::Last => return true,
-                Owed::Execute => open |= !reads(text),
-                Owed::FunctionCall if !in_block => return true,
-                Owed::Sync if !in_block && open => return true,
-                Owed::Query
-                | Owed::FunctionCall
-                | Owed::Parse
-                | Owed::Bind
-                | Owed::Describe
-                | Owed::Close
-                | Owed::Sync
-                | Owed::CopyEnd => {}
+                RequestKind::Query | RequestKind::Execute if request.may_end_block() => {
+                    return true;
+                }
+                RequestKind::Query | RequestKind::Execute if in_block || text.begins_block() => {
+                    in_block = true
+                }
+                RequestKind::Query if open || !reads(text) => return true,
+                RequestKind::Execute if text.commits() != Commits::Last => return true,
+                RequestKind::Execute => open |= !reads(text),
+                RequestKind::FunctionCall if !in_block => return true,
+                RequestKind::Sync if !in_block && open => return true,
+                RequestKind::Query
+                | RequestKind::FunctionCall
+                | RequestKind::Parse
+                | RequestKind::Bind
+                | RequestKind::Describe
+                | RequestKind::Close
+                | RequestKind::Sync
+                | RequestKind::CopyEnd => {}
             }
         }
         false
@@ -372,9 +376,9 @@ impl Pending {
     pub(super) fn error_answers_all(&self) -> bool {
         let mut queue = self.queue.iter();
         match queue.next() {
-            Some(front) if front.owed.earns_ready() => queue.next().is_none(),
+            Some(front) if front.kind.expects_ready_for_query() => queue.next().is_none(),
             _ => queue
-                .position(|request| request.owed == Owed::Sync)
+                .position(|request| request.kind == RequestKind::Sync)
                 .is_none_or(|_| queue.next().is_none()),
         }
     }
@@ -390,7 +394,7 @@ impl Pending {
     pub(super) fn doubt_texts(&mut self) {
         for request in &mut self.queue {
             request.text.doubt();
-            if request.owed == Owed::Query {
+            if request.kind == RequestKind::Query {
                 request.statements = request.text.outline.count();
             }
         }
@@ -429,7 +433,7 @@ impl Pending {
         let doubtful = std::mem::take(&mut self.doubtful);
         let answered_by_more = self
             .front()
-            .is_some_and(|request| request.owed != Owed::Sync);
+            .is_some_and(|request| request.kind != RequestKind::Sync);
         if std::mem::take(&mut self.one_more) && answered_by_more {
             return None;
         }
@@ -439,9 +443,13 @@ impl Pending {
                 self.batch_ended();
                 return None;
             };
-            if request.owed.earns_ready() {
+            if request.kind.expects_ready_for_query() {
                 self.drop_copy_ends();
-                if doubtful && self.front().is_some_and(|next| next.owed == Owed::Sync) {
+                if doubtful
+                    && self
+                        .front()
+                        .is_some_and(|next| next.kind == RequestKind::Sync)
+                {
                     self.pop();
                     self.one_more = true;
                 }
@@ -457,14 +465,14 @@ impl Pending {
             self.skipping |= self.unsynced;
             return None;
         };
-        if front.owed.earns_ready() {
+        if front.kind.expects_ready_for_query() {
             self.doubtful = front.in_batch;
             return None;
         }
         let failed = self.pop();
         while self
             .front()
-            .is_some_and(|request| request.owed != Owed::Sync)
+            .is_some_and(|request| request.kind != RequestKind::Sync)
         {
             self.pop();
         }
@@ -476,13 +484,15 @@ impl Pending {
         let end = self
             .queue
             .iter()
-            .position(|request| request.owed == Owed::CopyEnd);
+            .position(|request| request.kind == RequestKind::CopyEnd);
         let syncs = self.queue.iter().take(end.unwrap_or(usize::MAX)).skip(1);
-        self.ready_owed -= syncs.filter(|request| request.owed == Owed::Sync).count();
+        self.ready_owed -= syncs
+            .filter(|request| request.kind == RequestKind::Sync)
+            .count();
         let mut index = 0;
         self.queue.retain(|request| {
             let eaten =
-                index > 0 && end.is_none_or(|end| index < end) && request.owed == Owed::Sync;
+                index > 0 && end.is_none_or(|end| index < end) && request.kind == RequestKind::Sync;
             let keep = !eaten && Some(index) != end;
             index += 1;
             keep
@@ -497,7 +507,7 @@ impl Pending {
     fn drop_copy_ends(&mut self) {
         while self
             .front()
-            .is_some_and(|request| request.owed == Owed::CopyEnd)
+            .is_some_and(|request| request.kind == RequestKind::CopyEnd)
         {
             self.pop();
         }
@@ -505,9 +515,9 @@ impl Pending {
 
     fn pop(&mut self) -> Option<Request> {
         let request = self.queue.pop_front()?;
-        self.ready_owed -= usize::from(request.owed.earns_ready());
+        self.ready_owed -= usize::from(request.kind.expects_ready_for_query());
         self.text_bytes -= request.text_bytes();
-        if let Some(names) = self.made_by(request.owed) {
+        if let Some(names) = self.made_by(request.kind) {
             names.done(&request.name);
         }
         Some(request)

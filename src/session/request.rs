@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    pending::{Owed, Request},
+    pending::{Request, RequestKind},
     state::State,
     text::{MAX_TEXT, Text},
 };
@@ -19,7 +19,7 @@ impl State {
     /// The request that a frame makes; `None` for one that gets no answer of its own.
     pub(super) fn request(&self, frame: Frame<'_>, now: Instant) -> Option<Request> {
         let request = Request {
-            owed: Owed::Sync,
+            kind: RequestKind::Sync,
             at: now,
             text: Text::UNKNOWN,
             name: Box::default(),
@@ -35,23 +35,23 @@ impl State {
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body);
                 Some(Request {
-                    owed: Owed::Execute,
+                    kind: RequestKind::Execute,
                     text: portal.map_or(Text::UNKNOWN, |name| self.portal(name)),
                     ..request
                 })
             }
             FrontendTag::Close => Some(Request {
-                owed: Owed::Close,
+                kind: RequestKind::Close,
                 name: frame.body.strip_suffix(b"\0").unwrap_or(b"").into(),
                 ..request
             }),
             FrontendTag::FunctionCall => Some(Request {
-                owed: Owed::FunctionCall,
+                kind: RequestKind::FunctionCall,
                 ..request
             }),
             FrontendTag::Sync => Some(request),
             FrontendTag::CopyDone | FrontendTag::CopyFail => Some(Request {
-                owed: Owed::CopyEnd,
+                kind: RequestKind::CopyEnd,
                 ..request
             }),
             FrontendTag::CopyData
@@ -67,7 +67,7 @@ impl State {
         let text = self.text(frame, sql);
         let one = || frame.whole && !sql::may_have_several(sql);
         Request {
-            owed: Owed::Query,
+            kind: RequestKind::Query,
             statements: text.outline.count().or_else(|| one().then_some(1)),
             text,
             ..request
@@ -82,7 +82,7 @@ impl State {
         });
         let (name, text) = parse.unwrap_or((b"", Text::UNKNOWN));
         Request {
-            owed: Owed::Parse,
+            kind: RequestKind::Parse,
             name: name.into(),
             text,
             ..request
@@ -95,7 +95,7 @@ impl State {
             (bind.portal, self.statement(bind.statement))
         });
         Request {
-            owed: Owed::Bind,
+            kind: RequestKind::Bind,
             name: name.into(),
             text,
             ..request
@@ -109,7 +109,7 @@ impl State {
             None => Text::UNKNOWN,
         };
         Request {
-            owed: Owed::Describe,
+            kind: RequestKind::Describe,
             text,
             ..request
         }

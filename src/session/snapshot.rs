@@ -12,7 +12,7 @@ use super::{
     event::{Position, Statement, Who},
     in_force::RuleIndex,
 };
-use crate::policy::{Action, Kind};
+use crate::policy::{Action, StuckKind};
 
 /// How things stand with a session. Times count up to the moment at which it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub rule: Arc<str>,
     /// The clocks that run: in which ways it is stuck, and what was done about it.
     pub clocks: Vec<Clock>,
-    /// The step of an ending that is under way.
-    pub ending: Option<&'static str>,
+    /// The step of an enforcement that is under way.
+    pub enforcement: Option<&'static str>,
     /// How many others wait for it, as an observer saw last; `None` when nobody has looked, or may see them.
     pub blocked: Option<usize>,
 }
@@ -44,7 +44,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// What it measures.
-    pub kind: Kind,
+    pub kind: StuckKind,
     /// What it shows.
     pub shows: Duration,
     /// The rungs of its ladder that were taken.
@@ -72,7 +72,7 @@ impl Session {
             statement: transaction.statements(running).pop(),
             rule: self.limits.rule(RuleIndex::CURRENT),
             clocks: self.clocks(position, now),
-            ending: self.ending_step().map(Step::name),
+            enforcement: self.enforcement_step().map(Step::name),
             blocked: damage.and_then(|damage| Some(damage.blocked.as_ref()?.len())),
         }
     }
@@ -107,10 +107,10 @@ impl Session {
             .map(|((_, stuck), since)| since.max(stuck));
         let clocks = [
             stuck,
-            self.age_since().map(|since| (Kind::Age, since)),
-            blocking.map(|since| (Kind::Blocking, since)),
+            self.age_since().map(|since| (StuckKind::Age, since)),
+            blocking.map(|since| (StuckKind::Blocking, since)),
         ];
-        let clock = |(kind, since): (Kind, Instant)| {
+        let clock = |(kind, since): (StuckKind, Instant)| {
             let next = self.rung(kind, since);
             Clock {
                 kind,

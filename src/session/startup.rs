@@ -6,9 +6,9 @@
 
 use std::time::Instant;
 
-use super::{CloseReason, Session, report};
+use super::{CloseReason, Session, diagnostics};
 use crate::{
-    policy::{ServerKind, Target},
+    policy::{ServerRole, Target},
     wire::{self, BackendTag, Frame, FrontendTag, originate, sasl},
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Startup {
     binding: ChannelBinding,
     /// What the server has to be, and what it has said that it is.
     target: Target,
-    server_kind: ServerKind,
+    server_role: ServerRole,
     /// Until when the client has to be authenticated.
     authenticate_by: Option<Instant>,
 }
@@ -44,7 +44,7 @@ impl Startup {
         Self {
             binding,
             target,
-            server_kind: ServerKind::default(),
+            server_role: ServerRole::default(),
             authenticate_by,
         }
     }
@@ -85,12 +85,12 @@ impl Startup {
         if tag == BackendTag::ParameterStatus
             && let Some((name, value)) = wire::parameter_status(frame.body)
         {
-            self.server_kind.told(name, value);
+            self.server_role.set_parameter(name, value);
         }
         if tag != BackendTag::ReadyForQuery {
             return None;
         }
-        let why = self.target.refuses(self.server_kind)?;
+        let why = self.target.refuses(self.server_role)?;
         Some((why, self.target))
     }
 }
@@ -107,7 +107,7 @@ impl Session {
         }
         let refused = startup.refuses_server(frame);
         if let Some((why, target)) = refused {
-            self.fatal(&report::wrong_server(why, target), CloseReason::Target);
+            self.fatal(&diagnostics::wrong_server(why, target), CloseReason::Target);
         }
         refused.is_some()
     }
@@ -119,7 +119,7 @@ impl Session {
         };
         let fails = startup.misses_binding(frame);
         if fails {
-            self.fatal(&report::cannot_bind(), CloseReason::Authentication);
+            self.fatal(&diagnostics::cannot_bind(), CloseReason::Authentication);
         }
         fails
     }
@@ -127,7 +127,7 @@ impl Session {
     /// Ends a session whose client has taken too long to authenticate.
     pub(super) fn startup_late(&mut self, now: Instant) {
         if self.authenticate_by().is_some_and(|at| at <= now) {
-            self.fatal(&report::login_too_slow(), CloseReason::Authentication);
+            self.fatal(&diagnostics::login_too_slow(), CloseReason::Authentication);
         }
     }
 

@@ -24,14 +24,14 @@ use std::time::Instant;
 
 use super::{
     event::TransactionOutcome,
-    pending::{Owed, Pending, Request},
+    pending::{Pending, Request, RequestKind},
     prepared::Prepared,
     startup::Startup,
     text::Text,
     transaction::{Ended, Transaction},
 };
 use crate::{
-    policy::Kind,
+    policy::StuckKind,
     sql::{self, Commits, Control, Identifier, Inert, Lexing, Semicolons},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
@@ -196,10 +196,10 @@ impl State {
         let Some(request) = self.request(frame, now) else {
             return;
         };
-        if let Owed::Query | Owed::FunctionCall = request.owed {
+        if let RequestKind::Query | RequestKind::FunctionCall = request.kind {
             self.prepared.replaced();
         }
-        let goes_on = request.owed == Owed::Query && !frame.whole;
+        let goes_on = request.kind == RequestKind::Query && !frame.whole;
         if self.pending.sent(request) {
             self.passing = goes_on.then(|| {
                 let mut passing = Semicolons::default();
@@ -267,7 +267,7 @@ impl State {
                 {
                     self.prepared.statement_closed(name.as_bytes());
                 }
-                Some((front.owed, front.text.clone()))
+                Some((front.kind, front.text.clone()))
             }
             (_, _) => None,
         };
@@ -279,11 +279,11 @@ impl State {
         } else if tag == BackendTag::ErrorResponse && self.pending.skipping() {
             self.skips_unasked(now);
         }
-        let (owed, text) = front?;
+        let (kind, text) = front?;
         let statement = text.outline.statement(self.completed);
-        self.completed += usize::from(owed == Owed::Query);
+        self.completed += usize::from(kind == RequestKind::Query);
         let finished = self.command(command, statement, now);
-        if owed == Owed::Execute && command == CommandTag::Other {
+        if kind == RequestKind::Execute && command == CommandTag::Other {
             self.may_have_committed(text.commits(), now);
         }
         finished
@@ -333,7 +333,7 @@ impl State {
     /// Notes that pgidle has ended the transaction and the server has confirmed it with a ReadyForQuery.
     pub(super) fn enforced(
         &mut self,
-        kind: Kind,
+        kind: StuckKind,
         status: &[u8],
         now: Instant,
     ) -> Option<Box<Finished>> {
@@ -387,17 +387,17 @@ impl State {
 
     fn answered(&mut self, request: Request, tag: BackendTag, now: Instant) {
         let succeeded = tag != BackendTag::ErrorResponse;
-        match request.owed {
-            Owed::Parse if succeeded => {
+        match request.kind {
+            RequestKind::Parse if succeeded => {
                 self.transaction.traces.analysed(&request.text);
                 self.prepared.parsed(request.name, request.text);
             }
-            Owed::Describe if succeeded => self.transaction.traces.analysed(&request.text),
-            Owed::Bind if succeeded => {
+            RequestKind::Describe if succeeded => self.transaction.traces.analysed(&request.text),
+            RequestKind::Bind if succeeded => {
                 self.transaction.traces.bound(&request.name, &request.text);
                 self.prepared.bound(request.name, request.text);
             }
-            Owed::Close => {
+            RequestKind::Close => {
                 match request.name.split_first() {
                     Some((b'S', name)) => self.prepared.statement_closed(name),
                     Some((_, name)) => self.prepared.portal_closed(name),
@@ -406,18 +406,18 @@ impl State {
                 // Close opens no transaction: exec_simple_query and the exec_ functions do, Close does not.
                 return;
             }
-            Owed::Execute => {
+            RequestKind::Execute => {
                 let suspended = tag == BackendTag::PortalSuspended;
                 self.transaction.traces.executed(&request.text, suspended);
                 self.transaction.ran(request, now);
             }
-            Owed::Parse
-            | Owed::Bind
-            | Owed::Describe
-            | Owed::Query
-            | Owed::FunctionCall
-            | Owed::Sync
-            | Owed::CopyEnd => {}
+            RequestKind::Parse
+            | RequestKind::Bind
+            | RequestKind::Describe
+            | RequestKind::Query
+            | RequestKind::FunctionCall
+            | RequestKind::Sync
+            | RequestKind::CopyEnd => {}
         }
         self.settled = Settled::No;
         self.transaction.open = true;
@@ -471,7 +471,7 @@ impl State {
         self.answered += 1;
         self.settled = Settled::No;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
-        if let Some(request) = answered.filter(|request| request.owed.runs()) {
+        if let Some(request) = answered.filter(|request| request.kind.runs()) {
             self.transaction.traces.queried();
             self.transaction.ran(request, now);
         }

@@ -12,7 +12,7 @@ use super::{
     text::Text,
 };
 use crate::{
-    policy::Kind,
+    policy::StuckKind,
     sql::{Control, Identifier},
     wire::CommandTag,
 };
@@ -85,7 +85,7 @@ pub(super) struct Transaction {
     /// Whether a part of it may have been committed by a statement that does so by itself.
     pub(super) doubtful: bool,
     /// In which way it was stuck when pgidle ended it; the client is still in the failed block.
-    pub(super) enforced: Option<Kind>,
+    pub(super) enforced: Option<StuckKind>,
     /// Time in which the server worked.
     pub(super) busy: Duration,
     /// Time in which the server waited for the client.
@@ -95,7 +95,7 @@ pub(super) struct Transaction {
     /// Statements in all.
     pub(super) statement_count: u64,
     /// What release has to know of the extended protocol.
-    pub(super) traces: Traces,
+    pub(super) traces: ExtendedProtocolState,
     /// How many statements had run when the transaction was last released; its BEGIN at least, 0 when it never was.
     released: u64,
     /// Why it cannot be released before it ends, once that is known: neither parser nor server is asked again.
@@ -108,7 +108,7 @@ pub(super) struct Transaction {
 /// Every statement that the server has looked at is run before the next one is looked at: so the statements that ran are
 /// all that there is to prove.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Traces {
+pub(super) struct ExtendedProtocolState {
     /// A statement that was parsed, described or bound, and has not been run since.
     waiting: Option<Arc<str>>,
     portal: Portal,
@@ -125,7 +125,7 @@ enum Portal {
     Suspended,
 }
 
-impl Traces {
+impl ExtendedProtocolState {
     /// The server has parsed a statement, or looked at it again.
     pub(super) fn analysed(&mut self, text: &Text) {
         let Some(sql) = text.sql.as_ref().filter(|_| text.certain) else {
@@ -243,7 +243,7 @@ impl Transaction {
     /// Notes that it was ended by `release`, and begins again: what ran before is done with.
     pub(super) fn released(&mut self) {
         self.released = self.statement_count;
-        self.traces = Traces::default();
+        self.traces = ExtendedProtocolState::default();
     }
 
     /// Whether it was ended by `release` and began again.

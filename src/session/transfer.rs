@@ -49,7 +49,7 @@ pub enum Eof {
 
 /// What became of a run of bytes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Step {
+struct Progress {
     /// Bytes that are dealt with; the others must be given again, with more after them.
     consumed: usize,
     /// Of those, the bytes at the front that go on as they are, before the output of the other side.
@@ -75,7 +75,7 @@ pub(super) enum Verdict {
 
 /// One side: the stream that comes from it, and what is due to it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Leg {
+pub(super) struct Peer {
     scanner: FrameScanner,
     /// Whether the rest of a frame that was not whole is dropped.
     drop_rest: bool,
@@ -99,7 +99,7 @@ pub(super) struct Leg {
     reading_ahead: bool,
 }
 
-impl Leg {
+impl Peer {
     /// Bytes that are missing of the message of which the front has passed; 0 between messages.
     pub(super) fn missing(&self) -> usize {
         self.scanner.rest()
@@ -246,7 +246,7 @@ impl Session {
     ) -> Result<&'a [u8], ProtocolError> {
         debug_assert!(self.kept(from) == 0, "what was kept comes first");
         let step = match from {
-            Side::Client if self.holds_client() => Step::default(),
+            Side::Client if self.holds_client() => Progress::default(),
             Side::Client => self.client_bytes(bytes, now)?,
             Side::Server => self.server_bytes(bytes, now)?,
         };
@@ -293,7 +293,7 @@ impl Session {
     /// How many bytes may lie unsent for the client while the server is read on all the same; `None` for as many as there
     /// are.
     pub(super) fn reads_ahead(&self) -> Option<usize> {
-        if self.ending_holds_client() {
+        if self.enforcement_holds_client() {
             None
         } else if self.client.reading_ahead {
             Some(UNREAD)
@@ -302,7 +302,7 @@ impl Session {
         }
     }
 
-    fn client_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
+    fn client_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Progress, ProtocolError> {
         self.silence = Silence::begins(now);
         if !self.client.is_blocked() {
             self.restart_stalled();
@@ -313,16 +313,21 @@ impl Session {
         Ok(step)
     }
 
-    fn server_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Step, ProtocolError> {
+    fn server_bytes(&mut self, bytes: &[u8], now: Instant) -> Result<Progress, ProtocolError> {
         let step = self.follow(Side::Server, bytes, now);
         self.insist(now);
         step.map_err(ProtocolError::Server)
     }
 
     /// Follows a stream frame by frame.
-    fn follow(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Step, InvalidLength> {
+    fn follow(
+        &mut self,
+        from: Side,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Progress, InvalidLength> {
         let to = from.other();
-        let mut step = Step::default();
+        let mut step = Progress::default();
         let mut rewriting = !self.leg(to).output.is_empty();
         while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
             if self.state.phase.is_closing() {
@@ -396,7 +401,8 @@ impl Session {
     /// How many bytes at the front of the server's are rows and COPY data that go on as they are and tell nothing.
     fn rows_at(&self, bytes: &[u8]) -> usize {
         let tag = bytes.first().copied().unwrap_or_default();
-        let flows = !Side::Server.holds(tag) && self.ending.is_none() && self.telling.is_none();
+        let flows =
+            !Side::Server.holds(tag) && self.enforcement.is_none() && self.deferred_error.is_none();
         if flows {
             self.server.scanner.run_of(tag, bytes)
         } else {
@@ -404,14 +410,14 @@ impl Session {
         }
     }
 
-    fn leg(&self, side: Side) -> &Leg {
+    fn leg(&self, side: Side) -> &Peer {
         match side {
             Side::Client => &self.client,
             Side::Server => &self.server,
         }
     }
 
-    fn leg_mut(&mut self, side: Side) -> &mut Leg {
+    fn leg_mut(&mut self, side: Side) -> &mut Peer {
         match side {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,

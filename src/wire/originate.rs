@@ -20,7 +20,7 @@ pub use pgwire::messages::response::TransactionStatus as ReadyStatus;
 
 /// What an ErrorResponse or NoticeResponse of ours says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct Diagnostic {
     /// The SQLSTATE.
     pub sqlstate: &'static str,
     /// The primary message.
@@ -31,7 +31,7 @@ pub struct Report {
     pub hint: String,
 }
 
-impl Report {
+impl Diagnostic {
     fn fields(&self, severity: &str) -> Vec<(u8, String)> {
         let mut fields = vec![
             (b'S', severity.to_owned()),
@@ -49,18 +49,18 @@ impl Report {
 }
 
 /// An ErrorResponse of severity ERROR: the session goes on.
-pub fn error_response(report: &Report, out: &mut BytesMut) {
-    encode(&ErrorResponse::new(report.fields("ERROR")), out);
+pub fn error_response(diagnostic: &Diagnostic, out: &mut BytesMut) {
+    encode(&ErrorResponse::new(diagnostic.fields("ERROR")), out);
 }
 
 /// An ErrorResponse of severity FATAL: the connection is closed behind it.
-pub fn fatal_response(report: &Report, out: &mut BytesMut) {
-    encode(&ErrorResponse::new(report.fields("FATAL")), out);
+pub fn fatal_response(diagnostic: &Diagnostic, out: &mut BytesMut) {
+    encode(&ErrorResponse::new(diagnostic.fields("FATAL")), out);
 }
 
 /// A NoticeResponse of severity WARNING, which may be sent at any time.
-pub fn notice_response(report: &Report, out: &mut BytesMut) {
-    encode(&NoticeResponse::new(report.fields("WARNING")), out);
+pub fn notice_response(diagnostic: &Diagnostic, out: &mut BytesMut) {
+    encode(&NoticeResponse::new(diagnostic.fields("WARNING")), out);
 }
 
 /// A ReadyForQuery.

@@ -1,4 +1,4 @@
-//! What libraries send by themselves and a rollback undoes is answered after an ending as it would have been without one;
+//! What libraries send by themselves and a rollback undoes is answered after an enforcement as it would have been without one;
 //! then the COMMIT is the error, and what is left in the session is the same.
 
 use crate::support::{

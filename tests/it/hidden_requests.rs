@@ -283,7 +283,7 @@ impl Endings {
         self.counts.lock().unwrap().get(&pid).copied().unwrap_or(0)
     }
 
-    /// Waits until a session has had more endings than these.
+    /// Waits until a session has had more enforcements than these.
     fn wait(&self, pid: i32, before: usize) {
         let counts = self.counts.lock().unwrap();
         let unchanged =
@@ -300,7 +300,7 @@ impl Endings {
 struct Stage<'a> {
     proxy: &'a Proxy,
     database: &'a Endpoint,
-    endings: &'a Endings,
+    enforcements: &'a Endings,
     /// The large object that is opened.
     object: String,
     /// The next row.
@@ -363,7 +363,7 @@ impl<'a> Player<'a> {
     /// Opens a transaction with a row in it, and waits until pgidle has ended it.
     fn be_ended(&mut self, row: usize) -> Result<(), String> {
         let pid = self.client.server_pid();
-        let before = self.stage.endings.of(pid);
+        let before = self.stage.enforcements.of(pid);
         let insert = format!("INSERT INTO t VALUES ({row}, 'late')");
         let object = &self.stage.object;
         let opened = self.query(&format!(
@@ -397,7 +397,7 @@ impl<'a> Player<'a> {
                 }
             }
         }
-        self.stage.endings.wait(pid, before);
+        self.stage.enforcements.wait(pid, before);
         if self.position == Position::Synced {
             self.client.send(&messages("S").concat());
             let answer = self.answers(1)?.remove(0);
@@ -578,11 +578,11 @@ fn tries_everything(server: &Server, share: usize, wrong: &Mutex<Vec<String>>) -
     );
     let proxy = Proxy::with_rules(&database, &format!("{observer}{RULES}"));
     let mut dba = Dba::new(&database);
-    let endings = Endings::default();
+    let enforcements = Endings::default();
     let stage = Stage {
         proxy: &proxy,
         database: &database,
-        endings: &endings,
+        enforcements: &enforcements,
         object: dba.value("SELECT lo_create(0)"),
         rows: AtomicUsize::new(2),
         acknowledged: Mutex::default(),
@@ -591,14 +591,14 @@ fn tries_everything(server: &Server, share: usize, wrong: &Mutex<Vec<String>>) -
         .map(|position| cases(position, share))
         .collect();
     thread::scope(|scope| {
-        scope.spawn(|| endings.follow(proxy.audit_file()));
+        scope.spawn(|| enforcements.follow(proxy.audit_file()));
         thread::scope(|scope| {
             for (position, cases) in all.iter().enumerate() {
                 let stage = &stage;
                 scope.spawn(move || play_all(stage, position, cases, wrong));
             }
         });
-        endings.over.store(true, Ordering::Relaxed);
+        enforcements.over.store(true, Ordering::Relaxed);
     });
     let rows = dba.value("SELECT coalesce(string_agg(id::text, ' '), '') FROM t WHERE id > 1");
     let rows: BTreeSet<usize> = rows

@@ -382,7 +382,7 @@ fn play(server: &Server, sequences: &'static [Sequence]) {
     assert_eq!(rows, format!("1one{}", "+".repeat(sequences.len())));
 }
 
-/// Without an ending each sequence commits, so that it is what it says.
+/// Without an enforcement each sequence commits, so that it is what it says.
 fn plays_natively(server: &Server, sequences: &'static [Sequence]) {
     let database = server.database();
     for (row, sequence) in (100..).zip(sequences) {

@@ -390,7 +390,7 @@ fn names_of(item: &str) -> BTreeSet<String> {
 
 /// The headings of docs/audit.md whose tables name the values of a field, and the enums that they come from.
 const AUDIT_VALUES: &[(&str, &str)] = &[
-    ("`kind`", "Kind"),
+    ("`kind`", "StuckKind"),
     ("`cause`", "Cause"),
     ("`action`", "Action"),
     ("`outcome` of an incident", "Outcome"),

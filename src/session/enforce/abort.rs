@@ -26,10 +26,10 @@ pub(in crate::session) struct Replies {
 impl Session {
     /// Sends the Query, or the part of it that has not been carried out.
     pub(super) fn abort(&mut self, done: Replies) {
-        let Some(ending) = &self.ending else {
+        let Some(enforcement) = &self.enforcement else {
             return;
         };
-        let reason = ending.reason();
+        let reason = enforcement.reason();
         let rollback = if done.rolled_back { "" } else { "ROLLBACK; " };
         let sql = format!(
             "{rollback}BEGIN ISOLATION LEVEL READ COMMITTED; SELECT '{reason}'::pg_catalog.int4"
@@ -59,7 +59,9 @@ impl Session {
         };
         match next {
             Some(replies) => self.set_step(Step::Abort(replies)),
-            None => self.doubt("The server answered a ROLLBACK with an unexpected message."),
+            None => self.abort_on_unexpected_reply(
+                "The server answered a ROLLBACK with an unexpected message.",
+            ),
         }
         Verdict::Drop
     }
@@ -74,9 +76,9 @@ impl Session {
         if begun && failed && failed_block {
             return self.confirmed(status, now);
         }
-        let retries = self.ending.as_mut().map_or(0, |ending| {
-            ending.retries += 1;
-            ending.retries
+        let retries = self.enforcement.as_mut().map_or(0, |enforcement| {
+            enforcement.retries += 1;
+            enforcement.retries
         });
         // A cancel (or statement_timeout) of the client's hit the Query: in front of ROLLBACK the old transaction has
         // failed, behind it there is none.
@@ -87,7 +89,9 @@ impl Session {
                 ..Replies::default()
             });
         } else {
-            self.doubt("The server answered a ROLLBACK with an unexpected transaction status.");
+            self.abort_on_unexpected_reply(
+                "The server answered a ROLLBACK with an unexpected transaction status.",
+            );
         }
     }
 }

@@ -16,16 +16,16 @@ impl Session {
     /// Sends CopyFail; a CopyData message that was half forwarded is completed first.
     pub(super) fn copy_fail(&mut self, now: Instant) {
         let rest = self.client.missing();
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        ending.copy_failed = true;
+        enforcement.copy_failed = true;
         if rest > MAX_PADDING {
             // Nothing may be put into the message: there is no other end than that of the session.
-            ending.closes.get_or_insert(super::CloseReason::Policy);
+            enforcement.closes.get_or_insert(super::CloseReason::Policy);
             return self.cancel(now);
         }
-        let reason = ending.reason();
+        let reason = enforcement.reason();
         padding(rest, self.server.output());
         self.client.drop_rest();
         originate::copy_fail(&reason, self.server.output());

@@ -1,13 +1,13 @@
-//! The deadlines of an ending: each step may wait for so long, then something else may be done about it.
+//! The deadlines of an enforcement: each step may wait for so long, then something else may be done about it.
 //!
 //! A server that works is not at fault: a large rollback takes its time, and a late answer is not an unexpected one. So
 //! a deadline by itself ends no session. What may be done past it depends on the step:
 //!
 //! | step | past its deadline |
 //! |---|---|
-//! | Gate | the ending goes on: a cancel of the client's that hits what is injected has it sent again |
-//! | Prove | the ending goes on: what is not proven by then is not proven |
-//! | Cancel, and the statement has ended | the ending goes on; the client waits until the cancel can hit nothing more |
+//! | Gate | the enforcement goes on: a cancel of the client's that hits what is injected has it sent again |
+//! | Prove | the enforcement goes on: what is not proven by then is not proven |
+//! | Cancel, and the statement has ended | the enforcement goes on; the client waits until the cancel can hit nothing more |
 //! | Cancel, for `terminate` | both connections are closed |
 //! | any, when pgidle ends | both connections are closed |
 //! | any | `terminate` acts when it is due, and a client that has left takes its session with it |
@@ -15,8 +15,8 @@
 use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use super::{
-    Action, CloseReason, Incident, Instant, Outcome, Phase, Rung, Session, Step, drain, policy,
-    report,
+    Action, CloseReason, Incident, Instant, Outcome, Phase, Rung, Session, Step, cancel,
+    diagnostics, policy,
 };
 use crate::{
     session::{event::Cause, transaction::Refusal},
@@ -27,34 +27,34 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a statement is cancelled for the sake of `terminate`: as often as it may be, and one step's patience.
-const CANCELLING: Duration = drain::SERIES.saturating_add(PATIENCE);
+const CANCELLING: Duration = cancel::SERIES.saturating_add(PATIENCE);
 
 impl Session {
-    /// Notes that the ending has come from this step to another, if it has.
+    /// Notes that the enforcement has come from this step to another, if it has.
     pub(in crate::session) fn step_ended(&mut self, step: Option<Step>, now: Instant) {
-        if let Some(ending) = &mut self.ending
-            && step.as_ref().map(discriminant) != Some(discriminant(&ending.step))
+        if let Some(enforcement) = &mut self.enforcement
+            && step.as_ref().map(discriminant) != Some(discriminant(&enforcement.step))
         {
-            ending.since = now;
-            ending.checked = now;
+            enforcement.since = now;
+            enforcement.checked = now;
         }
     }
 
-    /// When the deadline of the step is, or when to look again at an ending that has passed it.
+    /// When the deadline of the step is, or when to look again at an enforcement that has passed it.
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
-        let ending = self.ending.as_ref()?;
-        let deadline = ending.since + PATIENCE;
-        let looked_at = ending.step != Step::Gate && ending.checked >= deadline;
+        let enforcement = self.enforcement.as_ref()?;
+        let deadline = enforcement.since + PATIENCE;
+        let looked_at = enforcement.step != Step::Gate && enforcement.checked >= deadline;
         if self.client_left() || !looked_at {
             return Some(deadline);
         }
         let terminates = self.terminate_rung().map(|rung| rung.at);
-        let due = terminates.filter(|&at| at > ending.checked);
-        let again = ending.checked + PATIENCE;
+        let due = terminates.filter(|&at| at > enforcement.checked);
+        let again = enforcement.checked + PATIENCE;
         Some(due.map_or(again, |at| at.min(again)))
     }
 
-    /// Does what may be done about an ending that has passed the deadline of its step.
+    /// Does what may be done about an enforcement that has passed the deadline of its step.
     pub(in crate::session) fn overdue(&mut self, now: Instant) {
         if self.deadline().is_none_or(|at| at > now) {
             return;
@@ -62,12 +62,12 @@ impl Session {
         let terminates = self.terminate_rung().filter(|rung| rung.at <= now);
         let client_left = self.client_left();
         let request_ended = self.is_over() || self.state.pending.is_empty();
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        ending.checked = now;
-        let action = ending.incident.action;
-        match ending.step {
+        enforcement.checked = now;
+        let action = enforcement.incident.action;
+        match enforcement.step {
             Step::Gate if action == policy::Action::Release => {
                 self.not_releasable(Refusal::for_now(
                     "a cancel request of the client's is on its way",
@@ -78,7 +78,7 @@ impl Session {
             Step::Cancel(_) if request_ended => self.next_step(now),
             _ if client_left => self.leave_with_client(),
             step if self.operator.insists() => {
-                ending.closes = Some(CloseReason::Drain);
+                enforcement.closes = Some(CloseReason::Drain);
                 if step.is_ours() {
                     self.send_cancel();
                     self.terminate(0);
@@ -86,8 +86,8 @@ impl Session {
                     self.terminate(self.state.pending.ready_owed().max(1));
                 }
             }
-            Step::Cancel(_) if ending.closes.is_some() => {
-                if now >= ending.since + CANCELLING {
+            Step::Cancel(_) if enforcement.closes.is_some() => {
+                if now >= enforcement.since + CANCELLING {
                     self.terminate(self.state.pending.ready_owed().max(1));
                 }
             }
@@ -107,13 +107,13 @@ impl Session {
         }
     }
 
-    /// Goes on to end the session: the ending that is stuck has come to nothing, and its incident says so.
+    /// Goes on to end the session: the enforcement that is stuck has come to nothing, and its incident says so.
     fn escalate(&mut self, rung: Rung, now: Instant) {
         let mut terminate = self.taken(rung, now);
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        let mut stuck = ending.incident.clone();
+        let mut stuck = enforcement.incident.clone();
         if let Cause::Limit { rule, kind, .. } = &stuck.cause
             && rung.kind == *kind
         {
@@ -128,17 +128,17 @@ impl Session {
                 action: rung.action,
                 ..stuck.clone()
             };
-            terminate.delay(now.saturating_duration_since(ending.acted));
+            terminate.delay(now.saturating_duration_since(enforcement.acted));
         }
-        let waited = report::seconds(now.saturating_duration_since(ending.since));
+        let waited = diagnostics::seconds(now.saturating_duration_since(enforcement.since));
         stuck.why = Some(format!("the server has not answered for {waited}").into());
         stuck.outcome = Outcome::NotPossible;
-        ending.incident = terminate;
-        ending.closes = Some(CloseReason::Policy);
-        ending.acted = now;
-        ending.cancels = 0;
-        let ours = ending.step.is_ours();
-        self.report(stuck);
+        enforcement.incident = terminate;
+        enforcement.closes = Some(CloseReason::Policy);
+        enforcement.acted = now;
+        enforcement.cancels = 0;
+        let ours = enforcement.step.is_ours();
+        self.emit_incident(stuck);
         if ours {
             self.send_cancel();
             self.terminate(0);
@@ -150,11 +150,11 @@ impl Session {
     /// Ends the session of a client that has left while it was held; what runs is cancelled, so that the server sees
     /// the end of the connection.
     fn leave_with_client(&mut self) {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        ending.incident.why = Some("the client left while the server did not answer".into());
-        if ending.step.is_ours() || !self.may_be_commit() {
+        enforcement.incident.why = Some("the client left while the server did not answer".into());
+        if enforcement.step.is_ours() || !self.may_be_commit() {
             self.send_cancel();
         }
         self.finish(Outcome::NotPossible);

@@ -4,19 +4,19 @@
 //! cancels again where it logs the statement (`exec_simple_query`, `exec_execute_message` and `errfinish`); of what was
 //! sent after that, any part may be hit; and where it meets a commit that waits for its standby, it ends the wait
 //! (`SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`). So each error of a cancel is [judged](Session::judge) by
-//! what was answered before it. What shows when the ending is over already is reported once more.
+//! what was answered before it. What shows when the enforcement is over already is reported once more.
 
 use super::{
-    BackendTag, ErrorFields, Frame, Hit, Incident, Instant, Session, Step, Telling, Trigger,
-    Verdict, originate, report,
+    BackendTag, DeferredError, ErrorFields, Frame, Hit, Incident, Instant, Session, Step, Trigger,
+    Verdict, diagnostics, originate,
 };
 use crate::{
     session::{
-        pending::{Owed, Request},
+        pending::{Request, RequestKind},
         state::{Settled, TransactionStatus},
     },
     sql::Commits,
-    wire::originate::{ReadyStatus, Report},
+    wire::originate::{Diagnostic, ReadyStatus},
 };
 
 /// A cancel of ours that was sent, as long as it may show.
@@ -54,10 +54,10 @@ impl Cancelled {
 }
 
 /// What a client is told about something that was ended.
-pub(super) fn told(trigger: Trigger, incident: &Incident, hit: Hit) -> Report {
+pub(super) fn diagnostic_of(trigger: Trigger, incident: &Incident, hit: Hit) -> Diagnostic {
     match trigger {
-        Trigger::Incident => report::hit(incident, hit),
-        Trigger::Shutdown => report::hit_by_shutdown(hit),
+        Trigger::Incident => diagnostics::hit(incident, hit),
+        Trigger::Shutdown => diagnostics::hit_by_shutdown(hit),
     }
 }
 
@@ -82,7 +82,7 @@ impl Session {
         } else {
             self.answer_received(frame, now)
         };
-        if self.ending_holds_client() {
+        if self.enforcement_holds_client() {
             self.request_ended(now);
         }
         verdict
@@ -91,8 +91,8 @@ impl Session {
     /// An error of a CopyFail or cancel is told in our words; one of the request's own says more than those.
     fn error_of_request(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let canceled = ErrorFields::read(frame.body).sqlstate == CANCELED;
-        let ending = self.ending.as_ref();
-        let copy_failed = ending.is_some_and(|ending| ending.copy_failed);
+        let enforcement = self.enforcement.as_ref();
+        let copy_failed = enforcement.is_some_and(|enforcement| enforcement.copy_failed);
         // What was filled up may draw an error of any kind.
         let padded = self.client.drops_rest() && copy_failed;
         let ours = padded || canceled && (self.cancels.sent().is_some() || copy_failed);
@@ -102,15 +102,15 @@ impl Session {
             self.judge()
         };
         // The FATAL error that follows is the answer, when nothing else is asked.
-        let closes = ending.is_some_and(|ending| ending.closes.is_some());
+        let closes = enforcement.is_some_and(|enforcement| enforcement.closes.is_some());
         let withheld = closes && self.state.pending.error_answers_all();
         let unasked = self.state.pending.is_empty();
         let verdict = self.answer_received(frame, now);
         if !ours {
-            let held = unasked && self.ending_holds_client();
-            if let Some(ending) = &mut self.ending {
-                ending.told |= !held;
-                ending.in_batch |= held;
+            let held = unasked && self.enforcement_holds_client();
+            if let Some(enforcement) = &mut self.enforcement {
+                enforcement.client_notified |= !held;
+                enforcement.in_batch |= held;
             }
             return if held { Verdict::Drop } else { verdict };
         }
@@ -120,55 +120,60 @@ impl Session {
             }
             return Verdict::Drop;
         };
-        let report = self.has_hit(hit);
-        match &mut self.ending {
-            Some(ending) if withheld => {
-                ending.withheld = true;
-                // A cancel of an earlier ending has hit what this one means: the FATAL error has to come all the same.
-                ending.hit.get_or_insert(hit);
+        let diagnostic = self.has_hit(hit);
+        match &mut self.enforcement {
+            Some(enforcement) if withheld => {
+                enforcement.withheld = true;
+                // A cancel of an earlier enforcement has hit what this one means: the FATAL error has to come all the same.
+                enforcement.hit.get_or_insert(hit);
             }
             // It waits for the client's next message.
-            Some(ending) if unasked => ending.in_batch = true,
-            ending => {
-                if let Some(ending) = ending {
-                    ending.told = true;
+            Some(enforcement) if unasked => enforcement.in_batch = true,
+            enforcement => {
+                if let Some(enforcement) = enforcement {
+                    enforcement.client_notified = true;
                 }
-                if let Some(report) = report {
+                if let Some(diagnostic) = diagnostic {
                     // A COMMIT may be under way already, sent before the client could know.
-                    let mut telling = Telling::new(report, true, false);
-                    telling.send(self.client.output());
-                    self.telling = Some(Box::new(telling));
+                    let mut deferred_error = DeferredError::new(diagnostic, true, false);
+                    deferred_error.send(self.client.output());
+                    self.deferred_error = Some(Box::new(deferred_error));
                 }
             }
         }
         Verdict::Drop
     }
 
-    /// Whether the server skips to a Sync because of the error, and no ending goes on that would send one.
+    /// Whether the server skips to a Sync because of the error, and no enforcement goes on that would send one.
     fn cannot_be_dropped(&self, unasked: bool) -> bool {
-        unasked && self.ending.is_none()
+        unasked && self.enforcement.is_none()
     }
 
-    /// Notes what a cancel has come to, also when the ending is over by now. Returns what the client is told.
-    fn has_hit(&mut self, hit: Hit) -> Option<Report> {
+    /// Notes what a cancel has come to, also when the enforcement is over by now. Returns what the client is told.
+    fn has_hit(&mut self, hit: Hit) -> Option<Diagnostic> {
         let number = self.cancels.sent().map(|cancelled| cancelled.transaction);
-        if let Some(ending) = &mut self.ending
-            && (ending.copy_failed || number.is_none_or(|number| number == ending.transaction))
+        if let Some(enforcement) = &mut self.enforcement
+            && (enforcement.copy_failed
+                || number.is_none_or(|number| number == enforcement.transaction))
         {
-            ending.hit = Some(hit);
-            return Some(told(ending.trigger, &ending.incident, hit));
+            enforcement.hit = Some(hit);
+            return Some(diagnostic_of(
+                enforcement.trigger,
+                &enforcement.incident,
+                hit,
+            ));
         }
         let cancelled = self.cancels.sent()?;
-        let report = told(cancelled.trigger, &cancelled.incident, hit);
+        let diagnostic = diagnostic_of(cancelled.trigger, &cancelled.incident, hit);
         if cancelled.trigger == Trigger::Incident {
             let why = "the cancel request showed late".into();
-            self.report(Incident {
+            self.emit_incident(Incident {
                 outcome: hit.outcome(),
                 why: Some(why),
                 ..cancelled.incident.clone()
             });
         }
-        Some(report)
+        Some(diagnostic)
     }
 
     /// What an error of a cancel of ours is about that comes now; `None` when there was nothing left that it could end.
@@ -182,10 +187,11 @@ impl Session {
         }
         let front = self.state.pending.front();
         let settled = match front {
-            Some(request) if request.owed == Owed::Query => self.settled_query(request),
+            Some(request) if request.kind == RequestKind::Query => self.settled_query(request),
             _ => self.state.settled,
         };
-        let last = front.is_none_or(|request| matches!(request.owed, Owed::Query | Owed::Sync));
+        let last = front
+            .is_none_or(|request| matches!(request.kind, RequestKind::Query | RequestKind::Sync));
         match settled {
             Settled::No => Some(open),
             Settled::Perhaps => Some(Hit::Unknown),
@@ -215,23 +221,23 @@ impl Session {
         // The commit was one AND CHAIN in a list: the cancel ended what that had begun.
         let chained = (spent && failed).then(|| self.has_hit(Hit::Next)).flatten();
         let verdict = self.answer_received(frame, now);
-        if let Some(ending) = &mut self.ending {
-            ending.told |= chained.is_some();
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.client_notified |= chained.is_some();
             if frame.body == b"T" {
                 // A block that is open has recovered, by ROLLBACK TO.
-                ending.told = false;
-                if ending.hit.take_if(|hit| *hit == Hit::Meant).is_some() {
+                enforcement.client_notified = false;
+                if enforcement.hit.take_if(|hit| *hit == Hit::Meant).is_some() {
                     let why = "its statement was cancelled, and it went on from a savepoint";
-                    ending.incident.why = Some(why.into());
+                    enforcement.incident.why = Some(why.into());
                 }
             }
-            if ending.withheld {
+            if enforcement.withheld {
                 return Verdict::Drop;
             }
         }
         match chained {
-            Some(report) => {
-                originate::error_response(&report, self.client.output());
+            Some(diagnostic) => {
+                originate::error_response(&diagnostic, self.client.output());
                 originate::ready_for_query(ReadyStatus::Error, self.client.output());
                 Verdict::Drop
             }
@@ -249,22 +255,22 @@ impl Session {
     /// A commit returns before its standby has it. Its client is not told that it has committed, and not of what follows
     /// in the same Query or batch.
     fn wait_ended(&mut self) {
-        let report = self.has_hit(Hit::Wait);
+        let diagnostic = self.has_hit(Hit::Wait);
         let closes = self
-            .ending
+            .enforcement
             .as_ref()
-            .is_some_and(|ending| ending.closes.is_some());
+            .is_some_and(|enforcement| enforcement.closes.is_some());
         if closes {
             return self.terminate(self.state.pending.ready_owed().max(1));
         }
-        if let Some(ending) = &mut self.ending {
-            ending.told = true;
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.client_notified = true;
         }
         if let Some(cancelled) = self.cancels.sent_mut() {
             cancelled.takes_back = true;
         }
-        if let Some(report) = report {
-            originate::error_response(&report, self.client.output());
+        if let Some(diagnostic) = diagnostic {
+            originate::error_response(&diagnostic, self.client.output());
         }
         if self.state.pending.ready_owed() == 0 {
             self.discard.rest_of_batch();
@@ -314,7 +320,9 @@ impl Session {
             self.next_step(now);
             verdict
         } else {
-            self.doubt("The server answered a Close with an unexpected message.");
+            self.abort_on_unexpected_reply(
+                "The server answered a Close with an unexpected message.",
+            );
             Verdict::Drop
         }
     }

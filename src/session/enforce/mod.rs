@@ -1,6 +1,6 @@
 //! Ending a transaction without ending its session, step by step, from whatever position it is stuck in.
 //!
-//! An ending asks one question again and again: *what stands in the way of a ReadyForQuery that says that nothing of
+//! An enforcement asks one question again and again: *what stands in the way of a ReadyForQuery that says that nothing of
 //! the transaction is left?* Each answer is a step with a file of its own, and each step ends with the question.
 //!
 //! ```text
@@ -9,8 +9,8 @@
 //!                                         │ the server takes COPY data ........ CopyFail   (copy_fail)
 //!                                         │ what runs was not judged yet ...... Prove      (proof)
 //!                                         │ a commit may run, and may wait .... Read, Ask  (standby)
-//!                                         │ the server works .................. Cancel     (drain)
-//!                                         │ a cancel may come yet ............. Fence      (drain)
+//!                                         │ the server works .................. Cancel     (cancel)
+//!                                         │ a cancel may come yet ............. Fence      (cancel)
 //!                                         │ batch without Sync, all answered .. Poison     (poison) ─▶ Synced
 //!                                         │ the server skips to Sync .......... Synced     (poison)
 //!                                         │ status T or E ..................... Abort      (abort)
@@ -27,9 +27,9 @@
 //! be carried out any more, or with the word that this is unknown.
 
 mod abort;
+mod cancel;
 mod copy_fail;
 mod deadline;
-mod drain;
 mod exchange;
 mod hit;
 mod next;
@@ -47,22 +47,22 @@ use self::next::Next;
 pub(super) use self::{hit::Cancelled, release::Released, step::Step};
 use super::{
     Action, CloseReason, Session, Verdict,
+    deferred_error::DeferredError,
+    diagnostics,
     event::{Cause, Event, Hit, Incident, Outcome},
     limits::Rung,
-    report,
     savepoints::Savepoints,
     state::{Phase, TransactionStatus},
-    telling::Telling,
 };
 use crate::{
-    policy::{self, Kind},
+    policy::{self, StuckKind},
     sql::Proof,
     wire::{BackendTag, ErrorFields, Frame, originate},
 };
 
-/// An ending under way.
+/// An enforcement under way.
 #[derive(Clone, Debug)]
-pub(super) struct Ending {
+pub(super) struct Enforcement {
     /// What will be reported about it.
     incident: Incident,
     /// The moment that the incident tells of: when the limit was reached, or when the gate was passed.
@@ -74,7 +74,7 @@ pub(super) struct Ending {
     /// The number of the transaction: a later one must not be hit.
     pub(super) transaction: u64,
     /// Whether the client has been sent an ErrorResponse for this transaction, and has not recovered from it.
-    told: bool,
+    client_notified: bool,
     /// Whether the client is in the middle of a batch that has to fail with our error.
     in_batch: bool,
     /// The savepoints that were open when the transaction was rolled back.
@@ -112,12 +112,12 @@ enum Trigger {
     Shutdown,
 }
 
-impl Ending {
+impl Enforcement {
     /// What the client is told about the end of the session, when the outcome of so many requests is `unknown`.
-    fn fatal(&self, unknown: usize) -> originate::Report {
+    fn fatal(&self, unknown: usize) -> originate::Diagnostic {
         match self.trigger {
-            Trigger::Incident => report::terminated(&self.incident, unknown),
-            Trigger::Shutdown => report::shutdown(unknown),
+            Trigger::Incident => diagnostics::terminated(&self.incident, unknown),
+            Trigger::Shutdown => diagnostics::shutdown(unknown),
         }
     }
 
@@ -129,20 +129,20 @@ impl Ending {
     /// What the server is told.
     fn reason(&self) -> String {
         match self.trigger {
-            Trigger::Incident => report::sql_reason(&self.incident),
-            Trigger::Shutdown => report::SQL_SHUTDOWN.to_owned(),
+            Trigger::Incident => diagnostics::sql_reason(&self.incident),
+            Trigger::Shutdown => diagnostics::SQL_SHUTDOWN.to_owned(),
         }
     }
 }
 
 impl Session {
     /// Begins to end the transaction: asks for a look where a commit may be running, then for the gate.
-    pub(super) fn begin_ending(&mut self, incident: Incident, now: Instant) {
-        self.set_ending(incident, Trigger::Incident, now);
+    pub(super) fn start_enforcement(&mut self, incident: Incident, now: Instant) {
+        self.set_enforcement(incident, Trigger::Incident, now);
         self.look_or_close_gate(now);
     }
 
-    fn set_ending(&mut self, incident: Incident, trigger: Trigger, now: Instant) {
+    fn set_enforcement(&mut self, incident: Incident, trigger: Trigger, now: Instant) {
         let failed = self.state.status == TransactionStatus::Failed;
         let began = self.state.transaction.started;
         let since = self.cancels.await_gate(began, now);
@@ -154,14 +154,14 @@ impl Session {
             }
         };
         self.events.push_back(Event::Step(Step::Gate.name()));
-        self.ending = Some(Box::new(Ending {
+        self.enforcement = Some(Box::new(Enforcement {
             incident,
             acted: now,
             trigger,
             closes,
             step: Step::Gate,
             transaction: self.state.transaction.number,
-            told: failed || self.state.pending.skipping(),
+            client_notified: failed || self.state.pending.skipping(),
             in_batch: false,
             savepoints: Savepoints::default(),
             copy_failed: false,
@@ -180,11 +180,9 @@ impl Session {
 
     /// The observer has looked, or has not: the gate is next, unless it is closed already.
     fn asked(&mut self, now: Instant) {
-        if self
-            .ending
-            .as_ref()
-            .is_some_and(|ending| ending.cancels > 0 || ending.trigger == Trigger::Shutdown)
-        {
+        if self.enforcement.as_ref().is_some_and(|enforcement| {
+            enforcement.cancels > 0 || enforcement.trigger == Trigger::Shutdown
+        }) {
             return self.next_step(now);
         }
         self.close_gate();
@@ -198,20 +196,20 @@ impl Session {
     /// Tells that no cancel connection of the client's is open, and none will be before [`Action::OpenGate`].
     pub fn handle_gate_closed(&mut self, now: Instant) {
         if self
-            .ending
+            .enforcement
             .as_ref()
-            .is_some_and(|ending| ending.step == Step::Gate)
+            .is_some_and(|enforcement| enforcement.step == Step::Gate)
         {
             self.act(now);
-        } else if self.ending.is_none() {
+        } else if self.enforcement.is_none() {
             self.actions.push_back(Action::OpenGate);
         }
         self.insist(now);
     }
 
-    /// When an ending that gets no answer goes on.
-    pub(super) fn ending_due(&self) -> Option<Instant> {
-        match self.ending_step()? {
+    /// When an enforcement that gets no answer goes on.
+    pub(super) fn enforcement_due(&self) -> Option<Instant> {
+        match self.enforcement_step()? {
             Step::Ask { until, .. }
             | Step::Prove { until, .. }
             | Step::Read { until }
@@ -226,12 +224,12 @@ impl Session {
         }
     }
 
-    /// An ending has got no answer in time.
-    pub(super) fn ending_late(&mut self, now: Instant) {
-        if self.ending_due().is_none_or(|due| due > now) {
+    /// An enforcement has got no answer in time.
+    pub(super) fn enforcement_late(&mut self, now: Instant) {
+        if self.enforcement_due().is_none_or(|due| due > now) {
             return;
         }
-        match self.ending_step() {
+        match self.enforcement_step() {
             Some(Step::Ask { .. }) => self.look_late(now),
             Some(Step::Prove { then, .. }) => self.claimed(then, Proof::Missing, now),
             Some(Step::Read { .. }) => self.read_enough(now),
@@ -243,10 +241,10 @@ impl Session {
 
     /// Does the first thing: the incident tells of this moment, not of that in which the limit was reached.
     fn act(&mut self, now: Instant) {
-        if let Some(ending) = &mut self.ending {
-            let waited = now.saturating_duration_since(ending.acted);
-            ending.incident.delay(waited);
-            ending.acted = now;
+        if let Some(enforcement) = &mut self.enforcement {
+            let waited = now.saturating_duration_since(enforcement.acted);
+            enforcement.incident.delay(waited);
+            enforcement.acted = now;
         }
         self.cancels.gate_passed();
         self.next_step(now);
@@ -254,16 +252,18 @@ impl Session {
     }
 
     /// The client spoke before anything was done: the rung that was taken may be due again.
-    pub(super) fn abandon_ending(&mut self) {
-        if self.ending_step().is_some_and(Step::is_preliminary) {
-            self.put_off();
+    pub(super) fn abandon_enforcement(&mut self) {
+        if self.enforcement_step().is_some_and(Step::is_preliminary) {
+            self.postpone();
             self.actions.push_back(Action::OpenGate);
         }
     }
 
     /// Nothing is done now, and the rung that was taken may be due again.
-    fn put_off(&mut self) {
-        let Some(Ending { mut incident, .. }) = self.ending.take().map(|ending| *ending) else {
+    fn postpone(&mut self) {
+        let Some(Enforcement { mut incident, .. }) =
+            self.enforcement.take().map(|enforcement| *enforcement)
+        else {
             return;
         };
         self.events.push_back(Event::Step("put off"));
@@ -272,20 +272,21 @@ impl Session {
         } else {
             // A command is carried out at once or not at all.
             incident.outcome = Outcome::Moot;
-            self.report(incident);
+            self.emit_incident(incident);
         }
     }
 
-    /// Whether bytes from the client have to wait for an ending.
-    pub(super) fn ending_holds_client(&self) -> bool {
-        self.ending.as_ref().is_some_and(|ending| {
-            let acts = !ending.step.is_preliminary() && !matches!(ending.step, Step::Ask { .. });
-            acts || ending.cancels > 0 || ending.trigger == Trigger::Shutdown
+    /// Whether bytes from the client have to wait for an enforcement.
+    pub(super) fn enforcement_holds_client(&self) -> bool {
+        self.enforcement.as_ref().is_some_and(|enforcement| {
+            let acts =
+                !enforcement.step.is_preliminary() && !matches!(enforcement.step, Step::Ask { .. });
+            acts || enforcement.cancels > 0 || enforcement.trigger == Trigger::Shutdown
         })
     }
 
-    /// Looks at a frame from the server while an ending is under way.
-    pub(super) fn ending_received(
+    /// Looks at a frame from the server while an enforcement is under way.
+    pub(super) fn enforcement_received(
         &mut self,
         step: Step,
         frame: Frame<'_>,
@@ -322,42 +323,46 @@ impl Session {
         }
     }
 
-    /// The step that an ending is at.
-    pub(super) fn ending_step(&self) -> Option<Step> {
-        self.ending.as_ref().map(|ending| ending.step)
+    /// The step that an enforcement is at.
+    pub(super) fn enforcement_step(&self) -> Option<Step> {
+        self.enforcement
+            .as_ref()
+            .map(|enforcement| enforcement.step)
     }
 
     /// Whether the transaction that is to be ended has ended.
     fn is_over(&self) -> bool {
         let transaction = &self.state.transaction;
-        let another = |ending: &Ending| ending.transaction != transaction.number;
+        let another = |enforcement: &Enforcement| enforcement.transaction != transaction.number;
         let nothing_open =
             self.state.pending.is_empty() && !transaction.open && transaction.enforced.is_none();
-        nothing_open || self.ending.as_deref().is_some_and(another)
+        nothing_open || self.enforcement.as_deref().is_some_and(another)
     }
 
     /// The `terminate` that its ladders have for a session whose transaction is being ended otherwise.
     fn terminate_rung(&self) -> Option<Rung> {
-        let ending = self.ending.as_ref()?;
-        let incident = &ending.incident;
+        let enforcement = self.enforcement.as_ref()?;
+        let incident = &enforcement.incident;
         if incident.action == policy::Action::Terminate {
             return None;
         }
         // A client whose transaction is begun again has spoken.
         let stuck = incident.outcome != Outcome::Released;
-        let since = ending.acted.checked_sub(report::stuck_for(incident));
+        let since = enforcement
+            .acted
+            .checked_sub(diagnostics::stuck_for(incident));
         match incident.kind() {
             Some(kind) => self.last_rung(kind, since.filter(|_| stuck)),
-            None => self.last_rung(Kind::Age, None),
+            None => self.last_rung(StuckKind::Age, None),
         }
     }
 
     /// Asks what stands in the way, and does it.
     fn next_step(&mut self, now: Instant) {
-        let Some(ending) = &self.ending else {
+        let Some(enforcement) = &self.enforcement else {
             return;
         };
-        match self.next(ending, now) {
+        match self.next(enforcement, now) {
             Next::AskToRelease => self.ask(now),
             Next::Terminate => self.terminate(0),
             Next::EndSkipping => self.sync(),
@@ -365,7 +370,7 @@ impl Session {
             Next::Finish => self.finish_over(),
             Next::FailCopy => self.copy_fail(now),
             Next::EndBatch => {
-                if !ending.in_batch {
+                if !enforcement.in_batch {
                     self.discard.rest_of_batch();
                 }
                 self.state.pending.skip();
@@ -374,7 +379,7 @@ impl Session {
             Next::Stop => self.stop(now),
             Next::Poison => self.poison(),
             Next::PutOff => {
-                self.put_off();
+                self.postpone();
                 self.actions.push_back(Action::OpenGate);
             }
             Next::Abort => self.abort(abort::Replies::default()),
@@ -382,24 +387,24 @@ impl Session {
     }
 
     fn set_step(&mut self, step: Step) {
-        if let Some(ending) = &mut self.ending {
-            if ending.step.name() != step.name() {
+        if let Some(enforcement) = &mut self.enforcement {
+            if enforcement.step.name() != step.name() {
                 self.events.push_back(Event::Step(step.name()));
             }
-            ending.step = step;
+            enforcement.step = step;
         }
     }
 
     /// The server has confirmed with this ReadyForQuery that nothing of the transaction is left.
     fn confirmed(&mut self, status: &[u8], now: Instant) {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
         self.released = None;
-        ending.savepoints = std::mem::take(&mut self.state.transaction.savepoints);
+        enforcement.savepoints = std::mem::take(&mut self.state.transaction.savepoints);
         // A command is for the sake of others, as `blocking` is.
-        let kind = ending.incident.kind().unwrap_or(Kind::Blocking);
-        let unknown = self.state.transaction.doubtful || ending.hit == Some(Hit::Unknown);
+        let kind = enforcement.incident.kind().unwrap_or(StuckKind::Blocking);
+        let unknown = self.state.transaction.doubtful || enforcement.hit == Some(Hit::Unknown);
         if let Some(finished) = self.state.enforced(kind, status, now) {
             self.record(*finished);
         }
@@ -416,54 +421,62 @@ impl Session {
 
     /// The transaction is over without an end of ours.
     fn finish_over(&mut self) {
-        let hit = self.ending.as_ref().and_then(|ending| ending.hit);
+        let hit = self
+            .enforcement
+            .as_ref()
+            .and_then(|enforcement| enforcement.hit);
         self.finish(hit.map_or(Outcome::Moot, Hit::outcome));
     }
 
-    /// Reports how the ending came out, and lets the client speak again.
+    /// Reports how the enforcement came out, and lets the client speak again.
     fn finish(&mut self, outcome: Outcome) {
-        let Some(mut ending) = self.ending.take() else {
+        let Some(mut enforcement) = self.enforcement.take() else {
             return;
         };
         self.actions.push_back(Action::OpenGate);
         let in_block = self.state.transaction.enforced.is_some();
         let answered = self
-            .telling
+            .deferred_error
             .as_ref()
-            .is_none_or(|telling| !telling.owes_answer());
-        let untold = |hit: &Hit| hit.outcome() == outcome && (*hit != Hit::Next || ending.in_batch);
+            .is_none_or(|deferred_error| !deferred_error.owes_answer());
+        let unnotified =
+            |hit: &Hit| hit.outcome() == outcome && (*hit != Hit::Next || enforcement.in_batch);
         let hit = [Hit::Meant, Hit::Unknown, Hit::Next]
             .into_iter()
-            .find(untold);
+            .find(unnotified);
         if let Some(hit) = hit
             && answered
-            && (in_block || !ending.told || ending.in_batch)
+            && (in_block || !enforcement.client_notified || enforcement.in_batch)
         {
-            let report = hit::told(ending.trigger, &ending.incident, hit);
-            let mut telling = Telling::new(report, ending.told, ending.in_batch);
-            telling.set_savepoints(ending.savepoints);
-            self.telling = Some(Box::new(telling));
+            let diagnostic = hit::diagnostic_of(enforcement.trigger, &enforcement.incident, hit);
+            let mut deferred_error = DeferredError::new(
+                diagnostic,
+                enforcement.client_notified,
+                enforcement.in_batch,
+            );
+            deferred_error.set_savepoints(enforcement.savepoints);
+            self.deferred_error = Some(Box::new(deferred_error));
         }
         let lives = self.state.status == TransactionStatus::InBlock;
         if outcome != Outcome::RolledBack && lives && answered {
-            self.telling = None;
+            self.deferred_error = None;
         }
-        if ending.trigger == Trigger::Incident {
-            ending.incident.outcome = outcome;
-            self.report(ending.incident);
+        if enforcement.trigger == Trigger::Incident {
+            enforcement.incident.outcome = outcome;
+            self.emit_incident(enforcement.incident);
         }
     }
 
     /// A reply that is neither expected nor a known race: nothing is certain any more, so the session ends.
-    fn doubt(&mut self, why: &str) {
-        if let Some(ending) = &mut self.ending {
-            ending.incident.why = Some(why.into());
-            let report = match ending.trigger {
-                Trigger::Incident => report::doubt(&ending.incident, why),
-                Trigger::Shutdown => report::shutdown(1),
+    fn abort_on_unexpected_reply(&mut self, why: &str) {
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.incident.why = Some(why.into());
+            let diagnostic = match enforcement.trigger {
+                Trigger::Incident => diagnostics::doubt(&enforcement.incident, why),
+                Trigger::Shutdown => diagnostics::shutdown(1),
             };
-            let reason = ending.close_reason();
-            self.fatal(&report, reason);
+            let reason = enforcement.close_reason();
+            self.fatal(&diagnostic, reason);
         }
         self.finish(Outcome::Unexpected);
     }

@@ -1,8 +1,8 @@
-//! What an ending does next: the answer to its one question, in the order in which things stand in the way.
+//! What an enforcement does next: the answer to its one question, in the order in which things stand in the way.
 
-use super::{CloseReason, Ending, Instant, Session, TransactionStatus, Trigger, policy};
+use super::{CloseReason, Enforcement, Instant, Session, TransactionStatus, Trigger, policy};
 
-/// What an ending does next.
+/// What an enforcement does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Asks whether the transaction may be released.
@@ -102,23 +102,24 @@ impl Obstacles {
 }
 
 impl Session {
-    /// What this ending does next.
-    pub(super) fn next(&self, ending: &Ending, now: Instant) -> Next {
+    /// What this enforcement does next.
+    pub(super) fn next(&self, enforcement: &Enforcement, now: Instant) -> Next {
         let pending = &self.state.pending;
         let over = self.is_over();
         // A limit is about the transaction; an operator means the session.
-        let commanded = ending.closes == Some(CloseReason::Console);
-        let insists = ending.hit.is_some() || ending.trigger == Trigger::Shutdown || commanded;
+        let commanded = enforcement.closes == Some(CloseReason::Console);
+        let insists =
+            enforcement.hit.is_some() || enforcement.trigger == Trigger::Shutdown || commanded;
         let in_block = self.state.status == TransactionStatus::InBlock;
         let bound_until = self.between_batches_until();
         Obstacles {
-            releases: ending.incident.action == policy::Action::Release,
+            releases: enforcement.incident.action == policy::Action::Release,
             over,
-            closes: ending.closes.is_some() && (!over || insists),
+            closes: enforcement.closes.is_some() && (!over || insists),
             copy_in: pending.copy_in(),
             can_run: !self.nothing_can_run(),
             skips: pending.skipping(),
-            owes_sync: self.is_spent() || ending.in_batch,
+            owes_sync: self.is_spent() || enforcement.in_batch,
             works: !pending.is_empty(),
             may_be_hit: self.may_be_hit(),
             unsynced: pending.unsynced(),

@@ -10,11 +10,11 @@ const STATEMENT: &str = "pgidle_rollback";
 impl Session {
     /// Makes the batch fail. Every message that was forwarded has been answered.
     pub(super) fn poison(&mut self) {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        ending.in_batch = true;
-        originate::parse(STATEMENT, &ending.reason(), self.server.output());
+        enforcement.in_batch = true;
+        originate::parse(STATEMENT, &enforcement.reason(), self.server.output());
         originate::flush(self.server.output());
         self.set_step(Step::Poison);
     }
@@ -24,7 +24,9 @@ impl Session {
         if tag == BackendTag::ErrorResponse {
             self.sync();
         } else {
-            self.doubt("The server did not refuse a statement that cannot be parsed.");
+            self.abort_on_unexpected_reply(
+                "The server did not refuse a statement that cannot be parsed.",
+            );
         }
         Verdict::Drop
     }
@@ -37,8 +39,9 @@ impl Session {
 
     /// Whether the transaction had ended by itself: the Sync ends the skipping that a cancel has brought too late.
     fn ended_by_itself(&self) -> bool {
-        let ending = self.ending.as_ref();
-        ending.is_some_and(|ending| ending.transaction != self.state.transaction.number)
+        let enforcement = self.enforcement.as_ref();
+        enforcement
+            .is_some_and(|enforcement| enforcement.transaction != self.state.transaction.number)
     }
 
     /// Looks at the answer to our Sync.
@@ -55,7 +58,9 @@ impl Session {
                 self.cancels.server_is_past();
                 self.next_step(now);
             }
-            _ => self.doubt("The server answered a Sync with an unexpected message."),
+            _ => self.abort_on_unexpected_reply(
+                "The server answered a Sync with an unexpected message.",
+            ),
         }
         Verdict::Drop
     }

@@ -2,7 +2,7 @@
 //! caller of the session has a prover, and hands in what that says with [`Session::handle_proof`].
 //!
 //! ```text
-//!   begin_ending ─▶ (Prove) ─▶ Ask or Gate ─▶ what runs: (Prove) ─▶ stop
+//!   start_enforcement ─▶ (Prove) ─▶ Ask or Gate ─▶ what runs: (Prove) ─▶ stop
 //!                                        └──▶ a release: (Prove) ─▶ Question
 //! ```
 //! What is not proven in time is not proven. A claim has a number; an answer to another one than is waited for comes too
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Texts that are judged in one ending; the others count as not proven.
 const MAX_JUDGED: usize = 512;
 
-/// What an ending goes on with when it has the proof.
+/// What an enforcement goes on with when it has the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) enum Then {
     /// The look at the server, or the gate: nothing is done yet.
@@ -33,7 +33,7 @@ pub(in crate::session) enum Then {
     Question,
 }
 
-/// Texts that an ending has had judged, each with what has come of it: until it is proven, a text does more than to read.
+/// Texts that an enforcement has had judged, each with what has come of it: until it is proven, a text does more than to read.
 #[derive(Clone, Debug, Default)]
 pub(in crate::session) struct Judged {
     texts: Vec<(Arc<str>, bool)>,
@@ -89,7 +89,7 @@ impl Session {
 
     /// Takes what has come of the claim of this number. It is not looked at when it comes too late.
     pub fn handle_proof(&mut self, number: u64, proof: Proof, now: Instant) {
-        let step = self.ending_step();
+        let step = self.enforcement_step();
         if let Some(Step::Prove {
             number: awaited,
             then,
@@ -105,8 +105,8 @@ impl Session {
 
     /// Goes on with what has come of a claim.
     pub(super) fn claimed(&mut self, then: Then, proof: Proof, now: Instant) {
-        if let (Some(ending), Proof::Each(reads)) = (&mut self.ending, &proof) {
-            ending.judged.proven(reads);
+        if let (Some(enforcement), Proof::Each(reads)) = (&mut self.enforcement, &proof) {
+            enforcement.judged.proven(reads);
         }
         match then {
             Then::Gate => self.look_or_close_gate(now),
@@ -118,14 +118,14 @@ impl Session {
     /// Has the texts judged by which it is decided whether a commit may run; `false` when none has to be.
     pub(super) fn judge_running(&mut self, then: Then, now: Instant) -> bool {
         let unjudged = self.unjudged();
-        let Some(ending) = self.ending.as_mut().filter(|_| !unjudged.is_empty()) else {
+        let Some(enforcement) = self.enforcement.as_mut().filter(|_| !unjudged.is_empty()) else {
             return false;
         };
-        ending.judged.before = ending.judged.texts.len();
+        enforcement.judged.before = enforcement.judged.texts.len();
         let mut texts = Vec::new();
         for text in unjudged {
             if let Some(sql) = &text.sql
-                && ending.judged.note(sql)
+                && enforcement.judged.note(sql)
             {
                 texts.push(judged_part(&text, sql));
             }
@@ -147,7 +147,7 @@ impl Session {
         if unread && sql::sends_as_it_runs(&judged_part(text, sql)) {
             return Some(true);
         }
-        self.ending.as_ref()?.judged.reads(sql)
+        self.enforcement.as_ref()?.judged.reads(sql)
     }
 }
 

@@ -126,7 +126,7 @@ pub(in crate::session) struct Mode {
 pub(super) enum Answer {
     Releasable(Mode),
     Not(Refusal),
-    Nonsense,
+    Unexpected,
 }
 
 /// An answer that lets the transaction be released: its number and name in `release.sql`, whether the transaction is
@@ -240,7 +240,7 @@ impl Answer {
                 why: why.into(),
                 lasting,
             }),
-            (None, None) => Self::Nonsense,
+            (None, None) => Self::Unexpected,
         }
     }
 }
@@ -304,7 +304,7 @@ mod tests {
         }
         assert_eq!(given, read);
         for rows in 0..100 {
-            let means = Answer::of(rows) != Answer::Nonsense;
+            let means = Answer::of(rows) != Answer::Unexpected;
             let known = read.iter().any(|&(number, _)| number == rows);
             assert_eq!(known, means, "{rows}");
         }

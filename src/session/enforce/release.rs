@@ -137,8 +137,8 @@ impl Session {
 
     /// Notes why the transaction is not released, for good where that cannot change before it ends.
     fn refused(&mut self, refusal: Refusal) {
-        if let Some(ending) = &mut self.ending {
-            ending.incident.why = Some(refusal.why.clone());
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.incident.why = Some(refusal.why.clone());
         }
         if refusal.lasting {
             self.state.transaction.unreleasable = Some(refusal.why);
@@ -158,7 +158,7 @@ impl Session {
         frame: Frame<'_>,
     ) -> Verdict {
         match exchange.answer(frame) {
-            Err(Unexpected) => self.doubt(
+            Err(Unexpected) => self.abort_on_unexpected_reply(
                 "The server answered the statements of a release with an unexpected message.",
             ),
             Ok(None) => self.set_step(Step::Release(purpose, exchange)),
@@ -179,15 +179,17 @@ impl Session {
                     self.send(Purpose::Rollback(mode), &[("ROLLBACK", &[])])
                 }
                 Answer::Not(refusal) => self.undo(refusal),
-                Answer::Nonsense => self.doubt("The server answered a question with nonsense."),
+                Answer::Unexpected => {
+                    self.abort_on_unexpected_reply("The server answered a question with nonsense.")
+                }
             },
             (Some(sqlstate), TransactionStatus::Failed) if end.completed(0) => {
                 self.undo(question::unanswered(sqlstate));
             }
             (Some(_), TransactionStatus::Failed) => self.abort_after_failure(),
-            _ => {
-                self.doubt("The server answered a question with an unexpected transaction status.")
-            }
+            _ => self.abort_on_unexpected_reply(
+                "The server answered a question with an unexpected transaction status.",
+            ),
         }
     }
 
@@ -199,23 +201,25 @@ impl Session {
                 self.send_undo();
             }
             (Some(_), TransactionStatus::Failed) => self.abort_after_failure(),
-            _ => self.doubt("The server answered a ROLLBACK TO of a release unexpectedly."),
+            _ => self.abort_on_unexpected_reply(
+                "The server answered a ROLLBACK TO of a release unexpectedly.",
+            ),
         }
     }
 
     /// Counts what is sent again; whether it may be.
     fn may_retry(&mut self) -> bool {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return false;
         };
-        ending.retries += 1;
-        ending.retries <= MAX_RETRIES
+        enforcement.retries += 1;
+        enforcement.retries <= MAX_RETRIES
     }
 
     /// A statement of ours has failed, and the client's transaction with it: the client has to be told.
     fn abort_after_failure(&mut self) {
-        if let Some(ending) = &mut self.ending {
-            ending.incident.why = Some(
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.incident.why = Some(
                 "asking whether it could be released failed, and ended it: it was rolled back"
                     .into(),
             );
@@ -239,19 +243,21 @@ impl Session {
                 self.send(Purpose::Rollback(mode), &[("ROLLBACK", &[])]);
             }
             (false, TransactionStatus::Failed) => self.abort_after_failure(),
-            _ => self.doubt("The server answered the ROLLBACK of a release unexpectedly."),
+            _ => self.abort_on_unexpected_reply(
+                "The server answered the ROLLBACK of a release unexpectedly.",
+            ),
         }
     }
 
     /// The transaction is ended, or has begun again and waits for a client that has not spoken.
     fn released(&mut self, mode: Mode, begun: bool) {
-        let Some(mut ending) = self.ending.take() else {
+        let Some(mut enforcement) = self.enforcement.take() else {
             return;
         };
-        ending.incident.outcome = Outcome::Released;
-        self.report(ending.incident.clone());
+        enforcement.incident.outcome = Outcome::Released;
+        self.emit_incident(enforcement.incident.clone());
         self.released = Some(Box::new(Released {
-            incident: ending.incident,
+            incident: enforcement.incident,
             mode,
             begun,
         }));
@@ -266,7 +272,7 @@ impl Session {
             self.actions.push_back(Action::OpenGate);
             return false;
         }
-        self.begin_ending(released.incident, now);
+        self.start_enforcement(released.incident, now);
         self.begin(released.mode, false);
         true
     }
@@ -289,14 +295,14 @@ impl Session {
     }
 
     fn begun_again(&mut self, end: Exchanged, mode: Mode) {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
         if end.failed().is_none() && end.status == TransactionStatus::InBlock {
-            if ending.incident.outcome != Outcome::Released {
+            if enforcement.incident.outcome != Outcome::Released {
                 return self.released(mode, true);
             }
-            self.ending = None;
+            self.enforcement = None;
             self.actions.push_back(Action::OpenGate);
             return;
         }
@@ -305,7 +311,7 @@ impl Session {
             TransactionStatus::Idle if again => self.begin(mode, false),
             TransactionStatus::Failed if again => self.begin(mode, true),
             TransactionStatus::Idle | TransactionStatus::InBlock | TransactionStatus::Failed => {
-                self.doubt("A released transaction could not be begun again.");
+                self.abort_on_unexpected_reply("A released transaction could not be begun again.");
             }
         }
     }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::{Instant, Outcome, Session, Step, policy, proof::Then};
-use crate::session::{damage::Damage, event::Position, limits::Look, text::Text};
+use crate::session::{damage::Damage, event::Position, limits::ObservationRequest, text::Text};
 
 /// How long an answer of the observer's may take, beyond the interval at which it looks.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,29 +35,31 @@ impl Session {
             return;
         }
         let commit = self.commit();
-        let Some(ending) = &self.ending else {
+        let Some(enforcement) = &self.enforcement else {
             return;
         };
-        let cleared = ending
+        let cleared = enforcement
             .cleared
             .is_some_and(|at| now.saturating_duration_since(at) < FRESH);
         match commit {
             Commit::No => self.cancel(now),
             // Its answer may have come long ago, and not be read because the client does not read.
-            Commit::Perhaps | Commit::Surely if self.client.is_blocked() && !ending.read => {
+            Commit::Perhaps | Commit::Surely if self.client.is_blocked() && !enforcement.read => {
                 self.set_step(Step::Read {
                     until: now + READ_FOR,
                 });
             }
             Commit::Perhaps if cleared => self.cancel(now),
-            Commit::Perhaps if self.observed.interval().is_some() && ending.unseen.is_none() => {
+            Commit::Perhaps
+                if self.observed.interval().is_some() && enforcement.unseen.is_none() =>
+            {
                 self.ask_observer(now);
             }
             // It is told of no success.
-            Commit::Perhaps if ending.closes.is_some() => self.cancel(now),
-            Commit::Perhaps => self.leave_commit(ending.unseen.unwrap_or(UNOBSERVED)),
+            Commit::Perhaps if enforcement.closes.is_some() => self.cancel(now),
+            Commit::Perhaps => self.skip_running_commit(enforcement.unseen.unwrap_or(UNOBSERVED)),
             Commit::Surely => {
-                self.leave_commit("the client is ending it: its COMMIT or ROLLBACK runs")
+                self.skip_running_commit("the client is ending it: its COMMIT or ROLLBACK runs")
             }
         }
     }
@@ -86,8 +88,8 @@ impl Session {
     /// Whether a commit runs, when `reads` tells of a text whether it only reads.
     fn commit_if(&self, reads: impl FnMut(&Text) -> bool) -> Commit {
         let (pending, transaction) = (&self.state.pending, &self.state.transaction);
-        let ending = self.ending.as_ref();
-        if ending.is_some_and(|ending| ending.copy_failed) {
+        let enforcement = self.enforcement.as_ref();
+        if enforcement.is_some_and(|enforcement| enforcement.copy_failed) {
             Commit::No
         } else if pending.ends_block() && self.position() == Position::Running {
             Commit::Surely
@@ -120,15 +122,18 @@ impl Session {
     fn looks_first(&self) -> bool {
         let runs = !self.state.pending.is_empty() && !self.state.pending.copy_in();
         let reads = !self.client.is_blocked();
-        let action = self.ending.as_ref().map(|ending| ending.incident.action);
+        let action = self
+            .enforcement
+            .as_ref()
+            .map(|enforcement| enforcement.incident.action);
         let observes = self.observed.interval().is_some();
         action >= Some(policy::Action::Rollback) && runs && reads && observes
     }
 
     /// Everything has been read that the server has sent.
     pub(super) fn read_enough(&mut self, now: Instant) {
-        if let Some(ending) = &mut self.ending {
-            ending.read = true;
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.read = true;
         }
         self.next_step(now);
     }
@@ -143,20 +148,20 @@ impl Session {
     }
 
     /// The look that is waited for.
-    pub(in crate::session) fn look_asked_for(&self) -> Option<Look> {
-        let Some(Step::Ask { since, .. }) = self.ending_step() else {
+    pub(in crate::session) fn requested_observation(&self) -> Option<ObservationRequest> {
+        let Some(Step::Ask { since, .. }) = self.enforcement_step() else {
             return None;
         };
-        Some(Look {
+        Some(ObservationRequest {
             from: since,
             by: since,
-            steadily: false,
+            continuous: false,
         })
     }
 
     /// Takes note of a look that was waited for.
     pub(in crate::session) fn commit_observed(&mut self, damage: &Damage, now: Instant) {
-        let step = self.ending_step();
+        let step = self.enforcement_step();
         if let Some(Step::Ask { since, .. }) = step
             && damage.at >= since
         {
@@ -166,14 +171,14 @@ impl Session {
     }
 
     fn commit_seen(&mut self, damage: &Damage, now: Instant) {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
         match damage.awaits_standby {
-            Some(true) => return self.leave_commit("its commit waits for a standby"),
-            Some(false) => ending.cleared = Some(damage.at),
+            Some(true) => return self.skip_running_commit("its commit waits for a standby"),
+            Some(false) => enforcement.cleared = Some(damage.at),
             None => {
-                ending.unseen =
+                enforcement.unseen =
                     Some("a commit may be running, and the observer may not see what it waits for");
             }
         }
@@ -182,23 +187,23 @@ impl Session {
 
     /// No look came in time.
     pub(super) fn look_late(&mut self, now: Instant) {
-        if let Some(ending) = &mut self.ending {
-            ending.unseen =
+        if let Some(enforcement) = &mut self.enforcement {
+            enforcement.unseen =
                 Some("a commit may be running, and the observer did not answer in time");
         }
         self.asked(now);
     }
 
     /// What runs is a commit, or may be.
-    pub(super) fn leave_commit(&mut self, why: &str) {
+    pub(super) fn skip_running_commit(&mut self, why: &str) {
         let unknown = self.state.pending.ready_owed().max(1);
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        if ending.closes.is_some() {
+        if enforcement.closes.is_some() {
             return self.terminate(unknown);
         }
-        ending.incident.why = Some(why.into());
+        enforcement.incident.why = Some(why.into());
         self.finish(Outcome::NotPossible);
     }
 }

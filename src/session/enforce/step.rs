@@ -1,8 +1,8 @@
-//! What an ending waits for, and what that means for the frames that come meanwhile.
+//! What an enforcement waits for, and what that means for the frames that come meanwhile.
 
-use super::{Instant, abort, drain, exchange, proof, release};
+use super::{Instant, abort, cancel, exchange, proof, release};
 
-/// What an ending waits for.
+/// What an enforcement waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) enum Step {
     /// A look at what the server's process waits for.
@@ -34,7 +34,7 @@ pub(in crate::session) enum Step {
         until: Instant,
     },
     /// The end of the statement that was cancelled.
-    Cancel(drain::Cancel),
+    Cancel(cancel::Cancel),
     /// The answer to our Close.
     Fence,
     /// The ErrorResponse to our Parse.
@@ -78,7 +78,7 @@ impl Step {
         }
     }
 
-    /// Whether nothing is done yet: the ending is given up when the client speaks.
+    /// Whether nothing is done yet: the enforcement is given up when the client speaks.
     pub(super) fn is_preliminary(self) -> bool {
         use proof::Then::{Gate, Question};
         match self {

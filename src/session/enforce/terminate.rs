@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use super::{
-    Action, CloseReason, Hit, Instant, Outcome, Phase, Session, Step, Trigger, originate, report,
+    Action, CloseReason, Hit, Instant, Outcome, Phase, Session, Step, Trigger, diagnostics,
+    originate,
 };
 use crate::{
-    policy::{self, Kind},
+    policy::{self, StuckKind},
     session::{event, in_force::RuleIndex},
 };
 
@@ -23,48 +24,48 @@ impl Session {
     /// Ends the session, whatever is open in it.
     pub fn handle_shutdown(&mut self, now: Instant) {
         self.operator.insist();
-        let step = self.ending_step();
+        let step = self.enforcement_step();
         if step.is_some_and(|step| step.is_preliminary() || matches!(step, Step::Ask { .. })) {
-            self.put_off();
+            self.postpone();
             self.actions.push_back(Action::OpenGate);
         }
         self.insist(now);
     }
 
-    /// Ends the session when pgidle ends; an ending that is under way comes first.
+    /// Ends the session when pgidle ends; an enforcement that is under way comes first.
     pub(in crate::session) fn insist(&mut self, now: Instant) {
-        if !self.operator.insists() || self.ending.is_some() || self.state.phase.is_closing() {
+        if !self.operator.insists() || self.enforcement.is_some() || self.state.phase.is_closing() {
             return;
         }
         let quiet = self.nothing_can_run() && !self.state.pending.copy_in();
         if quiet || !self.state.phase.is_ready() || self.state.replication {
-            return self.fatal(&report::shutdown(0), CloseReason::Drain);
+            return self.fatal(&diagnostics::shutdown(0), CloseReason::Drain);
         }
         // It is not reported.
         let cause = event::Cause::Limit {
             rule: self.limits.rule(RuleIndex::CURRENT),
-            kind: Kind::Age,
+            kind: StuckKind::Age,
             limit: Duration::ZERO,
         };
         let incident = self.incident_of(cause, policy::Action::Terminate, now);
-        self.set_ending(incident, Trigger::Shutdown, now);
+        self.set_enforcement(incident, Trigger::Shutdown, now);
         self.next_step(now);
     }
 
     /// Closes both sides; `unknown` requests were forwarded and not answered.
     pub(super) fn terminate(&mut self, unknown: usize) {
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        let doubted = matches!(ending.hit, Some(Hit::Unknown | Hit::Wait));
+        let doubted = matches!(enforcement.hit, Some(Hit::Unknown | Hit::Wait));
         let unknown = unknown.max(usize::from(doubted));
         if unknown > 0 {
-            ending.incident.why =
+            enforcement.incident.why =
                 Some(format!("the outcome of {unknown} request(s) is unknown").into());
         }
-        let report = ending.fatal(unknown);
-        let reason = ending.close_reason();
-        self.close(report, unknown, reason);
+        let diagnostic = enforcement.fatal(unknown);
+        let reason = enforcement.close_reason();
+        self.close(diagnostic, unknown, reason);
         self.finish(Outcome::Terminated);
     }
 
@@ -77,12 +78,21 @@ impl Session {
     }
 
     /// Sends a FATAL error where the client can read it, and asks for the end of the session.
-    pub(in crate::session) fn fatal(&mut self, report: &originate::Report, reason: CloseReason) {
-        self.close(report.clone(), 0, reason);
+    pub(in crate::session) fn fatal(
+        &mut self,
+        diagnostic: &originate::Diagnostic,
+        reason: CloseReason,
+    ) {
+        self.close(diagnostic.clone(), 0, reason);
     }
 
     /// The same, where the outcome of so many requests is unknown, which the report says already.
-    fn close(&mut self, mut report: originate::Report, mut unknown: usize, reason: CloseReason) {
+    fn close(
+        &mut self,
+        mut diagnostic: originate::Diagnostic,
+        mut unknown: usize,
+        reason: CloseReason,
+    ) {
         if self.state.phase.is_closing() {
             return;
         }
@@ -92,7 +102,7 @@ impl Session {
             let pending = &self.state.pending;
             let waiting = usize::from(!pending.is_empty());
             let sent = pending.ready_owed().max(waiting);
-            report::add_unknown(&mut report, sent);
+            diagnostics::add_unknown(&mut diagnostic, sent);
             unknown = unknown.max(sent);
         }
         self.state.phase = Phase::Closing {
@@ -100,7 +110,7 @@ impl Session {
         };
         // In the middle of a message a FATAL would be read as a part of it.
         if self.server.missing() == 0 {
-            originate::fatal_response(&report, self.client.output());
+            originate::fatal_response(&diagnostic, self.client.output());
         }
         // A server that still waits for a password takes no Terminate.
         if ready && self.state.pending.is_empty() && self.client.missing() == 0 {

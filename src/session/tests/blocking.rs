@@ -217,16 +217,16 @@ fn those_whom_it_does_free_count_from_their_own_time() {
     );
 }
 
-/// From when and by when a look is wanted, from the moment that the last step left, and whether steadily.
+/// From when and by when a look is wanted, from the moment that the last step left, and whether it goes on.
 fn look(limits: &str, script: &str) -> Option<(Duration, Duration, bool)> {
     let mut player = Player::new(limits);
     player.play(script);
     player
         .session
         .handle_observer(Some(Duration::from_secs(1)), player.now);
-    let look = player.session.look_wanted()?;
+    let look = player.session.observation_due()?;
     let after = |at: std::time::Instant| at.saturating_duration_since(player.now);
-    Some((after(look.from), after(look.by), look.steadily))
+    Some((after(look.from), after(look.by), look.continuous))
 }
 
 #[test]

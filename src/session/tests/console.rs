@@ -6,8 +6,8 @@ use super::script::{Player, check, opened};
 use crate::{
     policy::Action,
     session::{
+        diagnostics,
         event::{Cause, Hit},
-        report,
     },
 };
 
@@ -300,9 +300,9 @@ fn the_client_is_told_who_said_so() {
     let told = |action| {
         let incident = session.incident_of(cause.clone(), action, now);
         if action == Action::Terminate {
-            report::terminated(&incident, 1)
+            diagnostics::terminated(&incident, 1)
         } else {
-            report::hit(&incident, Hit::Meant)
+            diagnostics::hit(&incident, Hit::Meant)
         }
     };
     let said = [Action::Rollback, Action::Terminate].map(|action| {

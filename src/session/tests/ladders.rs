@@ -111,7 +111,7 @@ fn the_age_of_a_transaction_meets_the_limits_of_its_new_application_name() {
               > Q SET application_name = 'b'
             S: C SET | PS application_name=b | Z T
               < C SET | S | Z T
-              ! Identify
+              ! MatchRules
             limits: age: rollback 2s
             +500ms
               > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 2 s'::pg_catalog.int4

@@ -95,7 +95,7 @@ enum Block {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Busy {
     No,
-    Sleeping { deaf: u32 },
+    Sleeping { ignored_cancels: u32 },
     Copying { token: u32 },
 }
 
@@ -158,7 +158,7 @@ pub(super) struct Server {
     /// Questions of releases that it was asked.
     questions: u32,
     /// What a release has taken away from the client.
-    robbed: Option<&'static str>,
+    taken_by_release: Option<&'static str>,
 }
 
 impl Server {
@@ -192,7 +192,7 @@ impl Server {
             erred: false,
             carried_out: false,
             questions: 0,
-            robbed: None,
+            taken_by_release: None,
         }
     }
 
@@ -315,8 +315,8 @@ impl Server {
             return;
         }
         match &mut self.busy {
-            Busy::Sleeping { deaf: 0 } => self.error("57014"),
-            Busy::Sleeping { deaf } => *deaf -= 1,
+            Busy::Sleeping { ignored_cancels: 0 } => self.error("57014"),
+            Busy::Sleeping { ignored_cancels } => *ignored_cancels -= 1,
             Busy::Copying { .. } => self.cancelled = true,
             Busy::No => self.cancelled = !self.list.is_empty(),
         }
@@ -360,7 +360,7 @@ impl Server {
             self.run(&text);
             self.carry_out();
             self.wait_for_standby(false);
-            if let Some(what) = self.robbed {
+            if let Some(what) = self.taken_by_release {
                 return Err(format!("a release took {what} away"));
             }
         } else if self.in_query {
@@ -535,7 +535,7 @@ impl Server {
                 .portals
                 .keys()
                 .any(|portal| !self.done.contains(portal));
-            self.robbed = if !self.tokens.is_empty() {
+            self.taken_by_release = if !self.tokens.is_empty() {
                 Some("rows")
             } else if self.savepoints.0.len() > 1 {
                 // The last one is that of the question.
@@ -629,8 +629,8 @@ impl Server {
                 self.send(b'G', &[0; 3]);
                 self.flush();
             }
-            "SLEEP" => self.busy = Busy::Sleeping { deaf: 0 },
-            "DOZE" => self.busy = Busy::Sleeping { deaf: 2 },
+            "SLEEP" => self.busy = Busy::Sleeping { ignored_cancels: 0 },
+            "DOZE" => self.busy = Busy::Sleeping { ignored_cancels: 2 },
             "WITH" => self.answer_question(),
             "SET" => self.complete("SET"),
             "SELECT" if text.contains("::pg_catalog.int4") => self.error("22P02"),

@@ -18,7 +18,7 @@ fn a_transaction_stays_under_the_limits_that_it_has_had() {
               > Q SET application_name = 'lax'
             S: C SET | PS application_name=lax | Z T
               < C SET | S | Z T
-              ! Identify
+              ! MatchRules
             +2s
             C: Q SELECT 1
               > Q SELECT 1
@@ -44,7 +44,7 @@ fn the_next_transaction_is_under_the_new_limits() {
               > Q SET application_name = 'lax'
             S: C SET | PS application_name=lax | Z T
               < C SET | S | Z T
-              ! Identify
+              ! MatchRules
             C: Q COMMIT
               > Q COMMIT
             S: C COMMIT | Z I
@@ -71,7 +71,7 @@ fn a_name_that_leads_to_severer_limits_holds_at_once() {
               > Q SET application_name = 'lax'
             S: C SET | PS application_name=lax | Z I
               < C SET | S | Z I
-              ! Identify
+              ! MatchRules
             C: Q BEGIN
               > Q BEGIN
             S: C BEGIN | Z T
@@ -81,7 +81,7 @@ fn a_name_that_leads_to_severer_limits_holds_at_once() {
               > Q SET application_name = 'other'
             S: C SET | PS application_name=other | Z T
               < C SET | S | Z T
-              ! Identify
+              ! MatchRules
             +3s
               > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 3 s'::pg_catalog.int4
         "#]],
@@ -102,7 +102,7 @@ fn a_reload_holds_at_once_in_both_directions() {
               > Q SET application_name = 'lax'
             S: C SET | PS application_name=lax | Z T
               < C SET | S | Z T
-              ! Identify
+              ! MatchRules
             +1s
             rules: lax = idle: rollback 9s | * = idle: rollback 6s
             +4s

@@ -1,4 +1,4 @@
-//! What an ending does while the proof is still to come that statements only read.
+//! What an enforcement does while the proof is still to come that statements only read.
 
 use expect_test::expect;
 

@@ -12,7 +12,7 @@ use super::{
     script::{backend, everyone, limits, started, startup_answer},
 };
 use crate::{
-    policy::{Action as PolicyAction, Kind},
+    policy::{Action as PolicyAction, StuckKind},
     session::{
         Action, Session, Side, Wants,
         damage::Damage,
@@ -459,7 +459,7 @@ impl World {
             self.now = at.max(self.now);
             self.session.handle_timeout(self.now);
             self.settle()?;
-            if let Some(Step::Read { .. }) = self.session.ending_step() {
+            if let Some(Step::Read { .. }) = self.session.enforcement_step() {
                 self.deliver(usize::MAX)?;
                 self.settle()?;
             }
@@ -544,10 +544,10 @@ impl World {
 
     /// Whoever looks sees whether a commit waits for its standby.
     fn look(&mut self) {
-        if !self.observed || self.session.ending.is_none() {
+        if !self.observed || self.session.enforcement.is_none() {
             return;
         }
-        let look = self.session.look_wanted();
+        let look = self.session.observation_due();
         if look.is_some_and(|look| look.from <= self.now) {
             let seen = Damage {
                 at: self.now,
@@ -598,7 +598,7 @@ impl World {
         Ok(())
     }
 
-    fn acts(&self, kind: Kind, least: PolicyAction) -> bool {
+    fn acts(&self, kind: StuckKind, least: PolicyAction) -> bool {
         let limits = limits(self.limits);
         limits
             .ladder(kind)
@@ -613,14 +613,14 @@ impl World {
         let ends = |kind| self.acts(kind, PolicyAction::Rollback);
         let half_forwarded = self.session.client.missing() > 0 && position != Position::CopyIn;
         let covered = match position {
-            _ if half_forwarded => self.acts(Kind::Stalled, PolicyAction::Terminate),
+            _ if half_forwarded => self.acts(StuckKind::Stalled, PolicyAction::Terminate),
             Position::IdleInTransaction
             | Position::HalfSentRequest
-            | Position::IdleInTransactionAborted => ends(Kind::Idle),
+            | Position::IdleInTransactionAborted => ends(StuckKind::Idle),
             Position::UnsyncedBatch
             | Position::FailedBatch
             | Position::CopyIn
-            | Position::ClientNotReading => ends(Kind::Stalled),
+            | Position::ClientNotReading => ends(StuckKind::Stalled),
             Position::Idle => !self.limits.is_empty(),
             Position::Released => !self.server.closes_idle,
             Position::HalfForwardedMessage
@@ -629,7 +629,7 @@ impl World {
             | Position::Replication => false,
         };
         // Before the answer to BEGIN has come it is unknown that there is a block, where a list is not wholly known.
-        let aged = ends(Kind::Age)
+        let aged = ends(StuckKind::Age)
             && self.server.has_told_all()
             && !self.client.may_have_left_block()
             && !half_forwarded
@@ -667,9 +667,9 @@ impl World {
     fn check_patience(&mut self) -> Result<(), String> {
         self.land_cancels();
         self.be_silent()?;
-        if self.session.ending.is_some() && !self.closed {
+        if self.session.enforcement.is_some() && !self.closed {
             let terminates = |kind| self.acts(kind, PolicyAction::Terminate);
-            if Kind::ALL.into_iter().all(terminates) {
+            if StuckKind::ALL.into_iter().all(terminates) {
                 return Err("not terminated".to_owned());
             }
             self.session.handle_eof(Side::Client, self.now);
@@ -716,7 +716,7 @@ impl World {
         let agrees = state.pending.is_empty()
             && !state.pending.unsynced()
             && self.session.position() == Position::Idle
-            && self.session.ending.is_none()
+            && self.session.enforcement.is_none()
             && self.session.released.is_none();
         if self.commands > 0 {
             return Err("nothing has come of a command".to_owned());
@@ -857,7 +857,7 @@ fn a_request_sent_with_the_startup_packet_is_not_refused_by_a_shutdown() {
     }
 }
 
-/// The ending that was under way comes to nothing by what the observer saw.
+/// The enforcement that was under way comes to nothing by what the observer saw.
 #[test]
 fn a_shutdown_is_not_forgotten_when_an_observation_ends_what_came_first() {
     let setting = Setting {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::script::Player;
 use crate::{
-    policy::{Action, Kind},
+    policy::{Action, StuckKind},
     session::{event::Position, snapshot::Clock},
 };
 
@@ -42,7 +42,7 @@ fn a_snapshot_tells_how_things_stand() {
     );
     assert_eq!(now.transaction_for, Some(Duration::from_secs(4)));
     assert_eq!(
-        (&*now.rule, now.blocked, now.ending),
+        (&*now.rule, now.blocked, now.enforcement),
         ("test", Some(1), None)
     );
     let clock = |kind, seconds, taken: &[Action], next| Clock {
@@ -56,16 +56,16 @@ fn a_snapshot_tells_how_things_stand() {
     assert_eq!(
         now.clocks[..2],
         [
-            clock(Kind::Idle, 2, &[Action::Log], Some(rollback)),
-            clock(Kind::Age, 4, &[], Some(terminate)),
+            clock(StuckKind::Idle, 2, &[Action::Log], Some(rollback)),
+            clock(StuckKind::Age, 4, &[], Some(terminate)),
         ]
     );
     assert_eq!(
         (now.clocks[2].kind, now.clocks[2].shows),
-        (Kind::Blocking, Duration::from_millis(500))
+        (StuckKind::Blocking, Duration::from_millis(500))
     );
 
     player.play("+3s");
     let now = player.session.snapshot(player.now);
-    assert_eq!(now.ending, Some("abort"));
+    assert_eq!(now.enforcement, Some("abort"));
 }

@@ -13,7 +13,7 @@ use super::{
     event::Event,
 };
 use crate::{
-    policy::{Kind, Limits, RELEASE_TIMEOUT, format_duration},
+    policy::{Limits, RELEASE_TIMEOUT, StuckKind, format_duration},
     wire::{Bind, ErrorFields, Parse, cstr, describe_target, execute_portal, parameter_status},
 };
 
@@ -274,7 +274,7 @@ fn text(body: &[u8]) -> String {
 /// Limits in one line: `idle: log 1s, rollback 2s; age: rollback 10s`.
 pub fn limits(limits: &Limits) -> String {
     let mut parts = Vec::new();
-    for kind in Kind::ALL {
+    for kind in StuckKind::ALL {
         let rungs = limits.ladder(kind).rungs().iter();
         let rungs: Vec<_> = rungs
             .map(|&(at, action)| format!("{action} {}", format_duration(at)))
@@ -301,7 +301,7 @@ pub fn event(event: &Event) -> Option<String> {
     Some(match event {
         Event::Incident(incident) => format!(
             "{} {} {} at {:?} in {:?} after {:?}",
-            incident.kind().map_or("command", Kind::name),
+            incident.kind().map_or("command", StuckKind::name),
             incident.action,
             incident.outcome.name(),
             incident.limit().unwrap_or_default(),

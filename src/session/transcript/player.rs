@@ -15,10 +15,11 @@ use std::{
 use super::{SECOND, backend, frontend};
 use crate::{
     policy::{
-        Action as PolicyAction, Kind, Ladder, Limits, Match, Pattern, Rule, Rules, parse_duration,
+        Action as PolicyAction, Ladder, Limits, Match, Pattern, Rule, Rules, StuckKind,
+        parse_duration,
     },
     session::{
-        Action, Eof, Opening, Refused, Session, Side, Wants,
+        Action, Eof, Refused, Session, SessionParams, Side, Wants,
         damage::{Damage, FreedBy, Waiter},
         event::Who,
         transfer::Taken,
@@ -47,7 +48,7 @@ pub(in crate::session) fn limits(text: &str) -> Arc<Limits> {
             limits.blocking_mode = Some(rungs.trim().parse().unwrap());
             continue;
         }
-        let kind = Kind::ALL
+        let kind = StuckKind::ALL
             .into_iter()
             .find(|known| known.name() == kind.trim())
             .unwrap();
@@ -92,13 +93,13 @@ fn rules(text: &str) -> Rules {
 
 /// A session whose startup packet was sent `now`.
 pub(in crate::session) fn started(text: &str, now: Instant) -> (Session, Instant) {
-    let opening = Opening {
+    let opening = SessionParams {
         who: Who {
             session: 1,
             ..Who::default()
         },
         records: true,
-        ..Opening::default()
+        ..SessionParams::default()
     };
     (Session::new(opening, limits(text), now), now)
 }
@@ -377,9 +378,9 @@ impl Player {
                     | Action::OpenGate
                     | Action::Authenticated
                     | Action::SetCancelKey(_) => {}
-                    Action::Cancel | Action::Identify => {
+                    Action::Cancel | Action::MatchRules => {
                         writeln!(self.transcript, "  ! {action:?}").unwrap();
-                        if let (Action::Identify, Some(rules)) = (action, &self.rules) {
+                        if let (Action::MatchRules, Some(rules)) = (action, &self.rules) {
                             self.session.handle_rules(rules, self.now);
                         }
                     }

@@ -49,7 +49,7 @@ const LOG_LINES: usize = 8;
 
 /// A running process and its folder.
 #[derive(Debug)]
-pub(super) struct Leash {
+pub(super) struct OwnedProcess {
     process: Child,
     folder: TempDir,
 }
@@ -77,7 +77,7 @@ impl<'a> PrivateFolder<'a> {
     }
 
     /// Runs a shell script, which is to end in `exec`. In it `$0` is the folder, and what it prints goes to a log.
-    pub(super) fn spawn<I>(self, script: &str, arguments: I) -> io::Result<Leash>
+    pub(super) fn spawn<I>(self, script: &str, arguments: I) -> io::Result<OwnedProcess>
     where
         I: IntoIterator<Item: AsRef<std::ffi::OsStr>>,
     {
@@ -105,7 +105,7 @@ impl<'a> PrivateFolder<'a> {
         if let Some(user) = self.user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
-        Ok(Leash {
+        Ok(OwnedProcess {
             process: command.spawn()?,
             folder: self.folder,
         })
@@ -118,7 +118,7 @@ impl<'a> PrivateFolder<'a> {
     }
 }
 
-impl Leash {
+impl OwnedProcess {
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -161,7 +161,7 @@ impl Leash {
     }
 }
 
-impl Drop for Leash {
+impl Drop for OwnedProcess {
     fn drop(&mut self) {
         // SIGINT is PostgreSQL's fast shutdown and SIGQUIT its immediate one.
         let stopped = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL]
@@ -210,10 +210,10 @@ mod tests {
     fn the_end_of_the_pipe_stops_the_process_and_removes_the_folder() {
         let folder = PrivateFolder::new(None).unwrap();
         let path = folder.path().to_owned();
-        let mut leash = folder.spawn("exec sleep 60", NOTHING).unwrap();
-        assert!(!leash.has_exited());
-        drop(leash.process.stdin.take());
-        assert!(soon(|| leash.has_exited()));
+        let mut process = folder.spawn("exec sleep 60", NOTHING).unwrap();
+        assert!(!process.has_exited());
+        drop(process.process.stdin.take());
+        assert!(soon(|| process.has_exited()));
         assert!(soon(|| !path.exists()));
     }
 }

@@ -1,4 +1,4 @@
-//! What a client is told about its transaction: the sentences, built once for each ending.
+//! What a client is told about its transaction: the sentences, built once for each enforcement.
 //!
 //! The texts go to the client as message fields. What goes into SQL is [`sql_reason`] alone: plain ASCII without quotes
 //! or backslashes, because a backslash could end the literal under `standard_conforming_strings = off`.
@@ -7,23 +7,23 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::event::{Cause, Hit, Incident, Position};
 use crate::{
-    policy::{Action, Kind, Target, format_duration},
-    wire::originate::Report,
+    policy::{Action, StuckKind, Target, format_duration},
+    wire::originate::Diagnostic,
 };
 
 /// The error that a client gets for what was ended because of its transaction.
-pub(super) fn hit(incident: &Incident, hit: Hit) -> Report {
-    let told = report(incident, &format!("{}: {}", message(hit), what(incident)));
-    with_hint(told, hit)
+pub(super) fn hit(incident: &Incident, hit: Hit) -> Diagnostic {
+    let diagnostic = diagnostic(incident, &format!("{}: {}", message(hit), what(incident)));
+    with_hint(diagnostic, hit)
 }
 
 /// The error that a client gets for what was ended because pgidle ends.
-pub(super) fn hit_by_shutdown(hit: Hit) -> Report {
-    let told = Report {
+pub(super) fn hit_by_shutdown(hit: Hit) -> Diagnostic {
+    let diagnostic = Diagnostic {
         message: format!("{}: pgidle is shutting down", message(hit)),
         ..shutdown(0)
     };
-    with_hint(told, hit)
+    with_hint(diagnostic, hit)
 }
 
 fn message(hit: Hit) -> &'static str {
@@ -42,9 +42,9 @@ fn message(hit: Hit) -> &'static str {
 }
 
 /// 40003 `statement_completion_unknown`, 57014 `query_canceled`.
-fn with_hint(told: Report, hit: Hit) -> Report {
+fn with_hint(diagnostic: Diagnostic, hit: Hit) -> Diagnostic {
     let (sqlstate, hint) = match hit {
-        Hit::Meant => return told,
+        Hit::Meant => return diagnostic,
         Hit::Next => ("57014", "Run it again: the session is kept."),
         Hit::Unknown => ("40003", "Look at what was done before running it again."),
         Hit::Wait => (
@@ -52,35 +52,35 @@ fn with_hint(told: Report, hit: Hit) -> Report {
             "Do not run it again without looking at what was done.",
         ),
     };
-    Report {
+    Diagnostic {
         sqlstate,
         hint: hint.to_owned(),
-        ..told
+        ..diagnostic
     }
 }
 
 /// The FATAL error in front of a closed connection; `unknown` requests may or may not have been carried out.
-pub(super) fn terminated(incident: &Incident, unknown: usize) -> Report {
-    let mut report = report(
+pub(super) fn terminated(incident: &Incident, unknown: usize) -> Diagnostic {
+    let mut diagnostic = diagnostic(
         incident,
         &format!("terminating connection: {}", what(incident)),
     );
-    report.hint = match incident.cause {
+    diagnostic.hint = match incident.cause {
         Cause::Limit { .. } => "Connect again. End transactions in time to avoid this.",
         Cause::Console { .. } => "Connect again.",
     }
     .to_owned();
-    add_unknown(&mut report, unknown);
-    report
+    add_unknown(&mut diagnostic, unknown);
+    diagnostic
 }
 
 /// Adds to a FATAL error that so many requests may or may not have been carried out.
-pub(super) fn add_unknown(report: &mut Report, requests: usize) {
+pub(super) fn add_unknown(diagnostic: &mut Diagnostic, requests: usize) {
     if requests > 0 {
-        if !report.detail.is_empty() {
-            report.detail.push(' ');
+        if !diagnostic.detail.is_empty() {
+            diagnostic.detail.push(' ');
         }
-        report.detail += &of_unknown_outcome(requests);
+        diagnostic.detail += &of_unknown_outcome(requests);
     }
 }
 
@@ -89,18 +89,18 @@ fn of_unknown_outcome(requests: usize) -> String {
 }
 
 /// The warning of the `notice` action.
-pub(super) fn notice(incident: &Incident) -> Report {
-    let mut report = report(
+pub(super) fn notice(incident: &Incident) -> Diagnostic {
+    let mut diagnostic = diagnostic(
         incident,
         &format!("the transaction that is open is {}", what(incident)),
     );
-    report.hint = "Commit or roll back soon.".to_owned();
-    report
+    diagnostic.hint = "Commit or roll back soon.".to_owned();
+    diagnostic
 }
 
 /// The FATAL error for a client that wants its authentication bound to a TLS connection that ends at pgidle.
-pub(super) fn cannot_bind() -> Report {
-    Report {
+pub(super) fn cannot_bind() -> Diagnostic {
+    Diagnostic {
         sqlstate: "28000",
         message: "pgidle: SCRAM authentication cannot pass between two TLS connections with different certificates".to_owned(),
         detail: "The client could bind it to its TLS connection and is not offered to; the server would take that for an attack.".to_owned(),
@@ -111,8 +111,8 @@ pub(super) fn cannot_bind() -> Report {
 }
 
 /// The FATAL error of a client whose server is not what sessions are meant for.
-pub(super) fn wrong_server(why: &str, target: Target) -> Report {
-    Report {
+pub(super) fn wrong_server(why: &str, target: Target) -> Diagnostic {
+    Diagnostic {
         sqlstate: "08004",
         message: format!("pgidle: {why}"),
         detail: format!(
@@ -124,8 +124,8 @@ pub(super) fn wrong_server(why: &str, target: Target) -> Report {
 }
 
 /// The FATAL error after a reply of the server that cannot be explained.
-pub(super) fn doubt(incident: &Incident, why: &str) -> Report {
-    Report {
+pub(super) fn doubt(incident: &Incident, why: &str) -> Diagnostic {
+    Diagnostic {
         sqlstate: sqlstate(incident),
         message: format!(
             "terminating connection: the end of a transaction ({}) could not be confirmed",
@@ -137,8 +137,8 @@ pub(super) fn doubt(incident: &Incident, why: &str) -> Report {
 }
 
 /// The FATAL error of a session when pgidle shuts down; `unknown` requests may or may not have been carried out.
-pub(super) fn shutdown(unknown: usize) -> Report {
-    Report {
+pub(super) fn shutdown(unknown: usize) -> Diagnostic {
+    Diagnostic {
         sqlstate: "57P01",
         message: "terminating connection: pgidle is shutting down".to_owned(),
         detail: match unknown {
@@ -151,8 +151,8 @@ pub(super) fn shutdown(unknown: usize) -> Report {
 
 /// The FATAL error of a client that is not authenticated in time, in PostgreSQL's words (`PerformAuthentication` in
 /// `src/backend/utils/init/postinit.c`).
-pub(super) fn login_too_slow() -> Report {
-    Report {
+pub(super) fn login_too_slow() -> Diagnostic {
+    Diagnostic {
         sqlstate: "57014",
         message: "pgidle: canceling authentication due to timeout (startup_timeout)".to_owned(),
         detail: String::new(),
@@ -161,8 +161,8 @@ pub(super) fn login_too_slow() -> Report {
 }
 
 /// The FATAL error of a client that is not authenticated when others need its place.
-pub(super) fn gives_way() -> Report {
-    Report {
+pub(super) fn gives_way() -> Diagnostic {
+    Diagnostic {
         sqlstate: "53300",
         message: "pgidle: sorry, too many sessions already, and this one is not authenticated yet"
             .to_owned(),
@@ -186,7 +186,7 @@ pub(super) fn sql_reason(incident: &Incident) -> String {
     )
 }
 
-fn report(incident: &Incident, message: &str) -> Report {
+fn diagnostic(incident: &Incident, message: &str) -> Diagnostic {
     let mut detail = match &incident.cause {
         Cause::Limit { rule, kind, limit } => format!(
             "Rule \"{rule}\": {kind} {} at {}.",
@@ -206,7 +206,7 @@ fn report(incident: &Incident, message: &str) -> Report {
         )
         .expect("a String takes any text");
     }
-    Report {
+    Diagnostic {
         sqlstate: sqlstate(incident),
         message: message.to_owned(),
         detail,
@@ -221,8 +221,11 @@ fn report(incident: &Incident, message: &str) -> Report {
 /// `admin_shutdown`.
 fn sqlstate(incident: &Incident) -> &'static str {
     match (incident.kind(), incident.action) {
-        (Some(Kind::Age), _) => "25P04",
-        (Some(Kind::Idle | Kind::Failed | Kind::Stalled | Kind::Blocking), _) => "25P03",
+        (Some(StuckKind::Age), _) => "25P04",
+        (
+            Some(StuckKind::Idle | StuckKind::Failed | StuckKind::Stalled | StuckKind::Blocking),
+            _,
+        ) => "25P03",
         (None, Action::Terminate) => "57P01",
         (None, Action::Log | Action::Notice | Action::Release | Action::Rollback) => "57014",
     }
@@ -241,8 +244,8 @@ fn what(incident: &Incident) -> String {
 
 fn position(incident: &Incident) -> &'static str {
     match (incident.kind(), incident.position) {
-        (Some(Kind::Age), _) => "not ended",
-        (Some(Kind::Blocking), _) => "keeping others waiting",
+        (Some(StuckKind::Age), _) => "not ended",
+        (Some(StuckKind::Blocking), _) => "keeping others waiting",
         (_, Position::IdleInTransactionAborted) => "idle in transaction aborted",
         (_, Position::HalfSentRequest) => "idle in transaction",
         (_, position) => position.name(),
@@ -252,9 +255,9 @@ fn position(incident: &Incident) -> &'static str {
 /// The time by which the limit was reached.
 pub(super) fn stuck_for(incident: &Incident) -> Duration {
     match incident.kind() {
-        Some(Kind::Age) => incident.age.unwrap_or(incident.idle),
-        Some(Kind::Blocking) => incident.waited.unwrap_or(incident.idle),
-        Some(Kind::Idle | Kind::Failed | Kind::Stalled) | None => incident.idle,
+        Some(StuckKind::Age) => incident.age.unwrap_or(incident.idle),
+        Some(StuckKind::Blocking) => incident.waited.unwrap_or(incident.idle),
+        Some(StuckKind::Idle | StuckKind::Failed | StuckKind::Stalled) | None => incident.idle,
     }
 }
 

@@ -40,13 +40,17 @@ impl Session {
         } else {
             MAX_CANCELS
         };
-        let Some(ending) = &mut self.ending else {
+        let Some(enforcement) = &mut self.enforcement else {
             return;
         };
-        if ending.cancels < most && self.who.server_pid.is_some() {
-            ending.cancels += 1;
-            ending.cleared = None;
-            let cancelled = Cancelled::new(ending.trigger, &ending.incident, ending.transaction);
+        if enforcement.cancels < most && self.who.server_pid.is_some() {
+            enforcement.cancels += 1;
+            enforcement.cleared = None;
+            let cancelled = Cancelled::new(
+                enforcement.trigger,
+                &enforcement.incident,
+                enforcement.transaction,
+            );
             self.set_step(Step::Cancel(Cancel {
                 in_flight: true,
                 repeat_at: now + INTERVAL,
@@ -55,16 +59,16 @@ impl Session {
             self.send_cancel();
             // A server that waits ignores the cancel: it may have answers that were never asked for.
             self.flush_batch();
-        } else if ending.closes.is_some() {
+        } else if enforcement.closes.is_some() {
             // A COPY that was made to fail is carried out in no case.
-            let unknown = if ending.copy_failed {
+            let unknown = if enforcement.copy_failed {
                 0
             } else {
                 self.state.pending.ready_owed().max(1)
             };
             self.terminate(unknown);
         } else {
-            ending.incident.why = Some(match ending.cancels {
+            enforcement.incident.why = Some(match enforcement.cancels {
                 0 => NO_KEY.into(),
                 sent => format!("the statement did not end after {sent} cancel requests").into(),
             });
@@ -81,7 +85,7 @@ impl Session {
     /// Tells that the server has closed the connection of a CancelRequest, or that it has been waited for long enough.
     pub fn handle_cancel_closed(&mut self, now: Instant) {
         self.cancels.closed();
-        let step = self.ending_step();
+        let step = self.enforcement_step();
         if let Some(Step::Cancel(cancel)) = step {
             self.set_step(Step::Cancel(Cancel {
                 in_flight: self.cancels.is_open(),
@@ -109,20 +113,20 @@ impl Session {
     /// Where the transaction is over and more was sent behind it, that is only known when the next cancel would be due.
     pub(super) fn request_ended(&mut self, now: Instant) {
         let in_flight = matches!(
-            self.ending_step(),
+            self.enforcement_step(),
             Some(Step::Cancel(Cancel {
                 in_flight: true,
                 ..
             }))
         );
-        if self.ending.is_some() && !in_flight && self.state.pending.is_empty() {
+        if self.enforcement.is_some() && !in_flight && self.state.pending.is_empty() {
             self.next_step(now);
         }
     }
 
     /// When the next cancel is due.
     pub(super) fn cancel_due(&self) -> Option<Instant> {
-        match self.ending_step() {
+        match self.enforcement_step() {
             Some(Step::Cancel(Cancel {
                 in_flight: false,
                 repeat_at,
@@ -134,12 +138,14 @@ impl Session {
     /// Tells that more of the server's answer has been read ahead of the client than memory is given for.
     pub(in crate::session) fn read_ahead_exceeded(&mut self, now: Instant) {
         let ends = self
-            .ending
+            .enforcement
             .as_ref()
-            .is_some_and(|ending| ending.closes.is_some());
-        if let (Some(Step::Read { .. } | Step::Prove { .. }), false) = (self.ending_step(), ends) {
-            self.leave_commit(UNOBSERVED);
-        } else if self.ending.is_some() {
+            .is_some_and(|enforcement| enforcement.closes.is_some());
+        if let (Some(Step::Read { .. } | Step::Prove { .. }), false) =
+            (self.enforcement_step(), ends)
+        {
+            self.skip_running_commit(UNOBSERVED);
+        } else if self.enforcement.is_some() {
             self.terminate(self.state.pending.ready_owed().max(1));
         }
         self.insist(now);

@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{Session, Verdict, pending::Owed, savepoints::Savepoints, state::TransactionStatus};
+use super::{
+    Session, Verdict, pending::RequestKind, savepoints::Savepoints, state::TransactionStatus,
+};
 use crate::{
     sql::Control,
     wire::{
@@ -22,10 +24,10 @@ use crate::{
 
 /// What the client still has to be told.
 #[derive(Clone, Debug)]
-pub(super) struct Telling {
-    report: originate::Report,
+pub(super) struct DeferredError {
+    diagnostic: originate::Diagnostic,
     /// Whether the client has been sent an error, after which it has not gone back to a savepoint.
-    told: bool,
+    client_notified: bool,
     due: Due,
     /// The savepoints that the client believes to be open.
     savepoints: Savepoints,
@@ -65,14 +67,18 @@ enum Reaction {
     Ignore,
 }
 
-impl Telling {
+impl DeferredError {
     /// `told`: whether the client has been sent an error about the transaction. `in_batch`: whether it is in the middle of
     /// a batch that has to fail.
-    pub(super) fn new(report: originate::Report, told: bool, in_batch: bool) -> Self {
+    pub(super) fn new(
+        diagnostic: originate::Diagnostic,
+        client_notified: bool,
+        in_batch: bool,
+    ) -> Self {
         let due = if in_batch { Due::Batch } else { Due::Request };
         Self {
-            report,
-            told,
+            diagnostic,
+            client_notified,
             due,
             savepoints: Savepoints::default(),
             own_answers: 0,
@@ -85,8 +91,8 @@ impl Telling {
     }
 
     /// Whether the client has been sent an error, after which it has not gone back to a savepoint.
-    pub(super) fn told(&self) -> bool {
-        self.told
+    pub(super) fn client_notified(&self) -> bool {
+        self.client_notified
     }
 
     /// The savepoints that the client believes to be open.
@@ -102,7 +108,7 @@ impl Telling {
     /// Notes that the client believes its block to be whole, with these savepoints open.
     pub(super) fn carried_out(&mut self, savepoints: Savepoints) {
         self.savepoints = savepoints;
-        self.told = false;
+        self.client_notified = false;
     }
 
     /// Notes that so many answers of the server will be for us.
@@ -117,24 +123,27 @@ impl Telling {
 
     /// Sends the error.
     pub(super) fn send(&mut self, to_client: &mut BytesMut) {
-        originate::error_response(&self.report, to_client);
-        self.told = true;
+        originate::error_response(&self.diagnostic, to_client);
+        self.client_notified = true;
         self.due = Due::Request;
     }
 }
 
 impl Session {
     /// Whether bytes from the client have to wait for an answer of the server.
-    pub(super) fn telling_holds_client(&self) -> bool {
-        self.telling.is_some() && !self.state.pending.is_empty()
+    pub(super) fn deferred_error_holds_client(&self) -> bool {
+        self.deferred_error.is_some() && !self.state.pending.is_empty()
     }
 
     /// Looks at a frame from a client whose transaction was ended.
     pub(super) fn sent_after_end(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let due = self.telling.as_ref().map(|telling| telling.due);
+        let due = self
+            .deferred_error
+            .as_ref()
+            .map(|deferred_error| deferred_error.due);
         let tag = FrontendTag::from(frame.tag);
         if due == Some(Due::Commit) && tag != FrontendTag::Terminate {
-            self.tell();
+            self.notify_client();
             self.discard.rest_of_batch();
             return if self.discard.takes(tag) {
                 Verdict::Drop
@@ -145,10 +154,10 @@ impl Session {
         if due == Some(Due::Batch)
             && tag == FrontendTag::Close
             && self.state.status == TransactionStatus::Failed
-            && let Some(telling) = &mut self.telling
+            && let Some(deferred_error) = &mut self.deferred_error
         {
             // The batch would have gone on; libraries close a cursor so and read no answer.
-            telling.due = Due::Request;
+            deferred_error.due = Due::Request;
         }
         if let Some(verdict) = self.imitate(frame, now) {
             return verdict;
@@ -170,7 +179,7 @@ impl Session {
             .state
             .pending
             .front()
-            .map(|request| (request.owed, request.text.control()));
+            .map(|request| (request.kind, request.text.control()));
         let verdict = self.pass_server(frame, now);
         let tag = BackendTag::from(frame.tag);
         if self.is_own_answer(tag) {
@@ -180,36 +189,39 @@ impl Session {
             && CommandTag::read(frame.body) == CommandTag::Rollback
         {
             return match asked {
-                Some((owed, control)) if self.rolled_back(owed, control) => Verdict::Drop,
+                Some((kind, control)) if self.rolled_back(kind, control) => Verdict::Drop,
                 Some(_) | None => verdict,
             };
         }
-        let Some(telling) = &mut self.telling else {
+        let Some(deferred_error) = &mut self.deferred_error else {
             return verdict;
         };
         if tag == BackendTag::ErrorResponse {
             let sqlstate = ErrorFields::read(frame.body).sqlstate;
-            let caused = if telling.told {
+            let caused = if deferred_error.client_notified {
                 sqlstate == LOST_SAVEPOINT
             } else {
                 CAUSED.contains(&sqlstate) || sqlstate == LOST_SAVEPOINT
             };
-            telling.told = true;
+            deferred_error.client_notified = true;
             if self.state.pending.skipping() {
                 // One request at a time goes to the server: what it would ignore does not.
                 self.discard.rest_of_batch();
             }
             if caused {
-                self.tell();
+                self.notify_client();
                 return Verdict::Drop;
             }
         } else if tag == BackendTag::ReadyForQuery {
             // In a block that is not failed, the client has gone back to a savepoint before anything was ended.
-            let lives = self.state.status == TransactionStatus::InBlock && self.ending.is_none();
+            let lives =
+                self.state.status == TransactionStatus::InBlock && self.enforcement.is_none();
             let over = lives || self.state.status == TransactionStatus::Idle;
-            if over && telling.told && !telling.owes_answer() {
-                self.telling = None;
-            } else if self.state.status == TransactionStatus::Failed && !telling.told {
+            if over && deferred_error.client_notified && !deferred_error.owes_answer() {
+                self.deferred_error = None;
+            } else if self.state.status == TransactionStatus::Failed
+                && !deferred_error.client_notified
+            {
                 // Drivers look at the byte: some answer a failed one by ROLLBACK, and never show why.
                 originate::ready_for_query(ReadyStatus::Transaction, self.client.output());
                 return Verdict::Drop;
@@ -221,9 +233,9 @@ impl Session {
     /// Whether this answers a Close and Sync of ours; nothing else is asked meanwhile.
     fn is_own_answer(&mut self, tag: BackendTag) -> bool {
         let answers = self
-            .telling
+            .deferred_error
             .as_mut()
-            .map(|telling| &mut telling.own_answers);
+            .map(|deferred_error| &mut deferred_error.own_answers);
         let Some(answers) = answers.filter(|answers| **answers > 0) else {
             return false;
         };
@@ -238,10 +250,10 @@ impl Session {
     }
 
     /// The server has answered this with the tag `ROLLBACK`; true when the client gets our error in its place.
-    fn rolled_back(&mut self, owed: Owed, control: Control) -> bool {
+    fn rolled_back(&mut self, kind: RequestKind, control: Control) -> bool {
         match control {
             Control::Rollback | Control::RollbackThen | Control::RollbackAndChain => {
-                self.telling = None;
+                self.deferred_error = None;
                 return false;
             }
             Control::Commit | Control::PrepareTransaction | Control::CommitAndChain => {}
@@ -254,31 +266,31 @@ impl Session {
             | Control::Doubtful
             | Control::Other => return false,
         }
-        let next = self.state.pending.front().map(|request| request.owed);
-        match (owed, next) {
-            (Owed::Execute, None) => {
-                if let Some(telling) = &mut self.telling {
-                    telling.due = Due::Commit;
+        let next = self.state.pending.front().map(|request| request.kind);
+        match (kind, next) {
+            (RequestKind::Execute, None) => {
+                if let Some(deferred_error) = &mut self.deferred_error {
+                    deferred_error.due = Due::Commit;
                 }
                 return true;
             }
             // The rest of the batch is under way, and is carried out: an error would say that it is not.
-            (Owed::Execute, Some(next)) if next != Owed::Sync => return false,
-            (_, _) => self.tell(),
+            (RequestKind::Execute, Some(next)) if next != RequestKind::Sync => return false,
+            (_, _) => self.notify_client(),
         }
-        match &mut self.ending {
+        match &mut self.enforcement {
             // What AND CHAIN has begun is no transaction that the client knows of.
-            Some(ending) if control == Control::CommitAndChain => {
-                ending.transaction = self.state.transaction.number;
+            Some(enforcement) if control == Control::CommitAndChain => {
+                enforcement.transaction = self.state.transaction.number;
             }
-            Some(_) | None => self.telling = None,
+            Some(_) | None => self.deferred_error = None,
         }
         true
     }
 
     fn reaction(&self, frame: Frame<'_>) -> Reaction {
         let tag = FrontendTag::from(frame.tag);
-        let Some(telling) = &self.telling else {
+        let Some(deferred_error) = &self.deferred_error else {
             return Reaction::Forward;
         };
         if let FrontendTag::Terminate
@@ -288,10 +300,10 @@ impl Session {
         {
             return Reaction::Forward;
         }
-        if telling.due == Due::Batch {
+        if deferred_error.due == Due::Batch {
             return Reaction::Refuse;
         }
-        let told = telling.told;
+        let client_notified = deferred_error.client_notified;
         match tag {
             FrontendTag::CopyData | FrontendTag::CopyDone | FrontendTag::CopyFail => {
                 Reaction::Ignore
@@ -300,7 +312,7 @@ impl Session {
             FrontendTag::Sync => Reaction::Forward,
             FrontendTag::Query => {
                 let control = self.query_control(frame);
-                if control == Control::RollbackThen || may_pass(control, told) {
+                if control == Control::RollbackThen || may_pass(control, client_notified) {
                     Reaction::Forward
                 } else {
                     Reaction::Refuse
@@ -308,26 +320,33 @@ impl Session {
             }
             FrontendTag::Parse | FrontendTag::Close => Reaction::ForwardAndFlush,
             FrontendTag::Describe => match wire::describe_target(frame.body) {
-                Some((b'P', portal)) if !may_pass(self.state.portal(portal).control(), told) => {
+                Some((b'P', portal))
+                    if !may_pass(self.state.portal(portal).control(), client_notified) =>
+                {
                     Reaction::Refuse
                 }
                 _ => Reaction::ForwardAndFlush,
             },
             FrontendTag::Bind => match wire::Bind::read(frame.body) {
-                Some(bind) if may_pass(self.state.statement(bind.statement).control(), told) => {
+                Some(bind)
+                    if may_pass(
+                        self.state.statement(bind.statement).control(),
+                        client_notified,
+                    ) =>
+                {
                     Reaction::ForwardAndFlush
                 }
                 _ => Reaction::Refuse,
             },
             FrontendTag::Execute => {
                 let portal = wire::execute_portal(frame.body).unwrap_or_default();
-                if may_pass(self.state.portal(portal).control(), told) {
+                if may_pass(self.state.portal(portal).control(), client_notified) {
                     Reaction::ForwardAndFlush
                 } else {
                     Reaction::Refuse
                 }
             }
-            FrontendTag::FunctionCall if told => Reaction::Forward,
+            FrontendTag::FunctionCall if client_notified => Reaction::Forward,
             FrontendTag::FunctionCall
             | FrontendTag::Terminate
             | FrontendTag::Flush
@@ -355,7 +374,7 @@ impl Session {
 
     /// Answers a request with our error; a batch has failed with it and is discarded up to its Sync.
     pub(super) fn refuse(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        self.tell();
+        self.notify_client();
         let tag = FrontendTag::from(frame.tag);
         if tag == FrontendTag::Sync {
             return self.pass_client(frame, now);
@@ -374,14 +393,15 @@ impl Session {
     }
 
     /// Sends the error; where no block is open, that is the end of it.
-    fn tell(&mut self) {
-        let Some(telling) = &mut self.telling else {
+    fn notify_client(&mut self) {
+        let Some(deferred_error) = &mut self.deferred_error else {
             return;
         };
-        let over = telling.due == Due::Commit || self.state.status == TransactionStatus::Idle;
-        telling.send(self.client.output());
+        let over =
+            deferred_error.due == Due::Commit || self.state.status == TransactionStatus::Idle;
+        deferred_error.send(self.client.output());
         if over {
-            self.telling = None;
+            self.deferred_error = None;
         }
     }
 }
@@ -390,7 +410,7 @@ impl Session {
 /// `src/backend/tcop/postgres.c`), and what the server refuses by itself where the client has been told.
 ///
 /// AND CHAIN would begin a transaction with the modes of our own BEGIN.
-fn may_pass(control: Control, told: bool) -> bool {
+fn may_pass(control: Control, client_notified: bool) -> bool {
     match control {
         Control::Rollback | Control::Commit | Control::PrepareTransaction => true,
         Control::Begin
@@ -398,7 +418,7 @@ fn may_pass(control: Control, told: bool) -> bool {
         | Control::RollbackTo
         | Control::Savepoint
         | Control::Release
-        | Control::Other => told,
+        | Control::Other => client_notified,
         Control::CommitAndChain
         | Control::RollbackThen
         | Control::RollbackAndChain

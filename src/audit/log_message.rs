@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    policy::{Action, DEFAULT_RULE, Kind, format_duration},
+    policy::{Action, DEFAULT_RULE, StuckKind, format_duration},
     session::{
         damage::{Damage, Waiter},
         event::{Cause, Incident, Outcome},
@@ -14,22 +14,22 @@ use crate::{
 
 /// Logs an incident: a warning where pgidle was to act on the session, else for information.
 pub(super) fn log(id: &str, incident: &Incident) {
-    let sentence = sentence(incident);
-    let kind = incident.kind().map(Kind::name);
+    let message = log_message(incident);
+    let kind = incident.kind().map(StuckKind::name);
     let (action, outcome) = (incident.action.name(), incident.outcome.name());
     let (rule, by) = (
         incident.rule().map(|rule| &**rule),
         incident.by().map(|by| &**by),
     );
     match incident.action {
-        Action::Log => tracing::info!(id, kind, action, outcome, rule, by, "{sentence}"),
+        Action::Log => tracing::info!(id, kind, action, outcome, rule, by, "{message}"),
         Action::Notice | Action::Release | Action::Rollback | Action::Terminate => {
-            tracing::warn!(id, kind, action, outcome, rule, by, "{sentence}");
+            tracing::warn!(id, kind, action, outcome, rule, by, "{message}");
         }
     }
 }
 
-fn sentence(incident: &Incident) -> String {
+fn log_message(incident: &Incident) -> String {
     let why = incident
         .why
         .as_ref()
@@ -70,14 +70,14 @@ fn what(incident: &Incident) -> String {
     };
     let idle = measured(incident.idle);
     let stuck = match kind {
-        Kind::Idle => format!("has been idle in transaction for {idle}"),
-        Kind::Failed => format!("has been idle in transaction (aborted) for {idle}"),
-        Kind::Stalled => format!("has been stalled ({}) for {idle}", incident.position.name()),
-        Kind::Age => match incident.age {
+        StuckKind::Idle => format!("has been idle in transaction for {idle}"),
+        StuckKind::Failed => format!("has been idle in transaction (aborted) for {idle}"),
+        StuckKind::Stalled => format!("has been stalled ({}) for {idle}", incident.position.name()),
+        StuckKind::Age => match incident.age {
             Some(age) => format!("has had a transaction open for {}", measured(age)),
             None => "has had a transaction open for too long".to_owned(),
         },
-        Kind::Blocking => {
+        StuckKind::Blocking => {
             let waited = measured(incident.waited.unwrap_or_default());
             format!("has kept others waiting for {waited}, stuck for {idle}")
         }
@@ -201,7 +201,7 @@ mod tests {
         event::{Position, Statement, Who},
     };
 
-    fn limit(rule: &str, kind: Kind) -> Cause {
+    fn limit(rule: &str, kind: StuckKind) -> Cause {
         Cause::Limit {
             rule: rule.into(),
             kind,
@@ -221,7 +221,7 @@ mod tests {
                 server_pid: Some(4711),
                 tls: false,
             },
-            cause: limit("celery", Kind::Idle),
+            cause: limit("celery", StuckKind::Idle),
             action: Action::Rollback,
             outcome: Outcome::RolledBack,
             why: None,
@@ -239,7 +239,7 @@ mod tests {
             damage: None,
         };
         change(&mut incident);
-        expected.assert_eq(&sentence(&incident));
+        expected.assert_eq(&log_message(&incident));
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
             |incident| {
                 incident.action = Action::Log;
                 incident.outcome = Outcome::Logged;
-                incident.cause = limit(DEFAULT_RULE, Kind::Idle);
+                incident.cause = limit(DEFAULT_RULE, StuckKind::Idle);
                 incident.who.client_addr = None;
                 incident.who.server_pid = None;
                 incident.idle = Duration::from_millis(350);
@@ -265,7 +265,7 @@ mod tests {
         );
         check(
             |incident| {
-                incident.cause = limit("celery", Kind::Age);
+                incident.cause = limit("celery", StuckKind::Age);
                 incident.action = Action::Terminate;
                 incident.outcome = Outcome::Terminated;
                 incident.why = Some("the outcome of 2 requests is unknown".into());
@@ -276,7 +276,7 @@ mod tests {
         );
         check(
             |incident| {
-                incident.cause = limit("celery", Kind::Stalled);
+                incident.cause = limit("celery", StuckKind::Stalled);
                 incident.position = Position::CopyIn;
                 incident.outcome = Outcome::NotPossible;
                 incident.idle = Duration::from_secs(7500);
