@@ -272,6 +272,32 @@ fn every_dependency_has_its_reason() {
     );
 }
 
+fn targets_have_paths(file: &File) -> Vec<String> {
+    if file.path != "Cargo.toml" {
+        return Vec::new();
+    }
+    let targets = file.text.split("\n[").filter(|section| {
+        let kinds = ["[test]]", "[bench]]", "[example]]"];
+        kinds.iter().any(|kind| section.starts_with(kind))
+    });
+    targets
+        .filter(|section| !section.contains("\npath = "))
+        .map(|section| format!("Cargo.toml: no path in [{section}"))
+        .collect()
+}
+
+/// Cargo looks for a target without a path, and the Dockerfile copies `src` alone: the image could not be built.
+#[test]
+fn every_target_that_the_image_lacks_has_a_path() {
+    enforce(
+        targets_have_paths,
+        &[(
+            "Cargo.toml",
+            "[package]\n\n[[bench]]\nname = \"session\"\nharness = false\n",
+        )],
+    );
+}
+
 /// What a document sets in single backticks, outside fenced blocks.
 fn quoted(document: &str) -> Vec<&str> {
     let mut fenced = false;
