@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TICKS = os.sysconf("SC_CLK_TCK")
-NAMES = {"direct": "direct", "pgbouncer": "PgBouncer", "haproxy": "HAProxy", "pgidle": "pgidle"}
+NAMES = {"direct": "direct", "pgbouncer": "PgBouncer", "haproxy": "HAProxy", "before": "build before", "pgidle": "pgidle"}
 INSTALL = "apt-get install postgresql pgbouncer haproxy strace"
 
 
@@ -223,15 +223,21 @@ listen postgres
         return Endpoint("haproxy", port, "HAProxy " + first_line(program, "-v"), pid)
 
     def pgidle(self, server):
-        built, port = self.options.pgidle, free_port()
+        return self.build_of_pgidle("pgidle", self.options.pgidle, server)
+
+    def before(self, server):
+        return self.build_of_pgidle("before", self.options.before, server)
+
+    def build_of_pgidle(self, name, built, server):
+        port = free_port()
         if not os.access(built, os.X_OK):
             raise Missing(f"{built} is not there; cargo build --release")
         # The build may lie where an ordinary user cannot look.
-        program = shutil.copy(built, self.path("pgidle"))
+        program = shutil.copy(built, self.path(name))
         command = [program, "serve", "--listen", f"127.0.0.1:{port}", "--upstream", f"127.0.0.1:{server.port}",
-                   "--idle-limit", "1h", "--action", "rollback", "--audit", self.path("audit.jsonl")]
-        pid = self.start("pgidle", command, port)
-        return Endpoint("pgidle", port, "pgidle " + first_line(program, "--version"), pid)
+                   "--idle-limit", "1h", "--action", "rollback", "--audit", self.path(f"{name}.jsonl")]
+        pid = self.start(name, command, port)
+        return Endpoint(name, port, "pgidle " + first_line(program, "--version"), pid)
 
 
 # --------------------------------------------------------------------------------------------------- what is measured
@@ -421,11 +427,14 @@ def parse():
     parser.add_argument("--megabytes", type=int, help="of each large result; default: 300, quick 100")
     parser.add_argument("--idle", type=int, nargs=2, metavar=("FEW", "MANY"),
                         help="connections between which the slope of memory is taken; default: 100 2000, quick 50 300")
-    parser.add_argument("--endpoints", default=",".join(NAMES), help="default: %(default)s")
+    usual = ",".join(name for name in NAMES if name != "before")
+    parser.add_argument("--endpoints", help=f"default: {usual}, and before with --before")
     parser.add_argument("--only", default=".", help="a regular expression: the rows to measure")
     parser.add_argument("--pgidle", default=os.path.join(ROOT, "target/release/pgidle"), help="default: %(default)s")
+    parser.add_argument("--before", metavar="BINARY", help="another build of pgidle, to compare this one with")
     parser.add_argument("--check", action="store_true", help="exit 1 when a gate does not hold")
     options = parser.parse_args()
+    options.endpoints = options.endpoints or usual + (",before" if options.before else "")
     usual = {"rounds": 2, "seconds": 2, "megabytes": 100, "idle": [50, 300]} if options.quick \
         else {"rounds": 6, "seconds": 6, "megabytes": 300, "idle": [100, 2000]}
     for name, value in usual.items():
@@ -434,6 +443,8 @@ def parse():
     unknown = set(options.endpoints.split(",")) - set(NAMES)
     if unknown:
         parser.error(f"no such endpoint: {', '.join(unknown)}")
+    if "before" in options.endpoints.split(",") and not options.before:
+        parser.error("before needs --before BINARY")
     return options
 
 
