@@ -57,6 +57,8 @@ build() {
     say "building in $tree"
     (
         cd "$tree/source"
+        # PostgreSQL makes its generated headers only where make was not called by make (src/Makefile.global.in).
+        unset MAKELEVEL MAKEFLAGS MFLAGS
         ./configure --quiet --prefix="$tree/install" --without-readline --without-zlib CFLAGS=-O0
         local part
         make -s -j2 >/dev/null
