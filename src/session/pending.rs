@@ -431,10 +431,12 @@ impl Pending {
     fn ready(&mut self) -> Option<Request> {
         self.copy_in = false;
         let doubtful = std::mem::take(&mut self.doubtful);
-        let answered_by_more = self
+        // A Sync may be what it is for; to everything else there would have been an answer first.
+        let awaited = self
             .front()
-            .is_some_and(|request| request.kind != RequestKind::Sync);
-        if std::mem::take(&mut self.one_more) && answered_by_more {
+            .is_some_and(|request| request.kind == RequestKind::Sync);
+        if self.one_more && !awaited {
+            self.one_more = false;
             return None;
         }
         loop {

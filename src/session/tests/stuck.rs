@@ -428,3 +428,18 @@ fn a_terminate_that_an_earlier_cancel_makes_easy_still_answers_the_client() {
         "#]],
     );
 }
+
+#[test]
+fn a_ready_for_query_of_a_doubtful_query_is_not_taken_for_that_of_the_next_batch() {
+    check(
+        "stalled: rollback 1s",
+        expect![[r#"
+            C: P - SELECT 1 | B - - | E - | H | Q SAVEPOINT a | S | S | P - BEGIN | B - - | E - | H
+              > P - SELECT 1 | B | E | H | Q SAVEPOINT a | S | S | P - BEGIN | B | E | H
+            S: 1 | 2 | C SELECT 1 | E 25P01 | Z I | Z I | Z I | 1 | 2 | C BEGIN
+              < 1 | 2 | C SELECT 1 | E 25P01 | Z I | Z I | Z I | 1 | 2 | C BEGIN
+            +1s
+              > P pgidle_rollback- pgidle: rolled back after batch without sync for 1 s | H
+        "#]],
+    );
+}
