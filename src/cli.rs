@@ -24,7 +24,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the proxy; without a rule it observes, and touches nobody.
+    /// Run the proxy; without a rule it observes, and touches no session.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Validate a configuration file: exit status 0, or 2 with file, line, key and what was expected.
@@ -172,7 +172,7 @@ Exit status: 0 fine, 2 usage or configuration, 1 anything else.";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
-  # Observe: log what is stuck, touch nobody
+  # Observe: log what is stuck, touch no session
   pgidle serve --upstream 127.0.0.1:5432 --audit audit.jsonl
 
   # Roll back what its client leaves idle, failed or stalled for a minute; the session lives on

@@ -247,7 +247,7 @@ pub struct Target {
 enum Kind {
     /// A regular file of ours, and perhaps of other processes that append lines to it as we do.
     Appended,
-    /// A pipe, a terminal, or a file that somebody else has opened.
+    /// A pipe, a terminal, or a file that another process has opened.
     Stream,
 }
 
@@ -258,7 +258,7 @@ struct Interrupted {
 }
 
 impl Target {
-    /// Opens a file to append lines. A named pipe that nobody reads is no obstacle: what does not fit into it waits.
+    /// Opens a file to append lines. A named pipe without a reader is no obstacle: what does not fit into it waits.
     ///
     /// # Errors
     /// The file can be neither opened nor made.
@@ -418,7 +418,7 @@ mod tests {
         LineWriter::start("test", target, bound, missing).unwrap()
     }
 
-    /// A stream whose buffer is full, so that nothing more can be written until somebody reads.
+    /// A stream whose buffer is full, so that nothing more can be written until its reader reads.
     fn full_stream() -> (Target, UnixStream, usize) {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();

@@ -1,5 +1,5 @@
 //! The lines of the audit file, with the field names that users rely on: they are written from these types, and read into
-//! them again by whoever evaluates a file. docs/audit.md says what each field means.
+//! them again by the programs that evaluate a file. docs/audit.md says what each field means.
 //!
 //! What is not known is null and never left out.
 

@@ -271,7 +271,7 @@ fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault>
     })
 }
 
-/// The time of a rung. 0 is off, but "0s" in `blocking` is at once: somebody waits already.
+/// The time of a rung. 0 is off, but "0s" in `blocking` is at once: another session waits already.
 fn limit(kind: StuckKind, value: &DeValue<'_>) -> Result<Option<Duration>, String> {
     let at_once = kind == StuckKind::Blocking && value.as_str().is_some();
     Ok(duration(value)?.or_else(|| at_once.then_some(Duration::ZERO)))

@@ -28,7 +28,7 @@ fi && exec "$bin/postgres" -D "$0/data" "$@"
 
 /// How often a starting server is looked at: for thirty seconds.
 const START_POLLS: u32 = 1500;
-/// How often a start is tried when somebody else takes the chosen port first.
+/// How often a start is tried when another program takes the chosen port first.
 const ATTEMPTS: u32 = 3;
 
 /// What the throwaway server is made of.

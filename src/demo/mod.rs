@@ -87,7 +87,7 @@ pub fn run(options: DemoOptions) -> Result<(), DemoError> {
         }
         Ok(())
     });
-    // The clients' sockets close first, so that neither pgidle nor PostgreSQL has anybody to wait for.
+    // The clients' sockets close first, so that neither pgidle nor PostgreSQL has a client to wait for.
     drop(runtime);
     drop(sidecar);
     cluster.stop();

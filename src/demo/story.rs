@@ -91,7 +91,7 @@ impl Session {
             .application_name(name)
             .connect(NoTls)
             .await?;
-        // How the connection ends is told to whoever uses the client.
+        // How the connection ends is told to the user of the client.
         tokio::spawn(async { drop(connection.await) });
         let server_pid = server_pid(&client).await?;
         Ok(Self {

@@ -100,12 +100,12 @@ impl Timeline {
         self.text(format_args!("\n{}", self.paint("1", title)))
     }
 
-    /// What somebody does at this moment.
+    /// What an actor does at this moment.
     pub(super) fn say(&self, actor: Actor, mark: Mark, what: impl fmt::Display) -> io::Result<()> {
         self.say_at(Instant::now(), actor, mark, what)
     }
 
-    /// What somebody did at a moment that was measured.
+    /// What an actor did at a moment that was measured.
     pub(super) fn say_at(
         &self,
         at: Instant,

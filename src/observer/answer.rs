@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
         Ok(names)
     }
 
-    /// A name of the catalogs that all databases share, in an encoding that nobody knows.
+    /// A name of the catalogs that all databases share, in an unknown encoding.
     fn name(&mut self, row: &Row, column: &str) -> Result<Option<Arc<str>>, Error> {
         let bytes: Option<Bytes<'_>> = row.try_get(column)?;
         let name = bytes.and_then(|Bytes(bytes)| decode(bytes, "UTF8"));

@@ -2,7 +2,7 @@
 //!
 //! Sessions never wait for it: a session that is stuck leaves a [`Subscription`] and goes on; what was seen comes into the
 //! watch and wakes the session's task. One task asks one question for all who are watched, never more often than the
-//! interval, and only while somebody's [`ObservationRequest`] is due. When the server cannot be asked, nothing is seen, and nothing
+//! interval, and only while an [`ObservationRequest`] is due. When the server cannot be asked, nothing is seen, and nothing
 //! is known.
 
 mod answer;
@@ -150,7 +150,7 @@ impl Observer {
         })
     }
 
-    /// Looks while somebody is watched, for as long as there are settings.
+    /// Looks while there is a subscription, for as long as there are settings.
     pub async fn run(self, mut config: watch::Receiver<Arc<Config>>) {
         loop {
             let settings = settings(&config.borrow_and_update());
@@ -243,7 +243,7 @@ impl Observer {
         due.map(|entry| entry.asked.clone()).collect()
     }
 
-    /// Whether someone who was asked about is still there.
+    /// Whether a session that was asked about is still there.
     fn misses(&self, pids: &[i32]) -> bool {
         let watches = self.watches();
         let mut left = watches.entries.values();
@@ -267,7 +267,7 @@ impl Observer {
         }
     }
 
-    /// Waits until somebody has to be looked at, and not before `earliest`.
+    /// Waits until an observation is due, and not before `earliest`.
     async fn due(&self, earliest: Option<Clock>) {
         if let Some(earliest) = earliest {
             sleep_until(earliest).await;

@@ -1,6 +1,6 @@
 //! Durations as PostgreSQL's settings write them: `500ms`, `30s`, `1.5 min`, `2h`, and a bare `0`.
 //!
-//! It does not know what a duration of zero means to a setting; whoever asks for one decides.
+//! It does not know what a duration of zero means to a setting; the setting that asks for one decides.
 
 use std::time::Duration;
 

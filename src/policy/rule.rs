@@ -176,7 +176,7 @@ impl Pattern {
 }
 
 /// The exemption that stands before all other rules unless it is switched off: replication connections. A role must have
-/// the right to make one; what a client calls itself exempts nobody.
+/// the right to make one; what a client calls itself exempts no session.
 pub fn builtin_rules() -> Vec<Rule> {
     let name: Arc<str> = "builtin: replication".into();
     let limits = Arc::new(Limits {
@@ -194,7 +194,7 @@ pub fn builtin_rules() -> Vec<Rule> {
     }]
 }
 
-/// What holds where no rule matches: limits are logged and nobody is touched.
+/// What holds where no rule matches: limits are logged and no session is touched.
 fn observing_limits() -> Limits {
     let log_after = |seconds| {
         Ladder::new([(Action::Log, Duration::from_secs(seconds))])

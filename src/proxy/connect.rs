@@ -148,7 +148,7 @@ async fn encrypt(
     let direct = settings.negotiation == Negotiation::Direct;
     if !direct {
         tcp.write_all(&wire::ssl_request()).await?;
-        // One byte and no more: what was injected behind it goes into the handshake, and fails there.
+        // One byte and no more: what was injected after it goes into the handshake, and fails there.
         match tcp.read_u8().await? {
             b'S' => {}
             b'N' if encryption == Encryption::IfOffered => return Ok(Stream::Tcp(tcp)),

@@ -168,7 +168,7 @@ async fn announced(stream: &mut Stream, config: &Config) -> io::Result<Option<So
     }
     let (mut header, mut seen) = (Vec::new(), [0; 512]);
     loop {
-        // What comes behind the header may be TLS, and is not read here.
+        // What comes after the header may be TLS, and is not read here.
         let len = tcp.peek(&mut seen).await?;
         if len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

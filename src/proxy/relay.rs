@@ -170,7 +170,7 @@ impl Relay {
             self.decide_cancels(was_open, now);
         }
         self.publish(worker);
-        // A client that was held was not read, and wakes nobody.
+        // A client that was held was not read, and wakes no task.
         let resumed = held && !self.session.holds_client();
         let unsent = self.session.wants_write(Side::Server);
         Ok(acted || resumed || unsent || more)

@@ -109,7 +109,7 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     None
 }
 
-/// The content of the first DER element, and what comes behind it.
+/// The content of the first DER element, and what comes after it.
 fn element(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&[_tag, short], rest) = der.split_first_chunk()?;
     if short < 0x80 {

@@ -306,7 +306,7 @@ impl Entry {
         mailbox.cancels += u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         drop(mailbox);
         for decision in waiting {
-            // Whoever does not wait any more leaves the gate at once.
+            // A request that does not wait any more leaves the gate at once.
             drop(decision.send(Passage(Arc::clone(self))));
         }
     }

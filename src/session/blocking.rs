@@ -11,7 +11,7 @@ use crate::policy::{Action, StuckKind};
 impl Session {
     /// Takes note of what was seen, and takes the rungs of `blocking` that are due by it.
     ///
-    /// No other clock rings for them: whoever is ended for keeping others waiting was seen to do so just now.
+    /// No other clock rings for them: a session that is ended for keeping others waiting was seen to do so just now.
     pub fn handle_observation(&mut self, damage: Arc<Damage>, now: Instant) {
         self.commit_observed(&damage, now);
         let seen = damage.at;

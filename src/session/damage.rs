@@ -13,8 +13,8 @@ pub struct Damage {
     pub at: Instant,
     /// The locks, without the one on its own virtual transaction id that every session has.
     pub locks: Vec<Lock>,
-    /// Everyone who waits for the session, and who waits for those, the nearest first; `None` when nobody is seen to and
-    /// somebody may all the same.
+    /// Everyone who waits for the session, and who waits for those, the nearest first; `None` when none is seen
+    /// and there may be some all the same.
     pub blocked: Option<Vec<Waiter>>,
     /// How many transactions ago the oldest snapshot it holds was taken; `None` when it holds none.
     pub xmin_age: Option<i32>,
@@ -33,7 +33,7 @@ pub struct Lock {
     pub mode: Arc<str>,
     /// Whether it is held, not waited for.
     pub granted: bool,
-    /// Whether it was taken by the fast path: seen by its owner alone until somebody needs a strong lock.
+    /// Whether it was taken by the fast path: seen by its owner alone until a strong lock is asked for.
     pub fastpath: bool,
 }
 

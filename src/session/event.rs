@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use super::damage::Damage;
 use crate::policy::{Action, Identity, StuckKind};
 
-/// Something that happened in a session and that somebody may want to know.
+/// Something that happened in a session, for the log, the audit and the recorder.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A limit was reached.
@@ -82,7 +82,7 @@ pub enum Position {
     Running,
     /// The transaction was ended by `release` and begins anew when the client speaks.
     Released,
-    /// A replication connection: watched by nobody.
+    /// A replication connection: no limit counts.
     Replication,
 }
 
@@ -251,7 +251,7 @@ pub struct Incident {
     pub statements: Vec<Statement>,
     /// How many statements the transaction had in all.
     pub statement_count: u64,
-    /// What it held and who waited for it; `None` when nobody has looked since it was stuck.
+    /// What it held and who waited for it; `None` where there was no observation since it was stuck.
     pub damage: Option<Arc<Damage>>,
 }
 

@@ -38,7 +38,7 @@ impl Session {
         self.pass_client(frame, now)
     }
 
-    /// Whoever was stuck is not any more, whatever becomes of what was said: our error may be all of the answer.
+    /// A client that was stuck is not any more, whatever becomes of what it said: our error may be all of the answer.
     fn client_spoke(&mut self, now: Instant) {
         if !self.state.pending.is_empty() {
             return;

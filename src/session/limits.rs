@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    /// Tells whether somebody looks at the server, and how often that can be.
+    /// Tells whether there is an observer, and how often it can look.
     pub fn handle_observer(&mut self, interval: Option<Duration>, _now: Instant) {
         self.observed.set_interval(interval);
     }
@@ -194,7 +194,7 @@ impl Session {
             TransactionStatus::Idle => None,
             TransactionStatus::InBlock => Some(StuckKind::Idle),
             TransactionStatus::Failed => match transaction.enforced {
-                // Whoever was ended for others' sake holds nothing.
+                // A transaction that was ended for others' sake holds nothing.
                 Some(StuckKind::Blocking) => Some(StuckKind::Failed),
                 Some(StuckKind::Age) => None,
                 Some(kind @ (StuckKind::Idle | StuckKind::Failed | StuckKind::Stalled)) => {
@@ -402,7 +402,7 @@ impl Session {
         self.client.missing() > 0 && !self.state.pending.copy_in()
     }
 
-    /// Whether the server is in a failed transaction of ours, and nothing behind it was sent that it could begin.
+    /// Whether the server is in a failed transaction of ours, and nothing was sent after it that it could begin.
     pub(super) fn is_rolled_back(&self) -> bool {
         self.state.transaction.enforced.is_some() && self.state.pending.is_empty()
     }

@@ -358,8 +358,8 @@ impl Session {
         !self.state.pending.is_empty()
     }
 
-    /// Why the session ended, for one of whose connections this was the end: after its Terminate a client leaves, whoever
-    /// closes first.
+    /// Why the session ended, when this is how the first of its connections did: after its Terminate it is the client that
+    /// left, whichever side closes first.
     pub fn close_reason(&self, seen: CloseReason) -> CloseReason {
         use CloseReason::{ClientIo, ClientLeft, ServerIo, ServerLeft};
         let closed = matches!(seen, ServerLeft | ServerIo | ClientIo);

@@ -55,7 +55,7 @@ impl Observed {
         anyone
     }
 
-    /// Notes the action of which was reported that it would free nobody.
+    /// Notes the action of which was reported that it would free no waiter.
     pub(super) fn reported(&mut self, action: Action) {
         self.waited_for.reported = Some(action);
     }
@@ -74,7 +74,7 @@ pub(super) struct WaitedFor {
     /// Those who go on when the transaction ends, and those who do when the session ends.
     freed_by_rollback: Option<Instant>,
     freed_by_terminate: Option<Instant>,
-    /// The severest action of which was reported that it would free nobody.
+    /// The severest action of which was reported that it would free no waiter.
     reported: Option<Action>,
 }
 
@@ -114,7 +114,7 @@ impl WaitedFor {
             .filter(|_| action >= Action::Release && Some(action) > self.reported)
     }
 
-    /// Whether somebody goes on when the session ends.
+    /// Whether a waiter goes on when the session ends.
     pub(super) fn frees_by_terminate(&self) -> bool {
         self.freed_by_terminate.is_some()
     }

@@ -123,7 +123,7 @@ pub(super) struct Pending {
     skipping: bool,
     /// The server takes COPY data, and the client has not ended it.
     copy_in: bool,
-    /// Messages of the extended protocol were sent behind the last request that earns a ReadyForQuery.
+    /// Messages of the extended protocol were sent after the last request that earns a ReadyForQuery.
     unsynced: bool,
     /// The error that came for the Query at the front may be about the batch that it was sent into: the server skips the
     /// Query then, and its ReadyForQuery never comes.

@@ -36,7 +36,7 @@ pub struct Snapshot {
     pub clocks: Vec<Clock>,
     /// The step of an enforcement that is under way.
     pub enforcement: Option<&'static str>,
-    /// How many others wait for it, as an observer saw last; `None` when nobody has looked, or may see them.
+    /// How many others wait for it, as an observer saw last; `None` where there was no observation, or the observer may not see them.
     pub blocked: Option<usize>,
 }
 

@@ -4,7 +4,7 @@
 //!              first ReadyForQuery         FATAL
 //!  Authenticating ───────────────▶ Ready ─────────▶ Closing
 //!
-//!  Ready: the transaction status is the byte of the last ReadyForQuery (one writer: `ready`); what lies behind it is
+//!  Ready: the transaction status is the byte of the last ReadyForQuery (one writer: `ready`); what came after it is
 //!  in the queue of requests that are not answered (`pending`).
 //!
 //!                      request sent                          queue empty
@@ -45,7 +45,7 @@ pub(super) enum Phase {
     Ready,
     /// A FATAL error was the last word: nothing passes any more, in either direction.
     Closing {
-        /// Requests that were forwarded, and whose outcome nobody knows.
+        /// Requests that were forwarded, and whose outcome is unknown.
         unknown_requests: usize,
     },
 }
@@ -106,7 +106,7 @@ impl TransactionStatus {
     }
 }
 
-/// A transaction block that ended, for whoever keeps records.
+/// A transaction block that ended, for the records.
 #[derive(Clone, Debug)]
 pub(super) struct Finished {
     /// How it ended.

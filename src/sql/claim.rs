@@ -1,6 +1,6 @@
 //! What is claimed of statements, and what comes of the attempt to prove it.
 //!
-//! Whoever claims need not have PostgreSQL's grammar; whoever proves ([`prove`](super::prove)) need know no session.
+//! The side that claims needs no grammar of PostgreSQL's; the side that proves ([`prove`](super::prove)) knows no session.
 
 use std::{collections::BTreeSet, sync::Arc};
 

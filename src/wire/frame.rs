@@ -1,6 +1,6 @@
 //! Finds the frames in a stream of bytes by their headers; bodies are not copied and not looked into.
 //!
-//! A frame that somebody wants whole is reported once it lies in one piece (up to [`FrameScanner::HOLD`] bytes); every
+//! A frame that the caller wants whole is reported once it lies in one piece (up to [`FrameScanner::HOLD`] bytes); every
 //! other frame is reported at its header with as much of the body as has come, and its rest flows past.
 
 /// Bytes of a frame's header: the type and the length.
@@ -32,7 +32,7 @@ pub enum Scanned<'a> {
         /// How many bytes of it are here, header included.
         len: usize,
     },
-    /// Nothing more can be said before more bytes come; what is left must be given again, with more behind it.
+    /// Nothing more can be said before more bytes come; what is left must be given again, with more after it.
     Incomplete,
 }
 
@@ -109,7 +109,7 @@ impl FrameScanner {
         })
     }
 
-    /// How many bytes at the front of `bytes` are whole frames of one type, for whoever has nothing to learn from them.
+    /// How many bytes at the front of `bytes` are whole frames of one type, for a caller that has nothing to learn from them.
     pub fn run_of(&self, tag: u8, bytes: &[u8]) -> usize {
         let mut len = 0;
         while self.rest == 0

@@ -1,5 +1,5 @@
 //! PostgreSQL's bytes: message types, frame headers, the few bodies that are looked into, and the messages that pgidle
-//! sends itself. No I/O, no clock; bodies that nobody asked for are never decoded.
+//! sends itself. No I/O, no clock; bodies that were not asked for are never decoded.
 //!
 //! Source: the PostgreSQL documentation, chapter "Frontend/Backend Protocol".
 #![warn(clippy::indexing_slicing)]

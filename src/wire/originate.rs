@@ -53,7 +53,7 @@ pub fn error_response(diagnostic: &Diagnostic, out: &mut BytesMut) {
     encode(&ErrorResponse::new(diagnostic.fields("ERROR")), out);
 }
 
-/// An ErrorResponse of severity FATAL: the connection is closed behind it.
+/// An ErrorResponse of severity FATAL: the connection is closed after it.
 pub fn fatal_response(diagnostic: &Diagnostic, out: &mut BytesMut) {
     encode(&ErrorResponse::new(diagnostic.fields("FATAL")), out);
 }

@@ -81,7 +81,7 @@ impl Session {
             enforcement.retries
         });
         // A cancel (or statement_timeout) of the client's hit the Query: in front of ROLLBACK the old transaction has
-        // failed, behind it there is none.
+        // failed, after it there is none.
         let hit = failed && !begun && (!rolled_back || !failed_block);
         if hit && retries <= MAX_RETRIES {
             self.abort(Replies {

@@ -110,7 +110,7 @@ impl Session {
 
     /// Goes on when the client's requests are answered and no cancel can hit anything any more.
     ///
-    /// Where the transaction is over and more was sent behind it, that is only known when the next cancel would be due.
+    /// Where the transaction is over and more was sent after it, that is only known when the next cancel would be due.
     pub(super) fn request_ended(&mut self, now: Instant) {
         let in_flight = matches!(
             self.enforcement_step(),

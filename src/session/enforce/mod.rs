@@ -87,11 +87,11 @@ pub(super) struct Enforcement {
     hit: Option<Hit>,
     /// Whether an error of theirs was kept from the client because a FATAL error will follow.
     withheld: bool,
-    /// When somebody looked who saw that no commit waits for its standby.
+    /// When the observer last saw that no commit waits for its standby.
     cleared: Option<Instant>,
     /// Whether what the server had sent was read.
     read: bool,
-    /// Why nobody has seen whether it does, where somebody was asked.
+    /// Why the observer could not say whether one does, where it was asked.
     unseen: Option<&'static str>,
     /// What runs and was judged.
     judged: proof::Judged,

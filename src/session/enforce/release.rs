@@ -27,7 +27,7 @@ use crate::{
     wire::originate::Parameter,
 };
 
-/// How often what statement_timeout (or a cancel by somebody else) has hit is sent again.
+/// How often what statement_timeout (or a cancel by another session) has hit is sent again.
 const MAX_RETRIES: u32 = 50;
 
 /// A transaction that was ended and will be begun again.

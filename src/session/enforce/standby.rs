@@ -2,9 +2,9 @@
 //!
 //! A cancel ends the wait for synchronous replication, and the commit returns as a success that no standby has
 //! (`SyncRepWaitForLSN` in `src/backend/replication/syncrep.c`). The wire does not tell when a commit runs: it may be
-//! behind any statement of what was sent that ends a block, and at the end of every transaction without one. Where it
-//! may run, whoever has an observer asks what the process waits for, right before the cancel. Whoever has none leaves it
-//! alone, unless the session is to end: then nobody is told of a success.
+//! after any statement of what was sent that ends a block, and at the end of every transaction without one. Where it
+//! may run, the observer is asked what the process waits for, right before the cancel. Without an observer the commit is
+//! left alone, unless the session is to end: then its client is told of no success.
 
 use std::time::Duration;
 

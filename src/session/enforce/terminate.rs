@@ -69,7 +69,7 @@ impl Session {
         self.finish(Outcome::Terminated);
     }
 
-    /// How many requests were forwarded whose outcome nobody knows, now that the session has been ended.
+    /// How many requests were forwarded whose outcome is unknown, now that the session has been ended.
     pub fn unknown_requests(&self) -> usize {
         match self.state.phase {
             Phase::Closing { unknown_requests } => unknown_requests,

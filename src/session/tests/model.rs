@@ -797,7 +797,7 @@ pub(super) struct Client {
     skipping: bool,
     batch: bool,
     copy: Option<bool>,
-    /// Syncs that earn a ReadyForQuery only if they came behind a COPY that failed.
+    /// Syncs that earn a ReadyForQuery only if they came after a COPY that failed.
     doubtful: usize,
     /// The statement that was parsed, and perhaps bound, and is to be run next.
     parsed: Option<(String, bool)>,
@@ -805,7 +805,7 @@ pub(super) struct Client {
     prepared: [bool; NAMED.len()],
     /// Tokens that it wrote in the transaction that it believes to be open.
     open: Vec<u32>,
-    /// Tokens of a commit that was told in an answer which is not complete: an error behind it makes it refused.
+    /// Tokens of a commit that was told in an answer which is not complete: an error after it makes it refused.
     told: Vec<u32>,
     /// Whether it was told that it cannot be known what became of what it asked.
     in_doubt: bool,
@@ -1081,7 +1081,7 @@ impl Client {
     /// Reads what came; an error is what no client may see.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), String> {
         if self.closed && !bytes.is_empty() {
-            return Err("bytes behind a FATAL".to_owned());
+            return Err("bytes after a FATAL".to_owned());
         }
         self.inbox.extend_from_slice(bytes);
         while let Some((tag, body)) = take_frame(&mut self.inbox) {
@@ -1094,7 +1094,7 @@ impl Client {
             self.message(tag, &body)
                 .map_err(|why| format!("{letter} {}: {why}", String::from_utf8_lossy(&body)))?;
             if self.closed && !self.inbox.is_empty() {
-                return Err("bytes behind a FATAL".to_owned());
+                return Err("bytes after a FATAL".to_owned());
             }
             while let Some(Expect::CopyEnd) = self.sent.front().map(|sent| &sent.expect) {
                 self.sent.pop_front();

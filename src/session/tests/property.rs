@@ -237,7 +237,7 @@ struct World {
     insisted: bool,
     /// Whether the server may have read texts in another way than they were meant: a long one may end with COMMIT then.
     texts_doubted: bool,
-    /// Whether somebody looks at the server.
+    /// Whether there is an observer.
     observed: bool,
     /// What each side sent, and what each got.
     streams: [Vec<u8>; 4],
@@ -542,7 +542,7 @@ impl World {
         Ok(())
     }
 
-    /// Whoever looks sees whether a commit waits for its standby.
+    /// The observer sees whether a commit waits for its standby.
     fn look(&mut self) {
         if !self.observed || self.session.enforcement.is_none() {
             return;
