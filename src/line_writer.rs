@@ -170,7 +170,11 @@ impl Shared {
                     self.name
                 );
             }
-            if self.lock().closing {
+            let state = self.lock();
+            // Another file may still take it.
+            let last = state.closing && state.replacement.is_none();
+            drop(state);
+            if last {
                 attempts_left -= 1;
                 if !is_full || attempts_left == 0 {
                     break;
@@ -473,6 +477,7 @@ mod tests {
         assert_eq!(writer.close(Duration::from_millis(10)), 3);
     }
 
+    /// Also when the attempt on the file that is left fails after all has been said, which is seen under load.
     #[test]
     fn another_file_takes_what_could_not_be_written() {
         let folder = tempfile::tempdir().unwrap();
