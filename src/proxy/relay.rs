@@ -158,7 +158,7 @@ impl Relay {
         scratch: &mut [u8],
         now: StdInstant,
     ) -> Result<bool, Closed> {
-        self.obey(worker, now);
+        self.handle_commands(worker, now);
         let (session, sockets) = (&mut self.session, &mut self.sockets);
         let mut more = sockets.pump(session, Side::Client, cx, scratch, now)?;
         let held = session.holds_client();
@@ -177,13 +177,13 @@ impl Relay {
     }
 
     /// Carries out what others have asked for.
-    fn obey(&mut self, worker: &Worker, now: StdInstant) {
+    fn handle_commands(&mut self, worker: &Worker, now: StdInstant) {
         for command in self.entry.take_commands() {
             match command {
                 Command::Drain => self.session.handle_drain(now),
                 Command::Shutdown => self.session.handle_shutdown(now),
                 Command::GiveWay => self.session.handle_give_way(now),
-                Command::Reload => self.identify(worker, now),
+                Command::Reload => self.match_rules(worker, now),
                 // It may have been opened since.
                 Command::GateClosed if self.entry.gate_is_closed() => {
                     self.session.handle_gate_closed(now)
@@ -249,7 +249,7 @@ impl Relay {
                     let answer = move |proof| entry.tell(Command::Proven { number, proof });
                     worker.shared.prover.prove(claim, answer);
                 }
-                Action::MatchRules => self.identify(worker, now),
+                Action::MatchRules => self.match_rules(worker, now),
                 Action::Authenticated => self.entry.authenticated(),
                 Action::SetCancelKey(key) => self.entry.set_key(key),
                 Action::Close(reason) => return Err(reason.into()),
@@ -298,7 +298,7 @@ impl Relay {
         });
     }
 
-    fn identify(&mut self, worker: &Worker, now: StdInstant) {
+    fn match_rules(&mut self, worker: &Worker, now: StdInstant) {
         let config = worker.config();
         self.session.handle_rules(&config.rules, now);
     }

@@ -1,6 +1,6 @@
 //! What the servers are, asked by a connection of pgidle's own and remembered for a moment.
 //!
-//! A server says what it is only to who has authenticated, and a client can do that with one server, once. So pgidle
+//! A server reveals its role only after authentication, and a client can authenticate to one server, once. So pgidle
 //! asks before it takes the client there. What the client's own session is told then decides (`Session`): a role
 //! of its own settings may only read, and a server may have changed meanwhile.
 

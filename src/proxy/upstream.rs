@@ -89,7 +89,7 @@ pub(super) async fn open_session(
             }
         }
     }
-    // Its own words say most.
+    // A server that answered says best itself why it cannot be used.
     busy.ok_or(failed)
 }
 

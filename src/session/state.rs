@@ -145,14 +145,14 @@ pub(super) struct State {
     /// Answers to the client's requests that have come to their ReadyForQuery.
     pub(super) answered: u64,
     /// Whether what the server has answered last in a batch can still be undone.
-    pub(super) settled: Settled,
+    pub(super) work_committed: WorkCommitted,
     /// Reads the text of a Query that is too large to be held, as it passes.
     passing: Option<Semicolons>,
 }
 
 /// Whether a statement that was answered is done with, or a part of a transaction that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Settled {
+pub(super) enum WorkCommitted {
     /// It is a part of one, or nothing was answered.
     No,
     /// It may have committed by itself.
@@ -181,7 +181,7 @@ impl State {
             terminated: false,
             completed: 0,
             answered: 0,
-            settled: Settled::No,
+            work_committed: WorkCommitted::No,
             passing: None,
         }
     }
@@ -419,7 +419,7 @@ impl State {
             | RequestKind::Sync
             | RequestKind::CopyEnd => {}
         }
-        self.settled = Settled::No;
+        self.work_committed = WorkCommitted::No;
         self.transaction.open = true;
     }
 
@@ -431,11 +431,11 @@ impl State {
         match commits {
             Commits::Last => {}
             Commits::Perhaps => {
-                self.settled = Settled::Perhaps;
+                self.work_committed = WorkCommitted::Perhaps;
                 self.transaction.doubtful = true;
             }
             Commits::Itself => {
-                self.settled = Settled::Yes;
+                self.work_committed = WorkCommitted::Yes;
                 // It was no transaction block, so that there is nothing to record.
                 self.end(TransactionOutcome::Commit, now);
             }
@@ -453,7 +453,7 @@ impl State {
         }
         let Ended { outcome, begun } = self.transaction.command(tag, statement)?;
         let finished = self.end(outcome, now);
-        self.settled = Settled::Yes;
+        self.work_committed = WorkCommitted::Yes;
         if begun {
             self.transaction.started = Some(now);
             self.transaction.open = true;
@@ -469,7 +469,7 @@ impl State {
         }
         self.completed = 0;
         self.answered += 1;
-        self.settled = Settled::No;
+        self.work_committed = WorkCommitted::No;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.kind.runs()) {
             self.transaction.traces.queried();

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     session::{
         pending::{Request, RequestKind},
-        state::{Settled, TransactionStatus},
+        state::{TransactionStatus, WorkCommitted},
     },
     sql::Commits,
     wire::originate::{Diagnostic, ReadyStatus},
@@ -186,29 +186,29 @@ impl Session {
             return Some(open);
         }
         let front = self.state.pending.front();
-        let settled = match front {
-            Some(request) if request.kind == RequestKind::Query => self.settled_query(request),
-            _ => self.state.settled,
+        let work_committed = match front {
+            Some(request) if request.kind == RequestKind::Query => self.query_committed(request),
+            _ => self.state.work_committed,
         };
         let last = front
             .is_none_or(|request| matches!(request.kind, RequestKind::Query | RequestKind::Sync));
-        match settled {
-            Settled::No => Some(open),
-            Settled::Perhaps => Some(Hit::Unknown),
-            Settled::Yes if last => None,
-            Settled::Yes => Some(Hit::Next),
+        match work_committed {
+            WorkCommitted::No => Some(open),
+            WorkCommitted::Perhaps => Some(Hit::Unknown),
+            WorkCommitted::Yes if last => None,
+            WorkCommitted::Yes => Some(Hit::Next),
         }
     }
 
     /// Whether all statements of the client's simple Query were carried out: it has committed then.
-    fn settled_query(&self, query: &Request) -> Settled {
+    fn query_committed(&self, query: &Request) -> WorkCommitted {
         let completed = self.state.completed;
         match query.statements {
-            Some(statements) if statements == completed => Settled::Yes,
+            Some(statements) if statements == completed => WorkCommitted::Yes,
             // A CALL commits as it goes.
-            Some(1) if query.text.commits() == Commits::Perhaps => Settled::Perhaps,
-            None if completed > 0 => Settled::Perhaps,
-            Some(_) | None => Settled::No,
+            Some(1) if query.text.commits() == Commits::Perhaps => WorkCommitted::Perhaps,
+            None if completed > 0 => WorkCommitted::Perhaps,
+            Some(_) | None => WorkCommitted::No,
         }
     }
 

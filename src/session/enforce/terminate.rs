@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Session {
-    /// Whether the server has no whole request that it could still carry out: one that is half forwarded is not.
+    /// Whether no complete request is left that the server could still carry out.
     pub(super) fn nothing_can_run(&self) -> bool {
         let unfinished = usize::from(self.client.missing() > 0);
         self.state.pending.len() <= unfinished
