@@ -1,0 +1,172 @@
+//! What has to hold: nothing is stuck, nothing is lost, and a session that lives on works.
+
+use std::time::Duration;
+
+use super::World;
+use crate::{
+    policy::{Action as PolicyAction, StuckKind},
+    session::{
+        Side,
+        event::Position,
+        tests::{model::Act, script::limits},
+    },
+    sql::{Lexing, outline},
+};
+
+impl World {
+    fn acts(&self, kind: StuckKind, least: PolicyAction) -> bool {
+        let limits = limits(self.limits);
+        limits
+            .ladder(kind)
+            .rungs()
+            .iter()
+            .any(|&(_, action)| action >= least)
+    }
+
+    /// Nothing is stuck that a limit should have ended.
+    pub(in crate::session::tests::property) fn check_free(&self) -> Result<(), String> {
+        let position = self.session.position();
+        let ends = |kind| self.acts(kind, PolicyAction::Rollback);
+        let half_forwarded = self.session.client.missing() > 0 && position != Position::CopyIn;
+        let covered = match position {
+            _ if half_forwarded => self.acts(StuckKind::Stalled, PolicyAction::Terminate),
+            Position::IdleInTransaction
+            | Position::HalfSentRequest
+            | Position::IdleInTransactionAborted => ends(StuckKind::Idle),
+            Position::UnsyncedBatch
+            | Position::FailedBatch
+            | Position::CopyIn
+            | Position::ClientNotReading => ends(StuckKind::Stalled),
+            Position::Idle => !self.limits.is_empty(),
+            Position::Released => !self.server.closes_idle,
+            Position::HalfForwardedMessage
+            | Position::Running
+            | Position::Startup
+            | Position::Replication => false,
+        };
+        // Before the answer to BEGIN has come it is unknown that there is a block, where a list is not wholly known.
+        let aged = ends(StuckKind::Age)
+            && self.server.has_told_all()
+            && !self.client.may_have_left_block()
+            && !half_forwarded
+            && (self.server.status() == b'T' || self.limits.contains("implicit"));
+        // Without an observer nothing is cancelled that may be a commit.
+        let commits =
+            self.server.works_without_block() || self.client.may_commit() || self.texts_doubted;
+        let left = commits && !self.observed || self.server.awaits_standby();
+        if (covered || aged) && !left && !self.closed && self.server.holds() {
+            return Err(format!("stuck in {position:?}"));
+        }
+        if position == Position::IdleInTransaction && !self.closed {
+            self.check_savepoints()?;
+        }
+        Ok(())
+    }
+
+    /// The savepoints are those of the server.
+    fn check_savepoints(&self) -> Result<(), String> {
+        let ours = &self.session.state.transaction.savepoints;
+        let theirs = &self.server.savepoints;
+        let open = ["a", "b"].map(|name| theirs.is_open(name));
+        let followed = ["a", "b"].map(|name| {
+            let text = format!("SAVEPOINT {name}");
+            let outline = outline(text.as_bytes(), true, Lexing::default());
+            ours.is_open(outline.statement(0).1.unwrap())
+        });
+        if open != followed || ours.may_be_open() != open.contains(&true) {
+            return Err(format!("savepoints: {ours:?}, not {theirs:?}"));
+        }
+        Ok(())
+    }
+
+    /// A server that does nothing more keeps no session for ever that is being ended.
+    pub(in crate::session::tests::property) fn check_patience(&mut self) -> Result<(), String> {
+        self.land_cancels();
+        self.be_silent()?;
+        if self.session.enforcement.is_some() && !self.closed {
+            let terminates = |kind| self.acts(kind, PolicyAction::Terminate);
+            if StuckKind::ALL.into_iter().all(terminates) {
+                return Err("not terminated".to_owned());
+            }
+            self.session.handle_eof(Side::Client, self.now);
+            self.pass(Duration::from_secs(5))?;
+            if !self.closed {
+                return Err("the client has left, and the session has not".to_owned());
+            }
+        }
+        self.hangs = false;
+        Ok(())
+    }
+
+    /// The client speaks again, and everything works.
+    pub(in crate::session::tests::property) fn check_alive(&mut self) -> Result<(), String> {
+        self.set_reads(true)?;
+        for round in 0..100 {
+            self.exchange(true)?;
+            self.land_cancels();
+            self.server.wake();
+            if self.closed {
+                return if self.may_close || self.insisted {
+                    Ok(())
+                } else {
+                    Err("the session was closed".to_owned())
+                };
+            }
+            self.client.wind_down();
+            if round > 3 && self.client.is_quiet() {
+                break;
+            }
+            self.pass(Duration::from_millis(100))?;
+        }
+        if !self.client.is_quiet() {
+            return Err(format!("never answered: {:?}", self.client));
+        }
+        if self.client.status != b'I' {
+            self.client.act(&Act::Query(vec!["ROLLBACK"]));
+            self.exchange(true)?;
+        }
+        let selects = self.client.selects;
+        self.client.act(&Act::Query(vec!["SELECT 1"]));
+        self.exchange(true)?;
+        let (state, status) = (&self.session.state, self.server.status());
+        let agrees = state.pending.is_empty()
+            && !state.pending.unsynced()
+            && self.session.position() == Position::Idle
+            && self.session.enforcement.is_none()
+            && self.session.released.is_none();
+        if self.commands > 0 {
+            return Err("nothing has come of a command".to_owned());
+        }
+        if self.client.selects != selects + 1 || status != b'I' || !agrees {
+            return Err(format!(
+                "does not answer any more: {:?} {:?}",
+                self.client, self.session
+            ));
+        }
+        Ok(())
+    }
+
+    pub(in crate::session::tests::property) fn check_books(&self) -> Result<(), String> {
+        let committed = &self.server.committed;
+        if let Some(token) = self.client.acknowledged.difference(committed).next() {
+            return Err(format!("lost: {token} was acknowledged"));
+        }
+        if let Some(token) = self.client.refused.intersection(committed).next() {
+            return Err(format!("ghost: {token} was refused"));
+        }
+        let unreplicated = &self.server.unreplicated;
+        if let Some(token) = self.client.acknowledged.intersection(unreplicated).next() {
+            return Err(format!("not replicated: {token} was acknowledged"));
+        }
+        let ends = self.insisted || self.may_close;
+        if let (Some(token), false, false) = (unreplicated.first(), self.observed, ends) {
+            return Err(format!("the commit of {token} was kept from waiting"));
+        }
+        let [sent, forwarded, answered, received] = &self.streams;
+        let untouched = !self.limited && !self.insisted;
+        if untouched && (sent != forwarded || answered != received) {
+            return Err("not transparent".to_owned());
+        }
+        Ok(())
+    }
+}
