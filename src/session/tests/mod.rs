@@ -25,4 +25,5 @@ mod savepoints;
 mod script;
 mod snapshot;
 mod stuck;
+mod terminate;
 mod unseen;
