@@ -1,23 +1,17 @@
 //! From the text of a configuration file to settings.
 
-use std::{collections::HashSet, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf};
 
-use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, FLAGS_RULE, Flags, Pooler, RELEASE_BEHIND_A_POOLER,
+    Config, Flags,
     error::{Fault, line_at},
     one_for_two_cpus, parse_dsn,
-    section::{Section, boolean, count, duration, name, parsed, text},
+    rule::rules,
+    section::{Section, boolean, count, duration, name, parsed, positive},
 };
-use crate::{
-    policy::{
-        Action, ClientNet, DEFAULT_RULE, Ladder, Limits, Match, Pattern, Rule, StuckKind, Target,
-        builtin_rules,
-    },
-    wire::MAX_NAME,
-};
+use crate::policy::{Rule, Target};
 
 /// Reads settings, the rules of the file with the built-in one before them, and what to warn of. What the flags say
 /// counts where rules need it.
@@ -49,83 +43,6 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>, Vec<
     let (rules, warnings) = rules(&root, &config, flags)?;
     Ok((config, rules, warnings))
 }
-
-fn rules(
-    root: &Section<'_>,
-    config: &Config,
-    flags: &Flags,
-) -> Result<(Vec<Rule>, Vec<Fault>), Fault> {
-    let mut rules = match root.get("builtin_exemptions", boolean)? {
-        Some(false) => Vec::new(),
-        Some(true) | None => builtin_rules(),
-    };
-    let mut names: HashSet<Arc<str>> = builtin_rules().into_iter().map(|rule| rule.name).collect();
-    names.extend([DEFAULT_RULE.into(), FLAGS_RULE.into()]);
-    // Where rules go by application_name, with the number of the rule.
-    let mut by_name = Vec::new();
-    for section in root.sections("rule", "rule")? {
-        let rule = rule(&section, config.release_timeout)?;
-        refuse_limits(&rule, &section, config, flags)?;
-        if let Some(conditions) = section.section("match", "rule.match")?
-            && rule.matching.application_name.is_some()
-        {
-            if !rule.limits.is_exempt() {
-                by_name.push((rules.len(), conditions));
-            } else if rule.matching.user.is_none() {
-                return Err(conditions.fault_at("application_name", EXEMPT_BY_NAME.to_owned()));
-            }
-        }
-        if rule.name.is_empty() {
-            return Err(section.fault_at("name", NAMELESS.to_owned()));
-        }
-        if !names.insert(Arc::clone(&rule.name)) {
-            let problem = format!(
-                "another rule has the name {:?} too; expected one of its own",
-                rule.name
-            );
-            return Err(section.fault_at("name", problem));
-        }
-        rules.push(rule);
-    }
-    let flags_act = flags.idle_limit.is_some_and(|limit| limit.action.acts());
-    let can_be_left = |number: usize| {
-        let from_here = rules.get(number..).unwrap_or_default();
-        flags_act || from_here.iter().any(|rule| rule.limits.acts())
-    };
-    let warnings = by_name
-        .into_iter()
-        .filter(|&(number, _)| can_be_left(number))
-        .map(|(_, conditions)| conditions.fault_at("application_name", CHOSEN_NAME.to_owned()))
-        .collect();
-    Ok((rules, warnings))
-}
-
-/// Refuses limits that cannot be kept with the rest of the settings.
-fn refuse_limits(
-    rule: &Rule,
-    section: &Section<'_>,
-    config: &Config,
-    flags: &Flags,
-) -> Result<(), Fault> {
-    if !rule.limits.ladder(StuckKind::Blocking).is_empty() {
-        require_observer(config, flags).map_err(|problem| section.fault_at("blocking", problem))?;
-    }
-    for kind in [StuckKind::Idle, StuckKind::Blocking] {
-        if config.upstream.pooler == Pooler::Transaction
-            && rule.limits.ladder(kind).has(Action::Release)
-        {
-            return Err(section.fault_at(kind.name(), RELEASE_BEHIND_A_POOLER.to_owned()));
-        }
-    }
-    Ok(())
-}
-
-/// Why no name alone exempts.
-const EXEMPT_BY_NAME: &str =
-    "a client chooses its application_name: expected a `user` too, for a rule without limits";
-
-/// What a client can do about a rule for a name.
-const CHOSEN_NAME: &str = "a client chooses its application_name, and with it whether this rule or one after it holds; where a limit must hold, match on user, database or client";
 
 /// The line of a key in a section of a file that was read before.
 pub(super) fn line_of(text: &str, section: &'static str, key: &'static str) -> Option<usize> {
@@ -203,28 +120,6 @@ fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
 /// What pgidle needs to know a server before a client has authenticated with it.
 const UNASKED: &str = "choosing among several addresses needs a role to ask each server what it is: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN";
 
-const NAMELESS: &str = "missing; every rule has a name, which its incidents carry";
-
-/// Says what is missing to know who waits for whom.
-fn require_observer(config: &Config, flags: &Flags) -> Result<(), String> {
-    if config.observer.dsn.is_none() && flags.observer_dsn.is_none() {
-        return Err(
-            "needs an observer, who sees who waits for whom: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN"
-                .to_owned(),
-        );
-    }
-    if config.upstream.pooler != Pooler::None {
-        return Err(
-            "needs the server's process ids, which a pooler hides: expected upstream.pooler = \"none\"".to_owned(),
-        );
-    }
-    Ok(())
-}
-
-fn positive(value: &DeValue<'_>) -> Result<Duration, String> {
-    duration(value)?.ok_or_else(|| "expected a duration longer than 0".to_owned())
-}
-
 fn path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
     Ok(Some(PathBuf::from(name(value)?)))
 }
@@ -236,110 +131,17 @@ fn addresses<T: std::str::FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result
     items.iter().map(|item| parsed(item.get_ref())).collect()
 }
 
-/// Reads a rule; one without a name has an empty one.
-fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault> {
-    // That it is missing is said last, so that it hides no other mistake.
-    let name = section.get("name", |value| name(value).map(Arc::<str>::from))?;
-    let name = name.unwrap_or_default();
-    let mut limits = Limits {
-        rule: Arc::clone(&name),
-        release_timeout,
-        ..Limits::default()
-    };
-    for (kind, table) in [
-        (StuckKind::Idle, "rule.idle"),
-        (StuckKind::Failed, "rule.failed"),
-        (StuckKind::Stalled, "rule.stalled"),
-        (StuckKind::Age, "rule.age"),
-        (StuckKind::Blocking, "rule.blocking"),
-    ] {
-        let Some(rungs) = section.section(kind.name(), table)? else {
-            continue;
-        };
-        limits.ladders[kind] = ladder(kind, &rungs, section)?;
-        if kind == StuckKind::Age {
-            rungs.set("implicit", &mut limits.age_implicit, boolean)?;
-        }
-    }
-    limits.blocking_mode = section.get("blocking_mode", parsed)?;
-    section.set("release_timeout", &mut limits.release_timeout, positive)?;
-    let matching = section.section("match", "rule.match")?;
-    Ok(Rule {
-        name,
-        matching: matching.map_or_else(|| Ok(Match::default()), |section| conditions(&section))?,
-        limits: Arc::new(limits),
-    })
-}
-
-/// The time of a rung. 0 is off, but "0s" in `blocking` is at once: another session waits already.
-fn limit(kind: StuckKind, value: &DeValue<'_>) -> Result<Option<Duration>, String> {
-    let at_once = kind == StuckKind::Blocking && value.as_str().is_some();
-    Ok(duration(value)?.or_else(|| at_once.then_some(Duration::ZERO)))
-}
-
-fn ladder(kind: StuckKind, rungs: &Section<'_>, rule: &Section<'_>) -> Result<Ladder, Fault> {
-    let mut ladder = Vec::new();
-    for action in Action::ALL {
-        if let Some(at) = rungs
-            .get(action.name(), |value| limit(kind, value))?
-            .flatten()
-        {
-            if action == Action::Release && !matches!(kind, StuckKind::Idle | StuckKind::Blocking) {
-                let problem = "only `idle` and `blocking` can release a transaction".to_owned();
-                return Err(rungs.fault_at(action.name(), problem));
-            }
-            ladder.push((action, at));
-        }
-    }
-    Ladder::new(ladder).map_err(|error| {
-        let problem = format!("{error}; expected times that do not shrink from log to terminate");
-        rule.fault_at(kind.name(), problem)
-    })
-}
-
-fn conditions(section: &Section<'_>) -> Result<Match, Fault> {
-    let pattern = |value: &DeValue<'_>| text(value).map(Pattern::new);
-    Ok(Match {
-        application_name: section.get("application_name", pattern)?,
-        database: section.get("database", of_name)?,
-        user: section.get("user", of_name)?,
-        client: section.get("client", client)?,
-        replication: section.get("replication", boolean)?,
-    })
-}
-
-/// A pattern for a role or a database.
-fn of_name(value: &DeValue<'_>) -> Result<Pattern, String> {
-    let text = text(value)?;
-    if text.bytes().filter(|&byte| byte != b'*').count() > MAX_NAME {
-        return Err(format!(
-            "it never matches: of a name the server keeps {MAX_NAME} bytes"
-        ));
-    }
-    Ok(Pattern::new(text))
-}
-
-/// A block of addresses, one address, or `unix`.
-fn client(value: &DeValue<'_>) -> Result<ClientNet, String> {
-    let text = text(value)?;
-    if text == "unix" {
-        return Ok(ClientNet::Unix);
-    }
-    let net = text
-        .parse::<IpNet>()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
-    net.map(ClientNet::Tcp).map_err(|_| {
-        format!("`{text}` is not a network: expected CIDR such as 10.0.0.0/8, an address, or unix")
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
 
     use expect_test::{Expect, expect};
 
-    use super::{super::section::KEYS, *};
+    use super::{
+        super::{rule::CHOSEN_NAME, section::KEYS},
+        *,
+    };
+    use crate::policy::{Action, ClientNet, Pattern, StuckKind, builtin_rules};
 
     const SAMPLE: &str = include_str!("../../config/pgidle.toml");
 

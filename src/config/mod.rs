@@ -8,6 +8,7 @@ mod address;
 mod dsn;
 mod error;
 mod file;
+mod rule;
 mod section;
 mod tls;
 

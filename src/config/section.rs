@@ -175,6 +175,11 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Option<Duration>, String> 
     Ok((!duration.is_zero()).then_some(duration))
 }
 
+/// A duration that cannot be off.
+pub(super) fn positive(value: &DeValue<'_>) -> Result<Duration, String> {
+    duration(value)?.ok_or_else(|| "expected a duration longer than 0".to_owned())
+}
+
 fn mismatch(expected: &str, found: &DeValue<'_>) -> String {
     let found = match found {
         DeValue::String(_) => "a string",
