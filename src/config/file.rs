@@ -314,6 +314,10 @@ mod tests {
             "[log]\nformat = true",
             &expect!["f:2: log.format: expected a string, found true or false"],
         );
+    }
+
+    #[test]
+    fn what_is_no_toml_is_said_with_its_line() {
         refused(
             "[log]\nformat = \"text\"\nformat = \"json\"",
             &expect!["f:3: duplicate key"],
@@ -405,6 +409,10 @@ mod tests {
                 r#"f:5: rule.name: another rule has the name "x" too; expected one of its own"#
             ]],
         );
+    }
+
+    #[test]
+    fn what_is_wrong_inside_a_rule_is_said_with_line_key_and_expectation() {
         refused_rule(
             "idle = { log = \"5 parsecs\" }",
             &expect![

@@ -288,6 +288,10 @@ impl Session {
         true
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one decision for each message, which must be read together"
+    )]
     fn reaction(&self, frame: Frame<'_>) -> Reaction {
         let tag = FrontendTag::from(frame.tag);
         let Some(deferred_error) = &self.deferred_error else {

@@ -57,27 +57,7 @@ fn the_celery_reader_and_the_alter_table_behind_it() {
             "ALTER TABLE, DROP TABLE, TRUNCATE, VACUUM FULL"
         );
         assert_eq!(lock["granted"], true);
-        let blocked = incident["blocked"].as_array().unwrap();
-        let [altering, reading @ ..] = blocked.as_slice() else {
-            panic!("nobody waits: {incident}");
-        };
-        assert_eq!(altering["depth"], 1);
-        assert_eq!(altering["user"], "postgres");
-        assert_eq!(altering["relation"], "public.t");
-        assert_eq!(altering["mode"], "AccessExclusiveLock");
-        assert_eq!(altering["statement"], "ALTER TABLE t ADD COLUMN added int");
-        assert_eq!(altering["blocked_by"], serde_json::json!([pid]));
-        assert!(altering["waiting_ms"].as_f64().unwrap() > 0.0, "{altering}");
-        assert_eq!(reading.len(), 10, "{incident}");
-        for reader in reading {
-            assert_eq!(reader["depth"], 2);
-            assert_eq!(reader["mode"], "AccessShareLock");
-            assert_eq!(reader["statement"], "SELECT v FROM t WHERE id = $1");
-            assert_eq!(
-                reader["blocked_by"],
-                serde_json::json!([altering["server_pid"]])
-            );
-        }
+        check_those_behind(&incident, pid);
         let log = wait_for("the log line", || {
             let log = proxy.log();
             log.contains("10 more wait with or behind it")
@@ -90,6 +70,31 @@ fn the_celery_reader_and_the_alter_table_behind_it() {
         assert_eq!(tags["route"], "/pets");
         assert_eq!(tags["traceparent"], "00-ab-cd-01");
     });
+}
+
+/// The ALTER TABLE waits for the reader, and ten more wait for the ALTER TABLE.
+fn check_those_behind(incident: &Value, pid: i32) {
+    let blocked = incident["blocked"].as_array().unwrap();
+    let [altering, reading @ ..] = blocked.as_slice() else {
+        panic!("nobody waits: {incident}");
+    };
+    assert_eq!(altering["depth"], 1);
+    assert_eq!(altering["user"], "postgres");
+    assert_eq!(altering["relation"], "public.t");
+    assert_eq!(altering["mode"], "AccessExclusiveLock");
+    assert_eq!(altering["statement"], "ALTER TABLE t ADD COLUMN added int");
+    assert_eq!(altering["blocked_by"], serde_json::json!([pid]));
+    assert!(altering["waiting_ms"].as_f64().unwrap() > 0.0, "{altering}");
+    assert_eq!(reading.len(), 10, "{incident}");
+    for reader in reading {
+        assert_eq!(reader["depth"], 2);
+        assert_eq!(reader["mode"], "AccessShareLock");
+        assert_eq!(reader["statement"], "SELECT v FROM t WHERE id = $1");
+        assert_eq!(
+            reader["blocked_by"],
+            serde_json::json!([altering["server_pid"]])
+        );
+    }
 }
 
 /// Each mode and a statement that takes it (documentation, section 13.3.1).
@@ -530,6 +535,21 @@ fn run_bytes(client: &mut Client, sql: &[u8]) {
     assert!(!failed, "{answer}");
 }
 
+/// Connects by a role whose name need not be UTF-8.
+fn connect_as(role: &[u8], endpoint: &Endpoint, database: &Endpoint) -> Client {
+    let mut client = Client::silent(endpoint);
+    let parameters = [
+        b"\0\x03\0\0user\0",
+        role,
+        b"\0database\0",
+        database.database.as_bytes(),
+        b"\0client_encoding\0SQL_ASCII\0application_name\0it waits\0\0",
+    ];
+    client.send(&untagged(&parameters.concat()));
+    assert!(client.until_ready().ends_with("Z I"));
+    client
+}
+
 #[test]
 fn what_cannot_be_read_is_null_and_hides_nothing_else() {
     // Bytes of LATIN1, and what is made of them in the statement of the waiter, the name of its relation, and its role,
@@ -568,23 +588,10 @@ fn what_cannot_be_read_is_null_and_hides_nothing_else() {
                 &database,
                 "blocking = { log = \"0s\", rollback = \"1s\" }",
             );
-            let connect = |endpoint| {
-                let mut client = Client::silent(endpoint);
-                let parameters = [
-                    b"\0\x03\0\0user\0",
-                    &*role,
-                    b"\0database\0",
-                    database.database.as_bytes(),
-                    b"\0client_encoding\0SQL_ASCII\0application_name\0it waits\0\0",
-                ];
-                client.send(&untagged(&parameters.concat()));
-                assert!(client.until_ready().ends_with("Z I"));
-                client
-            };
-            let mut holder = connect(proxy.endpoint());
+            let mut holder = connect_as(&role, proxy.endpoint(), &database);
             let lock = [b"BEGIN; LOCK TABLE \"", cafe, b"\""].concat();
             run_bytes(&mut holder, &lock);
-            let mut waiting = connect(&database);
+            let mut waiting = connect_as(&role, &database, &database);
             let select = [b"SELECT ", cafe, b" FROM t, \"", cafe, b"\"\0"].concat();
             waiting.send(&message(b'Q', &select));
 

@@ -98,65 +98,70 @@ fn a_prepared_statement_survives_and_a_prepared_star_meets_0a000() {
     });
 }
 
+/// What may do more than read, and why it is not released.
+const MAY_DO_MORE: &[(&[&str], &str)] = &[
+    (
+        &["BEGIN", "SELECT set_config('a.b', 'c', true)"],
+        "set_config",
+    ),
+    (
+        &[
+            "BEGIN",
+            "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, ''b''::tsquery')",
+        ],
+        "ts_rewrite",
+    ),
+    (
+        &["BEGIN", "SELECT pg_advisory_xact_lock(1)"],
+        "pg_advisory_xact_lock",
+    ),
+    (
+        &["BEGIN ISOLATION LEVEL REPEATABLE READ", "TABLE t"],
+        "isolation level",
+    ),
+    (
+        &[
+            "SET default_transaction_isolation = 'repeatable read'",
+            "BEGIN",
+            "TABLE t",
+        ],
+        "isolation level",
+    ),
+    (&["BEGIN DEFERRABLE", "TABLE t"], "DEFERRABLE"),
+    (
+        &["BEGIN", "DECLARE c CURSOR FOR TABLE t"],
+        "a statement other than",
+    ),
+    (&["BEGIN", "SELECT * FROM t FOR UPDATE"], "a locking clause"),
+    (
+        &["BEGIN", "CREATE TEMP TABLE u ()"],
+        "a statement other than",
+    ),
+    (
+        &["CREATE TEMP TABLE u ()", "BEGIN", "TABLE u"],
+        "permanent tables",
+    ),
+    (
+        &["SELECT pg_advisory_lock(1)", "BEGIN", "TABLE t"],
+        "a lock other than",
+    ),
+    (
+        &["BEGIN", "SELECT id FROM volatile_view"],
+        "a lock other than",
+    ),
+    (
+        &["SET standard_conforming_strings = off", "BEGIN", "TABLE t"],
+        "standard_conforming_strings",
+    ),
+    (&["BEGIN", "SELECT id, ctid FROM t"], "ctid"),
+    (&["BEGIN", "SELECT x.xmin FROM public.t x"], "xmin"),
+];
+
 #[test]
 fn what_may_do_more_than_read_is_not_released_and_the_rollback_acts() {
     let database = newest().database();
     Dba::new(&database).run("CREATE VIEW volatile_view AS SELECT id, random() FROM t");
-    let begin = "BEGIN";
-    for (statements, why) in [
-        (
-            &[begin, "SELECT set_config('a.b', 'c', true)"][..],
-            "set_config",
-        ),
-        (
-            &[
-                begin,
-                "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, ''b''::tsquery')",
-            ],
-            "ts_rewrite",
-        ),
-        (
-            &[begin, "SELECT pg_advisory_xact_lock(1)"],
-            "pg_advisory_xact_lock",
-        ),
-        (
-            &["BEGIN ISOLATION LEVEL REPEATABLE READ", "TABLE t"],
-            "isolation level",
-        ),
-        (
-            &[
-                "SET default_transaction_isolation = 'repeatable read'",
-                begin,
-                "TABLE t",
-            ],
-            "isolation level",
-        ),
-        (&["BEGIN DEFERRABLE", "TABLE t"], "DEFERRABLE"),
-        (
-            &[begin, "DECLARE c CURSOR FOR TABLE t"],
-            "a statement other than",
-        ),
-        (&[begin, "SELECT * FROM t FOR UPDATE"], "a locking clause"),
-        (&[begin, "CREATE TEMP TABLE u ()"], "a statement other than"),
-        (
-            &["CREATE TEMP TABLE u ()", begin, "TABLE u"],
-            "permanent tables",
-        ),
-        (
-            &["SELECT pg_advisory_lock(1)", begin, "TABLE t"],
-            "a lock other than",
-        ),
-        (
-            &[begin, "SELECT id FROM volatile_view"],
-            "a lock other than",
-        ),
-        (
-            &["SET standard_conforming_strings = off", begin, "TABLE t"],
-            "standard_conforming_strings",
-        ),
-        (&[begin, "SELECT id, ctid FROM t"], "ctid"),
-        (&[begin, "SELECT x.xmin FROM public.t x"], "xmin"),
-    ] {
+    for &(statements, why) in MAY_DO_MORE {
         let setting = statements[0];
         if setting.starts_with("SET ") && !Client::connect(&database).takes(setting) {
             continue;

@@ -233,40 +233,43 @@ fn verify_full_looks_at_the_name_and_verify_ca_does_not() {
     }
 }
 
+/// Of the client's leg and the server's, who offers channel binding, and what comes of it when the client disables,
+/// prefers and requires it.
+const CHANNEL_BINDING: [(&str, &str, &str, [&str; 3]); 5] = [
+    (
+        "no",
+        "no",
+        "pgidle",
+        ["works", "works", "the client refuses"],
+    ),
+    (
+        "no",
+        "TLS",
+        "pgidle",
+        ["works", "works", "the client refuses"],
+    ),
+    (
+        "TLS",
+        "no",
+        "pgidle",
+        ["works", "works", "the client refuses"],
+    ),
+    (
+        "TLS",
+        "TLS",
+        "pgidle",
+        ["works", "pgidle refuses", "the client refuses"],
+    ),
+    ("TLS", "TLS", "server", ["works", "works", "works"]),
+];
+
 /// Every cell of the table in docs/tls.md.
 #[test]
 fn the_table_of_channel_binding() {
-    let rows = [
-        (
-            "no",
-            "no",
-            "pgidle",
-            ["works", "works", "the client refuses"],
-        ),
-        (
-            "no",
-            "TLS",
-            "pgidle",
-            ["works", "works", "the client refuses"],
-        ),
-        (
-            "TLS",
-            "no",
-            "pgidle",
-            ["works", "works", "the client refuses"],
-        ),
-        (
-            "TLS",
-            "TLS",
-            "pgidle",
-            ["works", "pgidle refuses", "the client refuses"],
-        ),
-        ("TLS", "TLS", "server", ["works", "works", "works"]),
-    ];
     on_every_server(|server| {
         let database = server.database();
         thread::scope(|scope| {
-            for (client_leg, server_leg, pair, expected) in rows {
+            for (client_leg, server_leg, pair, expected) in CHANNEL_BINDING {
                 let database = &database;
                 scope.spawn(move || {
                     let mode = if server_leg == "TLS" {
@@ -291,7 +294,7 @@ fn the_table_of_channel_binding() {
         });
     });
     let table = fs::read_to_string(in_repository("docs/tls.md")).unwrap();
-    for (client_leg, server_leg, pair, [disable, prefer, require]) in rows {
+    for (client_leg, server_leg, pair, [disable, prefer, require]) in CHANNEL_BINDING {
         let pair = match (client_leg, server_leg, pair) {
             ("TLS", "TLS", "server") => "the same",
             ("TLS", "TLS", _) => "different",

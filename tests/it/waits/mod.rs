@@ -90,8 +90,8 @@ impl Stage {
         });
     }
 
-    /// Plays a case, and says what came of it.
-    fn play(&mut self, case: &Case) -> String {
+    /// Makes the tables of a case.
+    fn set_up(&mut self, case: &Case) {
         for sql in [
             "DROP SCHEMA public CASCADE",
             "CREATE SCHEMA public",
@@ -104,6 +104,11 @@ impl Stage {
             self.prepare(sql);
         }
         self.catch_up();
+    }
+
+    /// Plays a case, and says what came of it.
+    fn play(&mut self, case: &Case) -> String {
+        self.set_up(case);
         let server = self.server(case.place);
         let proxy = &self.proxies[usize::from(case.place == Standby)];
         let mut holder = Client::connect(proxy.endpoint());

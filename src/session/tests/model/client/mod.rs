@@ -161,6 +161,7 @@ impl Client {
     }
 
     /// Writes the messages of an act.
+    #[expect(clippy::too_many_lines, reason = "one arm for each act")]
     pub(in crate::session::tests) fn act(&mut self, act: &Act) {
         let copying = self.sent.iter().any(|sent| match &sent.expect {
             Expect::Query(list) => list.iter().any(|text| text.starts_with("COPY")),
