@@ -14,7 +14,7 @@ rounds; system calls per transaction are the steadiest figure.
     cargo build --release && python3 benches/compare.py --quick   # a few minutes, noisy
 """
 import argparse, contextlib, datetime, os, platform, pwd, re, resource, shutil, signal, socket, statistics, struct
-import subprocess, sys, tempfile, time
+import subprocess, sys, tempfile, threading, time
 from dataclasses import dataclass, field
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -298,6 +298,33 @@ class Bench:
         wire.close()
         return {"mbps": moved / took / 1e6, **({"cpu_s_gb": cpu / moved * 1e9} if endpoint.pid else {})}
 
+    def neighbour(self, endpoint):
+        """How long a small session waits while another has sent 60,000 INSERTs at once, which first wait two seconds for
+        a lock: the answers to SELECT 1, in ms."""
+        holder, busy, small = (Wire(endpoint.port) for _ in range(3))
+        message = lambda tag, body: tag + struct.pack("!i", len(body) + 4) + body
+        sync = message(b"S", b"")
+        busy.socket.sendall(message(b"P", b"insert\0INSERT INTO sink VALUES ($1)\0\0\0") + sync)
+        busy.until(b"Z\0\0\0\5")
+        row = message(b"B", b"\0insert\0\0\0\0\1\0\0\0\4text\0\0") + message(b"E", b"\0\0\0\0\0")
+        holder.query("BEGIN; LOCK TABLE sink")
+        writer = threading.Thread(target=busy.socket.sendall, args=(row * 60_000 + sync,))
+        reader = threading.Thread(target=busy.until, args=(b"Z\0\0\0\5",))
+        writer.start(), reader.start()
+        waits, start = [], time.perf_counter()
+        while reader.is_alive():
+            if holder and time.perf_counter() - start > 2:
+                holder.query("COMMIT")
+                holder = holder.close()
+            before = time.perf_counter()
+            small.query("SELECT 1")
+            waits.append((time.perf_counter() - before) * 1e3)
+            time.sleep(0.001)
+        writer.join()
+        small.query("TRUNCATE sink")
+        busy.close(), small.close()
+        return {"p99": sorted(waits)[len(waits) * 99 // 100], "longest": max(waits)}
+
     def idle(self, endpoint):
         """Memory for each connection that is idle in a transaction, and the CPU that all of them take by being there."""
         if not endpoint.pid:
@@ -348,6 +375,9 @@ def cells(bench):
     yield Cell(bench.churn, (), [
         ("new connections per second (PgBouncer reuses server connections)", "tps", {"direct": -0.9}),
         ("CPU per new connection, µs", "cpu_us", {"haproxy": 0.85})])
+    yield Cell(bench.neighbour, (), [
+        ("p99 of SELECT 1 beside 60,000 INSERTs sent at once, ms", "p99", {}),
+        ("the longest of them, ms", "longest", {None: 200})])
     yield Cell(bench.idle, (), [
         (f"memory per idle-in-transaction connection, B (slope {few} to {many})", "rss", {None: 2680}),
         (f"CPU of {many} idle-in-transaction sessions, % of a core", "watch", {None: 0.5})], rounds=1)
