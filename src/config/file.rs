@@ -1,15 +1,13 @@
 //! From the text of a configuration file to settings.
 
-use std::{num::NonZeroUsize, path::PathBuf};
-
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::{
-    Config, Flags,
+    Config, Flags, audit,
     error::{Fault, line_at},
-    one_for_two_cpus, parse_dsn,
-    rule::rules,
-    section::{Section, boolean, count, duration, name, parsed, positive},
+    listen, log, observer, rule,
+    section::{Section, Table, duration, positive},
+    tls, upstream,
 };
 use crate::policy::{Rule, Target};
 
@@ -21,12 +19,36 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>, Vec<
         key: None,
         problem: error.message().to_owned(),
     })?;
-    let root = Section::new("", document.get_ref(), document.span())?;
+    let root = Section::new(&ROOT, document.get_ref(), document.span())?;
     let mut config = Config::default();
     root.set("startup_timeout", &mut config.startup_timeout, duration)?;
     root.set("drain_timeout", &mut config.drain_timeout, duration)?;
     root.set("release_timeout", &mut config.release_timeout, positive)?;
-    settings(&root, &mut config)?;
+    if let Some(section) = root.section("listen", &listen::TABLE)? {
+        config.listen.read(&section)?;
+    }
+    if let Some(section) = root.section("upstream", &upstream::TABLE)? {
+        config.upstream.read(&section)?;
+    }
+    if let Some(section) = root.section("tls", &tls::TABLE)? {
+        config.tls.read(&section)?;
+    }
+    if let Some(section) = root.section("audit", &audit::TABLE)? {
+        config.audit.read(&section)?;
+    }
+    if let Some(section) = root.section("observer", &observer::TABLE)? {
+        config.observer.read(&section)?;
+    }
+    if let Some(section) = root.section("log", &log::TABLE)? {
+        config.log.read(&section)?;
+    }
+    refuse_unasked(&root, &config, flags)?;
+    let (rules, warnings) = rule::read(&root, &config, flags)?;
+    Ok((config, rules, warnings))
+}
+
+/// Refuses to choose among several addresses without a role that asks each server what it is.
+fn refuse_unasked(root: &Section<'_>, config: &Config, flags: &Flags) -> Result<(), Fault> {
     let upstream = &config.upstream;
     let addresses = match flags.upstream.len() {
         0 => upstream.addresses.len(),
@@ -36,114 +58,75 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>, Vec<
     if addresses > 1
         && upstream.target != Target::Any
         && !asks
-        && let Some(section) = root.section("upstream", "upstream")?
+        && let Some(section) = root.section("upstream", &upstream::TABLE)?
     {
         return Err(section.fault_at("target_session_attrs", UNASKED.to_owned()));
-    }
-    let (rules, warnings) = rules(&root, &config, flags)?;
-    Ok((config, rules, warnings))
-}
-
-/// The line of a key in a section of a file that was read before.
-pub(super) fn line_of(text: &str, section: &'static str, key: &'static str) -> Option<usize> {
-    let document = DeTable::parse(text).ok()?;
-    let root = Section::new("", document.get_ref(), document.span()).ok()?;
-    let fault = root
-        .section(section, section)
-        .ok()??
-        .fault_at(key, String::new());
-    Some(line_at(text, fault.span.start))
-}
-
-fn settings(root: &Section<'_>, config: &mut Config) -> Result<(), Fault> {
-    if let Some(section) = root.section("listen", "listen")? {
-        section.set("addresses", &mut config.listen.addresses, addresses)?;
-        section.set("proxy_protocol", &mut config.listen.proxy_protocol, boolean)?;
-        section.set("reuse_port", &mut config.listen.reuse_port, boolean)?;
-        section.set("workers", &mut config.listen.workers, |value| {
-            Ok(NonZeroUsize::new(count(value)?).unwrap_or_else(one_for_two_cpus))
-        })?;
-    }
-    if let Some(section) = root.section("upstream", "upstream")? {
-        section.set("address", &mut config.upstream.addresses, |value| {
-            if value.as_array().is_some() {
-                addresses(value)
-            } else {
-                Ok(vec![parsed(value)?])
-            }
-        })?;
-        section.set("target_session_attrs", &mut config.upstream.target, parsed)?;
-        section.set(
-            "connect_timeout",
-            &mut config.upstream.connect_timeout,
-            duration,
-        )?;
-        section.set("max_sessions", &mut config.upstream.max_sessions, |value| {
-            Ok(NonZeroUsize::new(count(value)?))
-        })?;
-        section.set("pooler", &mut config.upstream.pooler, parsed)?;
-        let tls = &mut config.upstream.tls;
-        section.set("sslmode", &mut tls.sslmode, parsed)?;
-        section.set("sslnegotiation", &mut tls.negotiation, parsed)?;
-        section.set("sslrootcert", &mut tls.root_cert, path)?;
-        section.set("sslcert", &mut tls.cert, path)?;
-        section.set("sslkey", &mut tls.key, path)?;
-        tls.check()
-            .map_err(|(key, problem)| section.fault_at(key, problem))?;
-    }
-    if let Some(section) = root.section("tls", "tls")? {
-        let tls = &mut config.tls;
-        section.set("sslmode", &mut tls.sslmode, parsed)?;
-        section.set("cert", &mut tls.cert, path)?;
-        section.set("key", &mut tls.key, path)?;
-        section.set("ca", &mut tls.ca, path)?;
-        tls.check()
-            .map_err(|(key, problem)| section.fault_at(key, problem))?;
-    }
-    if let Some(section) = root.section("audit", "audit")? {
-        section.set("file", &mut config.audit.file, path)?;
-        section.set("literals", &mut config.audit.literals, boolean)?;
-        section.set("transactions", &mut config.audit.transactions, boolean)?;
-    }
-    if let Some(section) = root.section("observer", "observer")? {
-        section.set("dsn", &mut config.observer.dsn, |value| {
-            parse_dsn(name(value)?).map(Some)
-        })?;
-        section.set("interval", &mut config.observer.interval, positive)?;
-    }
-    if let Some(section) = root.section("log", "log")? {
-        section.set("format", &mut config.log.format, parsed)?;
     }
     Ok(())
 }
 
+/// The line of `upstream.address` in a file that was read before.
+pub(super) fn line_of_upstream(text: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let root = Section::new(&ROOT, document.get_ref(), document.span()).ok()?;
+    let fault = root
+        .section("upstream", &upstream::TABLE)
+        .ok()??
+        .fault_at("address", String::new());
+    Some(line_at(text, fault.span.start))
+}
+
+const ROOT: Table = Table {
+    name: "",
+    keys: &[
+        "startup_timeout",
+        "drain_timeout",
+        "release_timeout",
+        "builtin_exemptions",
+        "listen",
+        "upstream",
+        "tls",
+        "audit",
+        "observer",
+        "log",
+        "rule",
+    ],
+};
+
 /// What pgidle needs to know a server before a client has authenticated with it.
 const UNASKED: &str = "choosing among several addresses needs a role to ask each server what it is: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN";
-
-fn path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
-    Ok(Some(PathBuf::from(name(value)?)))
-}
-
-fn addresses<T: std::str::FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {
-    let items = value.as_array().filter(|items| !items.is_empty());
-    let items =
-        items.ok_or("expected an array of one or more addresses, such as [\"127.0.0.1:6432\"]")?;
-    items.iter().map(|item| parsed(item.get_ref())).collect()
-}
 
 #[cfg(test)]
 mod tests {
     use std::{path::Path, time::Duration};
 
     use expect_test::{Expect, expect};
+    use toml::de::DeValue;
 
     use super::{
-        super::{rule::CHOSEN_NAME, section::KEYS},
+        super::{parse_dsn, rule::CHOSEN_NAME},
         *,
     };
     use crate::policy::{Action, ClientNet, Pattern, StuckKind, builtin_rules};
 
     const SAMPLE: &str = include_str!("../../config/pgidle.toml");
+
+    /// Every table that a file can have.
+    fn tables() -> Vec<Table> {
+        let mut tables = vec![
+            ROOT,
+            listen::TABLE,
+            upstream::TABLE,
+            tls::TABLE,
+            audit::TABLE,
+            observer::TABLE,
+            log::TABLE,
+            rule::TABLE,
+            rule::MATCH,
+        ];
+        tables.extend(rule::KINDS.map(|(_, table)| table));
+        tables
+    }
 
     fn refused(text: &str, expected: &Expect) {
         let fault = read(text, &Flags::default()).map(drop).unwrap_err();
@@ -163,7 +146,7 @@ mod tests {
         let is_setting = |line: &str| {
             let name = line.split([' ', ']']).next().unwrap_or_default();
             line.starts_with("[[")
-                || (line.contains(" = ") && KEYS.iter().any(|(_, keys)| keys.contains(&name)))
+                || (line.contains(" = ") && tables().iter().any(|table| table.keys.contains(&name)))
         };
         let uncommented: Vec<_> = SAMPLE
             .lines()
@@ -180,13 +163,13 @@ mod tests {
         let document = DeTable::parse(&text).unwrap();
         let mut shown = Vec::new();
         collect_keys("", document.get_ref(), &mut shown);
-        for (section, keys) in KEYS {
-            for key in *keys {
+        for Table { name, keys } in tables() {
+            for key in keys {
                 let elsewhere = matches!(
-                    *section,
+                    name,
                     "rule.failed" | "rule.stalled" | "rule.age" | "rule.blocking"
                 ) && *key != "implicit";
-                let path = format!("{section}.{key}");
+                let path = format!("{name}.{key}");
                 let is_shown = shown.iter().any(|s| s == path.trim_start_matches('.'));
                 assert!(
                     is_shown || elsewhere,

@@ -3,26 +3,38 @@
 //! They come from defaults, a TOML file and flags, the later winning over the earlier. [`Source`] remembers the last
 //! two so that a reload reads them again, with the certificates that they name. Nothing here opens a socket or resolves
 //! a name.
+//!
+//! Each section of the file has a module with its settings, their defaults, its keys and its reader.
 
 mod address;
+mod audit;
 mod dsn;
 mod error;
 mod file;
+mod listen;
+mod log;
+mod observer;
 mod rule;
 mod section;
 mod tls;
+mod upstream;
 
-use std::{fs, num::NonZeroUsize, path::PathBuf, str::FromStr, sync::Arc, thread, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 pub use address::{Address, AddressError};
+pub use audit::AuditSettings;
 pub use dsn::{Dsn, parse_dsn};
 pub use error::ConfigError;
+pub use listen::Listen;
+pub use log::{LogFormat, LogSettings};
+pub use observer::ObserverSettings;
 pub use tls::{
     ALPN, Acceptor, Connector, Encryption, Negotiation, SslMode, TlsSettings, UpstreamTls,
 };
+pub use upstream::{Pooler, Upstream};
 
 use crate::policy::{
-    Action, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, StuckKind, Target, builtin_rules,
+    Action, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, StuckKind, builtin_rules,
 };
 
 /// Every setting.
@@ -52,157 +64,11 @@ pub struct Config {
     pub warnings: Vec<ConfigError>,
 }
 
-/// `[listen]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Where clients connect; at least one.
-    pub addresses: Vec<Address>,
-    /// Whether who comes by TCP begins with a PROXY protocol header, and is who that says.
-    pub proxy_protocol: bool,
-    /// Whether other processes may listen at the same addresses, to take over from each other.
-    pub reuse_port: bool,
-    /// How many threads serve them.
-    pub workers: NonZeroUsize,
-}
-
-/// `[upstream]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// Where PostgreSQL listens, at least one address; the first that can be reached and fits is taken.
-    pub addresses: Vec<Address>,
-    /// What the server has to be.
-    pub target: Target,
-    /// How long connecting to one may take; `None` is as long as the system tries.
-    pub connect_timeout: Option<Duration>,
-    /// How many sessions there may be at once; `None` is as many as come.
-    pub max_sessions: Option<NonZeroUsize>,
-    /// What stands between pgidle and PostgreSQL.
-    pub pooler: Pooler,
-    /// `sslmode` and the other keys of TLS.
-    pub tls: UpstreamTls,
-}
-
-/// A connection pooler behind pgidle.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pooler {
-    /// None: the process id that a session is told is the server's.
-    #[default]
-    None,
-    /// One that keeps a server connection for the life of a session; the process id may be the pooler's invention.
-    Session,
-    /// One that gives the server connection away between transactions.
-    Transaction,
-}
-
-impl FromStr for Pooler {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            "session" => Ok(Self::Session),
-            "transaction" => Ok(Self::Transaction),
-            _ => Err("expected \"none\", \"session\" or \"transaction\""),
-        }
-    }
-}
-
-/// `[audit]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditSettings {
-    /// Where JSON lines are appended; `None` writes none.
-    pub file: Option<PathBuf>,
-    /// Whether statement text keeps its literals.
-    pub literals: bool,
-    /// Whether each finished transaction is written.
-    pub transactions: bool,
-}
-
-impl AuditSettings {
-    /// Whether finished transactions go to the file.
-    pub fn wants_transactions(&self) -> bool {
-        self.transactions && self.file.is_some()
-    }
-}
-
-impl Default for AuditSettings {
-    fn default() -> Self {
-        Self {
-            file: None,
-            literals: false,
-            transactions: true,
-        }
-    }
-}
-
-/// `[observer]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObserverSettings {
-    /// How the observer connects; `None` looks at nothing.
-    pub dsn: Option<Box<Dsn>>,
-    /// The time between two looks.
-    pub interval: Duration,
-}
-
-impl Default for ObserverSettings {
-    fn default() -> Self {
-        Self {
-            dsn: None,
-            interval: Duration::from_secs(1),
-        }
-    }
-}
-
-/// `[log]`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogSettings {
-    /// How lines on stderr are written.
-    pub format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("expected \"text\" or \"json\""),
-        }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
-        let tcp = |port| Address::Tcp {
-            host: "127.0.0.1".to_owned(),
-            port,
-        };
         Self {
-            listen: Listen {
-                addresses: vec![tcp(6432)],
-                proxy_protocol: false,
-                reuse_port: false,
-                workers: one_for_two_cpus(),
-            },
-            upstream: Upstream {
-                addresses: vec![tcp(5432)],
-                target: Target::Any,
-                connect_timeout: Some(Duration::from_secs(10)),
-                max_sessions: None,
-                pooler: Pooler::None,
-                tls: UpstreamTls::default(),
-            },
+            listen: Listen::default(),
+            upstream: Upstream::default(),
             tls: TlsSettings::default(),
             audit: AuditSettings::default(),
             observer: ObserverSettings::default(),
@@ -334,7 +200,7 @@ impl Source {
         };
         let line = fs::read_to_string(path)
             .ok()
-            .and_then(|text| file::line_of(&text, "upstream", "address"));
+            .and_then(|text| file::line_of_upstream(&text));
         ConfigError {
             path: Some(path.clone()),
             line,
@@ -369,12 +235,6 @@ impl IdleLimit {
 
 /// What a pooler in transaction mode does with a server whose transaction is over.
 const RELEASE_BEHIND_A_POOLER: &str = "a pooler gives the server away when a transaction is released: expected upstream.pooler = \"none\" or \"session\"";
-
-/// A thread moves more bytes with fewer system calls the busier it is, and the server needs the other CPUs.
-fn one_for_two_cpus() -> NonZeroUsize {
-    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    NonZeroUsize::new(cpus / 2).unwrap_or(NonZeroUsize::MIN)
-}
 
 /// The name of the rule that flags make.
 const FLAGS_RULE: &str = "flags";

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::{
     Config, FLAGS_RULE, Flags, Pooler, RELEASE_BEHIND_A_POOLER,
     error::Fault,
-    section::{Section, boolean, duration, name, parsed, positive, text},
+    section::{Section, Table, boolean, duration, name, parsed, positive, text},
 };
 use crate::{
     policy::{
@@ -18,8 +18,63 @@ use crate::{
     wire::MAX_NAME,
 };
 
+pub(super) const TABLE: Table = Table {
+    name: "rule",
+    keys: &[
+        "name",
+        "match",
+        "idle",
+        "failed",
+        "stalled",
+        "age",
+        "blocking",
+        "blocking_mode",
+        "release_timeout",
+    ],
+};
+
+pub(super) const MATCH: Table = Table {
+    name: "rule.match",
+    keys: &[
+        "application_name",
+        "database",
+        "user",
+        "client",
+        "replication",
+    ],
+};
+
+/// The kinds, each with the table of its limits.
+pub(super) const KINDS: [(StuckKind, Table); 5] = [
+    (StuckKind::Idle, rungs("rule.idle")),
+    (StuckKind::Failed, rungs("rule.failed")),
+    (StuckKind::Stalled, rungs("rule.stalled")),
+    (
+        StuckKind::Age,
+        Table {
+            name: "rule.age",
+            keys: &[
+                "log",
+                "notice",
+                "release",
+                "rollback",
+                "terminate",
+                "implicit",
+            ],
+        },
+    ),
+    (StuckKind::Blocking, rungs("rule.blocking")),
+];
+
+const fn rungs(name: &'static str) -> Table {
+    Table {
+        name,
+        keys: &["log", "notice", "release", "rollback", "terminate"],
+    }
+}
+
 /// Reads the rules of the file with the built-in one before them, and what to warn of.
-pub(super) fn rules(
+pub(super) fn read(
     root: &Section<'_>,
     config: &Config,
     flags: &Flags,
@@ -32,10 +87,10 @@ pub(super) fn rules(
     names.extend([DEFAULT_RULE.into(), FLAGS_RULE.into()]);
     // Where rules go by application_name, with the number of the rule.
     let mut by_name = Vec::new();
-    for section in root.sections("rule", "rule")? {
+    for section in root.sections("rule", &TABLE)? {
         let rule = rule(&section, config.release_timeout)?;
         refuse_limits(&rule, &section, config, flags)?;
-        if let Some(conditions) = section.section("match", "rule.match")?
+        if let Some(conditions) = section.section("match", &MATCH)?
             && rule.matching.application_name.is_some()
         {
             if !rule.limits.is_exempt() {
@@ -115,14 +170,8 @@ fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault>
         release_timeout,
         ..Limits::default()
     };
-    for (kind, table) in [
-        (StuckKind::Idle, "rule.idle"),
-        (StuckKind::Failed, "rule.failed"),
-        (StuckKind::Stalled, "rule.stalled"),
-        (StuckKind::Age, "rule.age"),
-        (StuckKind::Blocking, "rule.blocking"),
-    ] {
-        let Some(rungs) = section.section(kind.name(), table)? else {
+    for (kind, table) in KINDS {
+        let Some(rungs) = section.section(kind.name(), &table)? else {
             continue;
         };
         limits.ladders[kind] = ladder(kind, &rungs, section)?;
@@ -132,7 +181,7 @@ fn rule(section: &Section<'_>, release_timeout: Duration) -> Result<Rule, Fault>
     }
     limits.blocking_mode = section.get("blocking_mode", parsed)?;
     section.set("release_timeout", &mut limits.release_timeout, positive)?;
-    let matching = section.section("match", "rule.match")?;
+    let matching = section.section("match", &MATCH)?;
     Ok(Rule {
         name,
         matching: matching.map_or_else(|| Ok(Match::default()), |section| conditions(&section))?,

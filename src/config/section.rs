@@ -1,6 +1,6 @@
-//! Reads one table of the file: every key of it must be one that [`KEYS`] lists, and every value of the right type.
+//! Reads one table of the file: every key of it must be one that its [`Table`] lists, and every value of the right type.
 
-use std::{ops::Range, str::FromStr, time::Duration};
+use std::{ops::Range, path::PathBuf, str::FromStr, time::Duration};
 
 use toml::{
     Spanned,
@@ -10,9 +10,16 @@ use toml::{
 use super::error::Fault;
 use crate::policy::parse_duration;
 
-/// A table, by the name under which [`KEYS`] lists its keys.
+/// What a table is called in messages, and its keys; the root has no name.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [&'static str],
+}
+
+/// A table of the file.
 pub(super) struct Section<'a> {
     name: &'static str,
+    keys: &'static [&'static str],
     table: &'a DeTable<'a>,
     pub(super) span: Range<usize>,
 }
@@ -20,15 +27,19 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Refuses a table with an unknown key.
     pub(super) fn new(
-        name: &'static str,
+        &Table { name, keys }: &Table,
         table: &'a DeTable<'a>,
         span: Range<usize>,
     ) -> Result<Self, Fault> {
-        let section = Self { name, table, span };
-        let known = keys_of(name);
+        let section = Self {
+            name,
+            keys,
+            table,
+            span,
+        };
         for key in table.keys() {
-            if !known.contains(&key.get_ref().as_ref()) {
-                return Err(section.unknown(key, known));
+            if !keys.contains(&key.get_ref().as_ref()) {
+                return Err(section.unknown(key));
             }
         }
         Ok(section)
@@ -41,8 +52,9 @@ impl<'a> Section<'a> {
         read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
     ) -> Result<Option<T>, Fault> {
         debug_assert!(
-            keys_of(self.name).contains(&key),
-            "{key} is missing from KEYS"
+            self.keys.contains(&key),
+            "{key} is missing from the table of {:?}",
+            self.name
         );
         let Some(value) = self.value(key) else {
             return Ok(None);
@@ -65,27 +77,19 @@ impl<'a> Section<'a> {
         Ok(())
     }
 
-    /// The table under a key, when the key is there; `name` is the table's own in [`KEYS`].
-    pub(super) fn section(
-        &self,
-        key: &'static str,
-        name: &'static str,
-    ) -> Result<Option<Self>, Fault> {
+    /// The table under a key, when the key is there.
+    pub(super) fn section(&self, key: &'static str, table: &Table) -> Result<Option<Self>, Fault> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let Some(table) = value.get_ref().as_table() else {
+        let Some(found) = value.get_ref().as_table() else {
             return Err(self.fault(value.span(), key, mismatch("a table", value.get_ref())));
         };
-        Self::new(name, table, value.span()).map(Some)
+        Self::new(table, found, value.span()).map(Some)
     }
 
     /// The tables under a key, in the order of the file.
-    pub(super) fn sections(
-        &self,
-        key: &'static str,
-        name: &'static str,
-    ) -> Result<Vec<Self>, Fault> {
+    pub(super) fn sections(&self, key: &'static str, table: &Table) -> Result<Vec<Self>, Fault> {
         let Some(value) = self.value(key) else {
             return Ok(Vec::new());
         };
@@ -94,7 +98,7 @@ impl<'a> Section<'a> {
             return Err(self.fault(value.span(), key, mismatch(&expected, value.get_ref())));
         };
         let section = |item: &'a Spanned<DeValue<'a>>| match item.get_ref().as_table() {
-            Some(table) => Self::new(name, table, item.span()),
+            Some(found) => Self::new(table, found, item.span()),
             None => Err(self.fault(item.span(), key, mismatch(&expected, item.get_ref()))),
         };
         items.iter().map(section).collect()
@@ -113,9 +117,9 @@ impl<'a> Section<'a> {
         entries.find_map(|(k, value)| (k.get_ref() == key).then_some(value))
     }
 
-    fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) -> Fault {
+    fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>) -> Fault {
         let name = key.get_ref();
-        let problem = format!("unknown key; {}", hint(name, known));
+        let problem = format!("unknown key; {}", hint(name, self.keys));
         self.fault(key.span(), name, problem)
     }
 
@@ -175,6 +179,19 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Option<Duration>, String> 
     Ok((!duration.is_zero()).then_some(duration))
 }
 
+/// The path of a file.
+pub(super) fn path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
+    Ok(Some(PathBuf::from(name(value)?)))
+}
+
+/// One or more addresses.
+pub(super) fn addresses<T: FromStr<Err: ToString>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {
+    let items = value.as_array().filter(|items| !items.is_empty());
+    let items =
+        items.ok_or("expected an array of one or more addresses, such as [\"127.0.0.1:6432\"]")?;
+    items.iter().map(|item| parsed(item.get_ref())).collect()
+}
+
 /// A duration that cannot be off.
 pub(super) fn positive(value: &DeValue<'_>) -> Result<Duration, String> {
     duration(value)?.ok_or_else(|| "expected a duration longer than 0".to_owned())
@@ -191,11 +208,6 @@ fn mismatch(expected: &str, found: &DeValue<'_>) -> String {
         DeValue::Table(_) => "a table",
     };
     format!("expected {expected}, found {found}")
-}
-
-fn keys_of(section: &str) -> &'static [&'static str] {
-    let listed = KEYS.iter().find(|(name, _)| *name == section);
-    listed.map_or(&[], |(_, keys)| keys)
 }
 
 /// What a word that is not known should have been.
@@ -223,90 +235,6 @@ fn edit_distance(a: &str, b: &str) -> usize {
     }
     row.last().copied().unwrap_or_default()
 }
-
-const LADDER: &[&str] = &["log", "notice", "release", "rollback", "terminate"];
-
-/// Every section and its keys; the root has no name.
-pub(super) const KEYS: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "startup_timeout",
-            "drain_timeout",
-            "release_timeout",
-            "builtin_exemptions",
-            "listen",
-            "upstream",
-            "tls",
-            "audit",
-            "observer",
-            "log",
-            "rule",
-        ],
-    ),
-    (
-        "listen",
-        &["addresses", "proxy_protocol", "reuse_port", "workers"],
-    ),
-    (
-        "upstream",
-        &[
-            "address",
-            "target_session_attrs",
-            "connect_timeout",
-            "max_sessions",
-            "pooler",
-            "sslmode",
-            "sslnegotiation",
-            "sslrootcert",
-            "sslcert",
-            "sslkey",
-        ],
-    ),
-    ("tls", &["sslmode", "cert", "key", "ca"]),
-    ("audit", &["file", "literals", "transactions"]),
-    ("observer", &["dsn", "interval"]),
-    ("log", &["format"]),
-    (
-        "rule",
-        &[
-            "name",
-            "match",
-            "idle",
-            "failed",
-            "stalled",
-            "age",
-            "blocking",
-            "blocking_mode",
-            "release_timeout",
-        ],
-    ),
-    (
-        "rule.match",
-        &[
-            "application_name",
-            "database",
-            "user",
-            "client",
-            "replication",
-        ],
-    ),
-    ("rule.idle", LADDER),
-    ("rule.failed", LADDER),
-    ("rule.stalled", LADDER),
-    (
-        "rule.age",
-        &[
-            "log",
-            "notice",
-            "release",
-            "rollback",
-            "terminate",
-            "implicit",
-        ],
-    ),
-    ("rule.blocking", LADDER),
-];
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,11 @@ use tokio_rustls::rustls::{
     server::{ParsedCertificate, WebPkiClientVerifier},
 };
 
+use super::{
+    error::Fault,
+    section::{Section, Table, parsed, path},
+};
+
 /// The protocol name that clients and servers of direct TLS agree on (`PG_ALPN_PROTOCOL` in
 /// `src/include/libpq/pqcomm.h`).
 pub const ALPN: &[u8] = b"postgresql";
@@ -158,7 +163,22 @@ pub struct Connector {
 /// Which key of a section is at fault, and why.
 pub(super) type TlsFault = (&'static str, String);
 
+pub(super) const TABLE: Table = Table {
+    name: "tls",
+    keys: &["sslmode", "cert", "key", "ca"],
+};
+
 impl TlsSettings {
+    /// Reads the section over these settings.
+    pub(super) fn read(&mut self, section: &Section<'_>) -> Result<(), Fault> {
+        section.set("sslmode", &mut self.sslmode, parsed)?;
+        section.set("cert", &mut self.cert, path)?;
+        section.set("key", &mut self.key, path)?;
+        section.set("ca", &mut self.ca, path)?;
+        self.check()
+            .map_err(|(key, problem)| section.fault_at(key, problem))
+    }
+
     /// Says which key is missing, or of no use.
     pub(super) fn check(&self) -> Result<(), TlsFault> {
         let missing = |key| {
