@@ -76,7 +76,6 @@ pub(in crate::session::tests) struct Client {
 }
 
 impl Client {
-    /// Whether something that it asked, and that was not answered, may end a transaction block.
     /// Whether a statement after the end of the block may run by now, for all that anyone but the server can know: it keeps
     /// the answers to a list in its buffer.
     pub(in crate::session::tests) fn may_have_left_block(&self) -> bool {
@@ -96,6 +95,7 @@ impl Client {
         })
     }
 
+    /// Whether something that it asked, and that was not answered, may end a transaction block.
     pub(in crate::session::tests) fn may_commit(&self) -> bool {
         self.sent.iter().any(|sent| match &sent.expect {
             Expect::Query(list) => list.iter().any(|text| exits(text)),
