@@ -18,7 +18,7 @@ use crate::support::{
     frontend::{message, startup},
     program::{path_of, python, run, start_psql},
     proxy::Proxy,
-    server::{Server, oldest, on_every_server},
+    server::{Server, of_programs, on_every_server},
     wait_for,
     wire::Client,
 };
@@ -217,7 +217,7 @@ fn logical_replication_with_pg_recvlogical() {
 
 #[test]
 fn pg_dump_and_pg_restore() {
-    let server = oldest();
+    let server = of_programs();
     let database = server.database();
     let contents = "SELECT count(*), md5(string_agg(big::text, ',' ORDER BY id)) FROM big";
     let fill = "CREATE TABLE big AS SELECT id, repeat(md5(id::text), 30) FROM generate_series(1, 20000) id; \

@@ -4,6 +4,7 @@
 use std::{
     env, fs,
     path::PathBuf,
+    process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -172,6 +173,25 @@ pub(crate) fn oldest() -> &'static Server {
 pub(crate) fn oldest_and_newest() -> &'static [u32] {
     static ENDS: [u32; 2] = [VERSIONS[0], VERSIONS[VERSIONS.len() - 1]];
     if is_next() { &[NEXT] } else { &ENDS }
+}
+
+/// The server of the version that the programs in the path have (pg_dump and its like), for what these send to it: an older
+/// one would not know all of that, and a newer one they refuse.
+pub(crate) fn of_programs() -> &'static Server {
+    let output = Command::new("pg_dump").arg("--version").output();
+    let output = output.expect("pg_dump, which `make setup` installs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let major = said
+        .split(|c: char| !c.is_ascii_digit())
+        .find(|part| !part.is_empty());
+    let major = major
+        .and_then(|major| major.parse().ok())
+        .expect("a version");
+    Server::of(if versions().contains(&major) {
+        major
+    } else {
+        newest_version()
+    })
 }
 
 /// The newest version, for a server that nobody else uses.

@@ -221,6 +221,8 @@ fn acting(stuck: Duration) -> String {
 fn hold(holder: &mut Client, sql: &str) {
     if let Some(sql) = sql.strip_prefix(UNREAD) {
         holder.send(&query(sql));
+        // By then it has its locks.
+        holder.until(b'T');
     } else if sql.starts_with("COPY") {
         holder.send(&query(sql));
         assert_eq!(holder.until(b'G'), "G");

@@ -222,8 +222,10 @@ impl Server {
     /// could say, and what the server skips is never answered, with pgidle or without it. No library mixes the two.
     fn is_ambiguous(&self) -> bool {
         let mut input = self.input.clone();
-        let next = std::iter::from_fn(|| take_frame(&mut input)).find(|(tag, _)| *tag != b'H');
-        !self.in_query && matches!(next, Some((b'Q' | b'F', _)))
+        let next = std::iter::from_fn(|| take_frame(&mut input))
+            .map(|(tag, _)| tag)
+            .find(|tag| matches!(tag, b'Q' | b'F' | b'S'));
+        !self.in_query && matches!(next, Some(b'Q' | b'F'))
     }
 
     /// A CancelRequest, or a timeout of the server's own.
