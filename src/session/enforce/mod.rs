@@ -465,6 +465,8 @@ impl Session {
             enforcement.incident.outcome = outcome;
             self.emit_incident(enforcement.incident);
         }
+        // The ReadyForQuery that said that nothing is open may have come while this was under way.
+        self.close_if_drained();
     }
 
     /// A reply that is neither expected nor a known race: nothing is certain any more, so the session ends.

@@ -12,6 +12,7 @@ mod bounds;
 mod cancels;
 mod console;
 mod deferred_error;
+mod draining;
 mod errors;
 mod ladders;
 mod model;
