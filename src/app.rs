@@ -189,7 +189,7 @@ impl App {
         let registry = &self.shared.registry;
         let timeout = self.settings.borrow().drain_timeout;
         tracing::info!(sessions = registry.len(), ?timeout, "draining");
-        registry.broadcast(|| Command::Drain);
+        registry.drain();
         let deadline = timeout.map(|limit| Instant::now() + limit);
         let insisted = async {
             tokio::select! {

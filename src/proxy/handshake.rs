@@ -238,7 +238,9 @@ async fn connect(
         tls: stream.is_tls(),
     };
     let replication = packet.replication();
-    let limits = config
+    // A reload tells all who are entered by then; who is entered later reads the new rules here.
+    let limits = worker
+        .config()
         .rules
         .decide(&who.identity(&who.application_name, replication));
     let opening = SessionParams {

@@ -38,6 +38,8 @@ pub struct Registry {
     capacity: OnceLock<NonZeroUsize>,
     /// Whether the log has been told that all places are taken.
     full: AtomicBool,
+    /// Whether sessions end as soon as no transaction is open, also those that are entered yet.
+    drains: AtomicBool,
 }
 
 /// A place for one session, from before its server is connected until the session is over.
@@ -96,7 +98,16 @@ impl Registry {
             mailbox: Mutex::default(),
         });
         self.sessions.insert(id, Arc::clone(&entry));
+        if self.drains.load(Ordering::SeqCst) {
+            entry.tell(Command::Drain);
+        }
         entry
+    }
+
+    /// Ends every session as soon as no transaction is open in it, also those whose clients have yet to say who they are.
+    pub fn drain(&self) {
+        self.drains.store(true, Ordering::SeqCst);
+        self.broadcast(|| Command::Drain);
     }
 
     /// Ends the oldest session whose client has tried to log in for longer than `patience`; `false` when there is none.

@@ -5,7 +5,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    dba::Dba, frontend::query, proxy::Proxy, server::newest, wait_for, wire::Client,
+    dba::Dba,
+    frontend::{query, startup},
+    proxy::Proxy,
+    server::newest,
+    wait_for,
+    wire::Client,
 };
 
 /// Waits until nobody can connect any more. Sessions whose transactions are open do not delay that.
@@ -37,6 +42,26 @@ fn a_drain_lets_transactions_finish_and_tells_idle_sessions() {
 
     let mut direct = Client::connect(&database);
     assert_eq!(direct.value("SELECT count(*) FROM t"), "3");
+}
+
+#[test]
+fn a_client_that_says_who_it_is_during_the_drain_is_told_of_it() {
+    let database = newest().database();
+    let mut proxy = Proxy::start(&database, &[]);
+    let mut late = Client::anonymous(proxy.endpoint());
+    let mut writer = Client::connect(proxy.endpoint());
+    writer.begin("INSERT INTO t VALUES (2, 'two')");
+
+    proxy.signal(Signal::SIGTERM);
+    refuses_connections(&proxy);
+    late.send(&startup(&[
+        ("user", "postgres"),
+        ("database", &database.database),
+    ]));
+    let told = late.until_closed();
+    assert!(told.ends_with("E FATAL 57P01 / closed"), "{told}");
+    assert_eq!(writer.query("COMMIT"), "C COMMIT / Z I");
+    assert!(proxy.exit_status().success());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::support::{
     dba::Dba,
+    frontend::startup,
     observed::{dsn, observed, observing},
     proxy::Proxy,
     server::{newest, on_every_server},
@@ -59,6 +60,22 @@ fn a_reload_that_adds_a_rollback_ends_who_is_stuck_under_log() {
         );
         assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
     });
+}
+
+#[test]
+fn a_client_that_says_who_it_is_after_a_reload_has_the_new_rules() {
+    let database = newest().database();
+    let proxy = Proxy::with_rules(&database, &rule("idle = { rollback = '1h' }"));
+    let mut client = Client::anonymous(proxy.endpoint());
+    proxy.change_rules(&rule("idle = { rollback = '200ms' }"));
+    client.send(&startup(&[
+        ("user", "postgres"),
+        ("database", &database.database),
+    ]));
+    assert!(client.until_ready().ends_with("Z I"));
+    client.begin(INSERT);
+    incident(&proxy, "rollback", "rolled_back");
+    assert_eq!(client.query("COMMIT"), "E 25P03 / Z I");
 }
 
 #[test]

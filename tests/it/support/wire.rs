@@ -142,6 +142,14 @@ impl Client {
         }
     }
 
+    /// Opens a connection that pgidle has let in, and whose client has not said who it is.
+    pub(crate) fn anonymous(endpoint: &Endpoint) -> Self {
+        let mut client = Self::silent(endpoint);
+        client.send(&frontend::ssl_request());
+        assert_eq!(client.byte(), b'N', "TLS is not offered");
+        client
+    }
+
     /// Opens a session as the user `postgres`.
     pub(crate) fn connect(endpoint: &Endpoint) -> Self {
         Self::connect_with(endpoint, &[])
