@@ -230,6 +230,13 @@ impl Recorded {
         }
     }
 
+    /// The gate cannot be closed at once.
+    pub(super) fn note_gate_waits(&mut self) {
+        if let Some(taping) = &mut self.taping {
+            taping.gate_waits();
+        }
+    }
+
     pub(super) fn handle_observation(&mut self, damage: Arc<Damage>, now: Instant) {
         let step = match &self.taping {
             Some(_) => format!("seen: {}", transcript::seen(&damage)),
@@ -294,11 +301,16 @@ impl Taping {
     /// Something new is about to happen: where the gate was asked for, it is not closed yet.
     fn begin(&mut self, now: Instant) -> Instant {
         self.note_late();
-        if std::mem::take(&mut self.gate_asked) && !std::mem::replace(&mut self.gate_waits, true) {
-            self.tape.note(now, What::Before("cancel opens"));
-        }
+        self.gate_waits();
         self.began = self.tape.clock(now);
         self.began
+    }
+
+    /// Where the gate was asked for, it is not closed yet.
+    fn gate_waits(&mut self) {
+        if std::mem::take(&mut self.gate_asked) && !std::mem::replace(&mut self.gate_waits, true) {
+            self.tape.before("cancel opens");
+        }
     }
 
     fn read<'a>(
@@ -406,5 +418,77 @@ impl Deref for Recorded {
 impl DerefMut for Recorded {
     fn deref_mut(&mut self) -> &mut Session {
         &mut self.session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::{Action as Does, Ladder, Limits, StuckKind},
+        recorder::Recorder,
+        session::SessionParams,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(body.len() + 4).unwrap();
+        [&[tag], &len.to_be_bytes()[..], body].concat()
+    }
+
+    /// How long a transaction was idle, by its incident, whose gate was closed a second after its limit.
+    fn idle(tape: Option<Tape>, began: Instant) -> Duration {
+        let mut limits = Limits::default();
+        limits.ladders[StuckKind::Idle] = Ladder::new([(Does::Rollback, SECOND)]).unwrap();
+        let session = Session::new(SessionParams::default(), Arc::new(limits), began);
+        let mut session = Recorded::new(session, tape);
+        let says = |session: &mut Recorded, side, bytes: &[u8], now| {
+            session.handle_read(side, bytes, now).unwrap();
+            for side in [Side::Client, Side::Server] {
+                let unsent = session.unsent(side).len();
+                if unsent > 0 {
+                    session.handle_written(side, unsent, now);
+                }
+            }
+        };
+        says(&mut session, Side::Server, &frame(b'Z', b"I"), began);
+        while session.poll_action().is_some() {}
+        says(&mut session, Side::Client, &frame(b'Q', b"BEGIN\0"), began);
+        let answer = [frame(b'C', b"BEGIN\0"), frame(b'Z', b"T")].concat();
+        says(&mut session, Side::Server, &answer, began);
+        session.handle_timeout(began + SECOND);
+        assert_eq!(session.poll_action(), Some(Action::CloseGate));
+        assert_eq!(session.poll_action(), None);
+        // A CancelRequest of the client's was on its way, and has passed.
+        session.note_gate_waits();
+        session.handle_gate_closed(began + 2 * SECOND);
+        let answer = [
+            frame(b'C', b"ROLLBACK\0"),
+            frame(b'C', b"BEGIN\0"),
+            frame(b'E', b"SERROR\0VERROR\0C22P02\0Mtext\0\0"),
+            frame(b'Z', b"E"),
+        ];
+        says(
+            &mut session,
+            Side::Server,
+            &answer.concat(),
+            began + 2 * SECOND,
+        );
+        while let Some(event) = session.poll_event() {
+            if let Event::Incident(incident) = event {
+                return incident.idle;
+            }
+        }
+        panic!("no incident");
+    }
+
+    #[test]
+    fn a_gate_that_is_closed_late_is_closed_late_in_a_recorded_session_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::start(folder.path()).unwrap();
+        let began = tokio::time::Instant::now().into_std();
+        assert_eq!(idle(None, began), 2 * SECOND);
+        assert_eq!(idle(recorder.tape(1, began), began), 2 * SECOND);
     }
 }

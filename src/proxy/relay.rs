@@ -240,6 +240,8 @@ impl Relay {
                 Action::CloseGate => {
                     if self.entry.close_gate() {
                         self.session.handle_gate_closed(now);
+                    } else {
+                        self.session.note_gate_waits();
                     }
                 }
                 Action::OpenGate => self.entry.open_gate(),

@@ -74,10 +74,11 @@ impl Recorder {
     /// Writes what was noted before this call, as far as that is possible within a while, for which it blocks.
     pub fn close(&self) {
         let (written, is_written) = sync_channel(1);
-        if self.queue.send(Message::Close(written)).is_ok() {
-            // Past that the recordings are as they are.
-            is_written.recv_timeout(PATIENCE).ok();
-        }
+        // Where the queue is full, the message waits for room on a thread of its own.
+        let queue = self.queue.clone();
+        thread::spawn(move || drop(queue.send(Message::Close(written))));
+        // Past that the recordings are as they are.
+        is_written.recv_timeout(PATIENCE).ok();
     }
 }
 
@@ -384,5 +385,28 @@ mod tests {
             text.ends_with("found no room.\n") && !text.contains("drain"),
             "{text}"
         );
+    }
+
+    /// A disk that hangs keeps the thread from taking messages: the end of the program does not wait for it without end.
+    #[test]
+    fn the_end_waits_for_a_while_and_no_longer() {
+        let (queue, messages) = sync_channel(1);
+        let recorder = Recorder {
+            queue,
+            shared: Arc::default(),
+        };
+        let full = Message::End {
+            session: 1,
+            whole: true,
+        };
+        recorder.queue.try_send(full).unwrap();
+        let (ends, ended) = sync_channel(1);
+        let closing = recorder;
+        thread::spawn(move || {
+            closing.close();
+            ends.send(()).unwrap();
+        });
+        assert_eq!(ended.recv_timeout(2 * PATIENCE), Ok(()));
+        drop(messages);
     }
 }

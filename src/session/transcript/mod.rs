@@ -224,7 +224,9 @@ pub fn show_frontend(tag: u8, body: &[u8], sql: impl FnOnce(&[u8]) -> String) ->
         ),
         b'f' => format!("f {}", text(body).trim_end()),
         b'P' => {
-            let (statement, rest) = cstr(body).unwrap_or((body, b""));
+            let Some((statement, rest)) = cstr(body) else {
+                return letter.to_string();
+            };
             let sql = sql(cstr(rest).map_or(rest, |(text, _)| text));
             // The question of a release is a page long.
             let sql = sql.split_once('\n').map_or(&*sql, |(first, _)| first);
@@ -432,6 +434,9 @@ mod tests {
     fn nothing_is_told_of_values() {
         let body = b"\0name\0\0\0\0\x01\0\0\0\x06secret\0\0";
         assert_eq!(of_client(b'B', body, plain).unwrap(), "B - name-");
+        // A Parse that the server will refuse: nothing in it is a name.
+        assert_eq!(of_client(b'P', b"secret", plain), None);
+        assert_eq!(show_frontend(b'P', b"secret", |_| "?".to_owned()), "P");
         let error = b"SERROR\0VERROR\0C23505\0Msecret\0Dsecret\0\0";
         assert_eq!(of_server(b'E', error).unwrap(), "E 23505");
         assert_eq!(
