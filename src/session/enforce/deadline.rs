@@ -74,6 +74,8 @@ impl Session {
                 ));
             }
             Step::Gate => self.act(now),
+            // It has a time of its own.
+            Step::Prove { until, .. } if until > now => {}
             Step::Prove { then, .. } => self.claimed(then, Proof::Missing, now),
             Step::Cancel(_) if request_ended => self.next_step(now),
             _ if client_left => self.leave_with_client(),

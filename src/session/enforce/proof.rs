@@ -12,12 +12,16 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Action, Instant, Session, Step, policy};
 use crate::{
+    policy::StuckKind,
     session::text::Text,
     sql::{self, Claim, Control, Proof},
 };
 
 /// How long a proof is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long one for a release is, which holds nobody up: where many sessions get stuck at once their claims form a queue.
+const PATIENCE_TO_RELEASE: Duration = Duration::from_secs(10);
 
 /// Texts that are judged in one ending; the others count as not proven.
 const MAX_JUDGED: usize = 512;
@@ -75,7 +79,14 @@ impl Session {
         let number = self.claims;
         self.actions
             .push_back(Action::ProveReadOnly { number, claim });
-        let until = now + PATIENCE;
+        // The rungs of `blocking` are not known before others are seen to wait.
+        let releases = then == Then::Question && !self.limits.has(StuckKind::Blocking);
+        let until = now
+            + if releases {
+                PATIENCE_TO_RELEASE
+            } else {
+                PATIENCE
+            };
         // What is more severe does not wait for a prover that is slow.
         let rung = self.next_rung().filter(|rung| rung.at > now);
         let acts = rung.filter(|rung| rung.action >= policy::Action::Rollback);

@@ -73,9 +73,9 @@ fn a_late_proof_is_not_taken_for_that_of_a_later_transaction() {
 }
 
 #[test]
-fn what_is_not_proven_in_time_is_not_released_and_a_rollback_comes_at_its_time() {
+fn a_release_waits_in_the_queue_of_claims_for_its_proof() {
     check(
-        "idle: release 1s, rollback 3s",
+        "idle: release 1s",
         expect![[r#"
             the prover is slow
             C: Q BEGIN
@@ -88,12 +88,35 @@ fn what_is_not_proven_in_time_is_not_released_and_a_rollback_comes_at_its_time()
               < T | C SELECT 1 | Z T
             +1s
               ! prove 1
-            +999ms
+            +9s
+            proven
+              > own SAVEPOINT pgidle_release | own SET LOCAL statement_timeout = 250 | own SET LOCAL jit = off | own SELECT | own WITH held AS ( | closed | S
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_not_proven_in_time_is_not_released_and_a_rollback_comes_at_its_time() {
+    check(
+        "idle: release 1s, rollback 30s",
+        expect![[r#"
+            the prover is slow
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: T | C SELECT 1 | Z T
+              < T | C SELECT 1 | Z T
+            +1s
+              ! prove 1
+            +9999ms
             +1ms
               * idle release not_releasable at 1s in "idle in transaction" after 1s
             proven
-            +1s
-              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 3 s'::pg_catalog.int4
+            +19s
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 30 s'::pg_catalog.int4
         "#]],
     );
     check(
