@@ -247,8 +247,13 @@ impl Relay {
                 Action::OpenGate => self.entry.open_gate(),
                 Action::Cancel => self.cancel(),
                 Action::ProveReadOnly { number, claim } => {
-                    let entry = Arc::clone(&self.entry);
-                    let answer = move |proof| entry.tell(Command::Proven { number, proof });
+                    // A session that is over does not keep its place for the sake of a claim that waits.
+                    let entry = Arc::downgrade(&self.entry);
+                    let answer = move |proof| {
+                        if let Some(entry) = entry.upgrade() {
+                            entry.tell(Command::Proven { number, proof });
+                        }
+                    };
                     worker.shared.prover.prove(claim, answer);
                 }
                 Action::MatchRules => self.match_rules(worker, now),
