@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::support::{
+    dba::Dba,
     frontend::{cancel_request, messages, query, startup},
     let_pass,
     proxy::Proxy,
@@ -110,6 +111,13 @@ fn who_comes_when_descriptors_run_out_is_refused_and_those_inside_go_on() {
     assert!(inside.len() >= 5 && refused >= 5, "{} inside", inside.len());
     let slow = &mut inside[0];
     slow.send(&query("SELECT pg_sleep(60)"));
+    // A server ignores a cancel that comes before it has begun.
+    let mut dba = Dba::new(&database);
+    let begun = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND wait_event = 'PgSleep'",
+        slow.server_pid()
+    );
+    wait_for("the statement", || (dba.value(&begun) == "1").then_some(()));
     let mut canceller = Client::silent(proxy.endpoint());
     canceller.send(&cancel_request(&slow.backend_key));
     let heard = slow.until_ready();
