@@ -359,11 +359,9 @@ mod tests {
         value.as_object().unwrap().keys().cloned().collect()
     }
 
-    #[test]
-    fn the_page_has_every_field_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("audit.jsonl");
-        let audit = Audit::start(settings(&file)).unwrap();
+    /// Writes an incident that has everything, and a transaction.
+    fn write_all_fields(file: &Path) {
+        let audit = Audit::start(settings(file)).unwrap();
         let Entry::Incident(mut incident) = incident() else {
             unreachable!()
         };
@@ -371,6 +369,13 @@ mod tests {
         audit.record(Entry::Incident(incident));
         audit.record(transaction());
         audit.close();
+    }
+
+    #[test]
+    fn the_page_has_every_field_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        write_all_fields(&file);
         let [incident, transaction] = <[Value; 2]>::try_from(lines(&file)).unwrap();
         let dropped = serde_json::from_slice(&writer::missing(1)).unwrap();
         let lines = [
@@ -398,14 +403,7 @@ mod tests {
     fn a_line_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
-        let audit = Audit::start(settings(&file)).unwrap();
-        let Entry::Incident(mut incident) = incident() else {
-            unreachable!()
-        };
-        incident.damage = Some(Arc::new(damage()));
-        audit.record(Entry::Incident(incident));
-        audit.record(transaction());
-        audit.close();
+        write_all_fields(&file);
         let mut text = fs::read_to_string(&file).unwrap();
         text += std::str::from_utf8(&writer::missing(3)).unwrap();
         let lines: Vec<Line> = text.lines().map(|line| line.parse().unwrap()).collect();

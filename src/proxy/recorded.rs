@@ -36,7 +36,7 @@ struct Taping {
     gate_asked: bool,
     gate_waits: bool,
     /// What goes out because it was closed: transcripts show that after the other actions and events of the step.
-    late: Vec<(Side, Box<[u8]>)>,
+    late: Vec<Due>,
     proves: bool,
     limits: String,
     observer: Option<Duration>,
@@ -218,13 +218,9 @@ impl Recorded {
             Some(taping) if taping.gate_asked => {
                 // In a transcript that is done at the same moment.
                 taping.gate_asked = false;
-                let sides = [Side::Server, Side::Client];
-                let before = sides.map(|side| session.unsent(side).len());
-                session.handle_gate_closed(taping.began);
-                for (side, before) in sides.into_iter().zip(before) {
-                    let grown = session.unsent(side).get(before..).unwrap_or_default();
-                    taping.late.push((side, grown.into()));
-                }
+                let began = taping.began;
+                let ((), grown) = grown(session, |session| session.handle_gate_closed(began));
+                taping.late.extend(grown);
             }
             Some(_) | None => self.step("cancel closes", now, Session::handle_gate_closed),
         }
@@ -350,12 +346,9 @@ impl Taping {
         now: Instant,
         input: impl FnOnce(&mut Session, Instant) -> R,
     ) -> R {
-        let sides = [Side::Server, Side::Client];
-        let before = sides.map(|side| session.unsent(side).len());
-        let result = input(session, now);
-        for (side, before) in sides.into_iter().zip(before) {
-            let grown = session.unsent(side).get(before..).unwrap_or_default();
-            self.emitted(side, grown, now);
+        let (result, grown) = grown(session, |session| input(session, now));
+        for (side, bytes) in grown {
+            self.emitted(side, &bytes, now);
         }
         result
     }
@@ -405,6 +398,20 @@ impl Taping {
             self.tape.keep();
         }
     }
+}
+
+/// Bytes that are due to a side.
+type Due = (Side, Box<[u8]>);
+
+/// Gives an input, and returns what has become due to each side because of it.
+fn grown<R>(session: &mut Session, input: impl FnOnce(&mut Session) -> R) -> (R, [Due; 2]) {
+    let before = [Side::Server, Side::Client].map(|side| (side, session.unsent(side).len()));
+    let result = input(session);
+    let grown = before.map(|(side, before)| {
+        let bytes = session.unsent(side).get(before..).unwrap_or_default();
+        (side, bytes.into())
+    });
+    (result, grown)
 }
 
 impl Deref for Recorded {

@@ -185,30 +185,30 @@ impl Peer {
 impl Session {
     /// What may be done about the bytes of a side. Until it says [`Wants::Nothing`] there may be more to do.
     pub fn wants_read(&self, from: Side) -> Wants {
-        let leg = self.leg(from);
-        let unsent = self.leg(from.other()).output.len();
+        let peer = self.peer(from);
+        let unsent = self.peer(from.other()).output.len();
         if unsent > READ_AHEAD {
             return Wants::Nothing;
         }
         if from == Side::Client && self.holds_client() {
             // It is read on within bounds, so that its end is noticed.
-            return if leg.ended {
+            return if peer.ended {
                 Wants::Nothing
             } else {
-                Wants::Bytes(BUFFER.saturating_sub(leg.input.len()))
+                Wants::Bytes(BUFFER.saturating_sub(peer.input.len()))
             };
         }
-        let allowed = match from {
+        let allowed = || match from {
             Side::Server => self.reads_ahead(),
             Side::Client => Some(0),
         };
-        if unsent > 0 && allowed.is_some_and(|allowed| unsent >= allowed) {
+        if unsent > 0 && allowed().is_some_and(|allowed| unsent >= allowed) {
             Wants::Nothing
-        } else if leg.held {
+        } else if peer.held {
             Wants::Kept
-        } else if leg.end_held {
+        } else if peer.end_held {
             Wants::End
-        } else if leg.ended {
+        } else if peer.ended {
             Wants::Nothing
         } else {
             Wants::Bytes(usize::MAX)
@@ -217,19 +217,19 @@ impl Session {
 
     /// How many bytes of a side are kept, which come before those that are read next.
     pub fn kept(&self, from: Side) -> usize {
-        self.leg(from).input.len()
+        self.peer(from).input.len()
     }
 
     /// The bytes of a side that are kept. They have to come back in front of those that were read next.
     pub fn take_kept(&mut self, from: Side) -> Vec<u8> {
-        std::mem::take(&mut self.leg_mut(from).input)
+        std::mem::take(&mut self.peer_mut(from).input)
     }
 
     /// Takes what was read of a side before there was a session.
     pub fn handle_early(&mut self, from: Side, bytes: Vec<u8>, _now: Instant) {
-        let leg = self.leg_mut(from);
-        leg.held = !bytes.is_empty();
-        leg.input = bytes;
+        let peer = self.peer_mut(from);
+        peer.held = !bytes.is_empty();
+        peer.input = bytes;
     }
 
     /// Looks at bytes of a side: those that were [kept](Self::take_kept) and those that were read now. Returns the ones at
@@ -252,9 +252,9 @@ impl Session {
         };
         let rest = bytes.get(step.consumed..).unwrap_or_default();
         let held = from == Side::Client && !rest.is_empty() && self.holds_client();
-        let leg = self.leg_mut(from);
-        leg.input = rest.to_vec();
-        leg.held = held;
+        let peer = self.peer_mut(from);
+        peer.input = rest.to_vec();
+        peer.held = held;
         self.bound_read_ahead(now);
         Ok(bytes.get(..step.verbatim).unwrap_or_default())
     }
@@ -262,9 +262,9 @@ impl Session {
     /// A side sends nothing more.
     pub fn handle_eof(&mut self, from: Side, _now: Instant) -> Eof {
         let later = from == Side::Client && self.holds_client();
-        let leg = self.leg_mut(from);
-        leg.ended = true;
-        leg.end_held = later;
+        let peer = self.peer_mut(from);
+        peer.ended = true;
+        peer.end_held = later;
         match from {
             Side::Client if later => Eof::Later,
             Side::Client if self.is_answered() => Eof::Close(CloseReason::ClientLeft),
@@ -276,12 +276,12 @@ impl Session {
 
     /// A side of which no more is read for the time being has closed its end.
     pub fn handle_hangup(&mut self, from: Side, _now: Instant) {
-        self.leg_mut(from).hung_up = true;
+        self.peer_mut(from).hung_up = true;
     }
 
     /// Whether a side has said that it sends nothing more.
     pub fn has_ended(&self, from: Side) -> bool {
-        self.leg(from).ended
+        self.peer(from).ended
     }
 
     /// Whether a client that is held has said that it sends nothing more.
@@ -328,7 +328,7 @@ impl Session {
     ) -> Result<Progress, InvalidLength> {
         let to = from.other();
         let mut step = Progress::default();
-        let mut rewriting = !self.leg(to).output.is_empty();
+        let mut rewriting = !self.peer(to).output.is_empty();
         while let Some(rest) = bytes.get(step.consumed..).filter(|rest| !rest.is_empty()) {
             if self.state.phase.is_closing() {
                 step.consumed = bytes.len();
@@ -342,12 +342,12 @@ impl Session {
                     continue;
                 }
             }
-            let queued = self.leg(to).output.len();
+            let queued = self.peer(to).output.len();
             let Some((verdict, len)) = self.judge_front(from, rest, now)? else {
                 break;
             };
             if verdict == Verdict::Hold {
-                self.leg_mut(from).scanner.rewind();
+                self.peer_mut(from).scanner.rewind();
                 break;
             }
             step.consumed += len;
@@ -355,11 +355,11 @@ impl Session {
                 Verdict::Pass if !rewriting => step.verbatim = step.consumed,
                 Verdict::Pass => {
                     let passed = rest.get(..len).unwrap_or(rest);
-                    self.leg_mut(to).pass(passed, queued);
+                    self.peer_mut(to).pass(passed, queued);
                 }
                 Verdict::Drop | Verdict::Hold => rewriting = true,
             }
-            rewriting |= !self.leg(to).output.is_empty();
+            rewriting |= !self.peer(to).output.is_empty();
         }
         Ok(step)
     }
@@ -371,11 +371,11 @@ impl Session {
         bytes: &[u8],
         now: Instant,
     ) -> Result<Option<(Verdict, usize)>, InvalidLength> {
-        let leg = self.leg_mut(from);
-        Ok(match leg.scanner.scan(bytes, |tag| from.holds(tag))? {
+        let peer = self.peer_mut(from);
+        Ok(match peer.scanner.scan(bytes, |tag| from.holds(tag))? {
             Scanned::Incomplete => None,
             Scanned::Rest { len } => {
-                let (whole, dropped) = (leg.missing() == 0, leg.drop_rest);
+                let (whole, dropped) = (peer.missing() == 0, peer.drop_rest);
                 if from == Side::Client {
                     let more = bytes.get(..len).unwrap_or(bytes);
                     self.state.sent_more(more, whole);
@@ -392,7 +392,7 @@ impl Session {
                     Side::Client => self.client_frame(frame, now),
                     Side::Server => self.server_frame(frame, now),
                 };
-                self.leg_mut(from).drop_rest = verdict == Verdict::Drop;
+                self.peer_mut(from).drop_rest = verdict == Verdict::Drop;
                 Some((verdict, len))
             }
         })
@@ -410,14 +410,14 @@ impl Session {
         }
     }
 
-    fn leg(&self, side: Side) -> &Peer {
+    fn peer(&self, side: Side) -> &Peer {
         match side {
             Side::Client => &self.client,
             Side::Server => &self.server,
         }
     }
 
-    fn leg_mut(&mut self, side: Side) -> &mut Peer {
+    fn peer_mut(&mut self, side: Side) -> &mut Peer {
         match side {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
@@ -429,18 +429,18 @@ impl Session {
 impl Session {
     /// What is due to a side, after what was passed on verbatim.
     pub fn unsent(&self, to: Side) -> &[u8] {
-        &self.leg(to).output
+        &self.peer(to).output
     }
 
     /// Whether something is due to a side that did not wait for its socket before.
     pub fn wants_write(&self, to: Side) -> bool {
-        let leg = self.leg(to);
-        !leg.output.is_empty() && !leg.is_blocked()
+        let peer = self.peer(to);
+        !peer.output.is_empty() && !peer.is_blocked()
     }
 
     /// A side has taken so many bytes of what was [`unsent`](Self::unsent), and takes no more where some are left.
     pub fn handle_written(&mut self, to: Side, written: usize, now: Instant) {
-        let output = &mut self.leg_mut(to).output;
+        let output = &mut self.peer_mut(to).output;
         output.advance(written.min(output.len()));
         if output.is_empty() {
             *output = BytesMut::new();
@@ -466,7 +466,7 @@ impl Session {
         if rest.is_empty() {
             return;
         }
-        let output = &mut self.leg_mut(to).output;
+        let output = &mut self.peer_mut(to).output;
         let own = std::mem::replace(output, BytesMut::from(rest));
         output.unsplit(own);
         self.note_taken(to, Taken::Nothing, now);
@@ -474,13 +474,13 @@ impl Session {
 
     /// Notes what a side has taken: one that has taken something is not blocked any more, or begins to be anew.
     pub(super) fn note_taken(&mut self, to: Side, taken: Taken, now: Instant) {
-        let leg = self.leg_mut(to);
-        let was_blocked = leg.is_blocked();
+        let peer = self.peer_mut(to);
+        let was_blocked = peer.is_blocked();
         if taken == Taken::Nothing && was_blocked {
             return;
         }
-        leg.reading_ahead = false;
-        leg.blocked_since = (taken != Taken::All).then_some(now);
+        peer.reading_ahead = false;
+        peer.blocked_since = (taken != Taken::All).then_some(now);
         match (to, taken) {
             (Side::Client, Taken::All) if was_blocked => self.state.client_took_all(now),
             (Side::Client, Taken::Part | Taken::Nothing) => self.restart_stalled(),

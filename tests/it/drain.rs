@@ -5,12 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    dba::Dba,
-    frontend::{query, startup},
-    proxy::Proxy,
-    server::newest,
-    wait_for,
-    wire::Client,
+    dba::Dba, frontend::query, proxy::Proxy, server::newest, wait_for, wire::Client,
 };
 
 /// Waits until nobody can connect any more. Sessions whose transactions are open do not delay that.
@@ -54,10 +49,7 @@ fn a_client_that_says_who_it_is_during_the_drain_is_told_of_it() {
 
     proxy.signal(Signal::SIGTERM);
     refuses_connections(&proxy);
-    late.send(&startup(&[
-        ("user", "postgres"),
-        ("database", &database.database),
-    ]));
+    late.say_who(proxy.endpoint(), &[]);
     let told = late.until_closed();
     assert!(told.ends_with("E FATAL 57P01 / closed"), "{told}");
     assert_eq!(writer.query("COMMIT"), "C COMMIT / Z I");

@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use crate::support::{
     dba::Dba,
-    frontend::startup,
     observed::{dsn, observed, observing},
     proxy::Proxy,
     server::{newest, on_every_server},
@@ -68,10 +67,7 @@ fn a_client_that_says_who_it_is_after_a_reload_has_the_new_rules() {
     let proxy = Proxy::with_rules(&database, &rule("idle = { rollback = '1h' }"));
     let mut client = Client::anonymous(proxy.endpoint());
     proxy.change_rules(&rule("idle = { rollback = '200ms' }"));
-    client.send(&startup(&[
-        ("user", "postgres"),
-        ("database", &database.database),
-    ]));
+    client.say_who(proxy.endpoint(), &[]);
     assert!(client.until_ready().ends_with("Z I"));
     client.begin(INSERT);
     incident(&proxy, "rollback", "rolled_back");

@@ -159,10 +159,11 @@ impl Session {
         if enforcement.step.is_ours() || !self.may_be_commit() {
             self.send_cancel();
         }
-        self.finish(Outcome::NotPossible);
+        // Before the enforcement is over, which a drain may wait for: it has nothing to close then.
         self.state.phase = Phase::Closing {
             unknown_requests: 0,
         };
+        self.finish(Outcome::NotPossible);
         self.actions
             .push_back(Action::Close(CloseReason::ClientLeft));
     }

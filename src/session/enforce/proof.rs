@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long one for a release is, which holds nobody up: where many sessions get stuck at once their claims form a queue.
 const PATIENCE_TO_RELEASE: Duration = Duration::from_secs(10);
 
-/// Texts that are judged in one ending; the others count as not proven.
+/// Texts that are judged in one enforcement; the others count as not proven.
 const MAX_JUDGED: usize = 512;
 
 /// What an enforcement goes on with when it has the proof.

@@ -158,11 +158,7 @@ impl Client {
     /// Opens a session with more startup parameters.
     pub(crate) fn connect_with(endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Self {
         let mut client = Self::silent(endpoint);
-        let always = [
-            ("user", "postgres"),
-            ("database", endpoint.database.as_str()),
-        ];
-        client.send(&frontend::startup(&[&always, parameters].concat()));
+        client.say_who(endpoint, parameters);
         let greeting = client.until_ready();
         assert!(
             greeting.ends_with("Z I"),
@@ -170,6 +166,15 @@ impl Client {
             client.error_text()
         );
         client
+    }
+
+    /// Sends the startup packet of the user `postgres`, with more parameters.
+    pub(crate) fn say_who(&mut self, endpoint: &Endpoint, parameters: &[(&str, &str)]) {
+        let always = [
+            ("user", "postgres"),
+            ("database", endpoint.database.as_str()),
+        ];
+        self.send(&frontend::startup(&[&always, parameters].concat()));
     }
 
     /// Whether the door is closed: a connection is refused, and not merely left waiting.
