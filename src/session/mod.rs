@@ -212,6 +212,7 @@ pub enum Side {
 /// # assert_eq!((&*written, over), (&answer[..], Some(CloseReason::ServerLeft)));
 /// ```
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Session {
     who: Who,
     limits: InForce,

@@ -28,3 +28,4 @@ mod snapshot;
 mod stuck;
 mod terminate;
 mod unseen;
+mod world;

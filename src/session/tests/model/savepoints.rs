@@ -1,7 +1,7 @@
 //! Savepoints as both sides of the model count them.
 
 /// Savepoints by name, each with what had been written when it was opened; a name means the newest one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::session::tests) struct Savepoints(pub(super) Vec<(String, usize)>);
 
 impl Savepoints {

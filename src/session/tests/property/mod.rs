@@ -1,19 +1,18 @@
 //! Random clients, servers and clocks against the machine: nothing acknowledged is lost, nothing refused is kept.
 
 mod op;
-mod world;
 
 use std::time::Duration;
 
 use proptest::{prelude::*, sample::select, test_runner::TestCaseResult};
 
-use self::{
-    op::{Op, READS, STATEMENTS, op},
-    world::World,
+use self::op::{READS, STATEMENTS, op};
+use super::{
+    model::{Act, End},
+    world::{Op, World},
 };
-use super::model::{Act, End};
 
-/// Ladders of every kind; all of them are over before [`world::SILENCE`] is.
+/// Ladders of every kind; all of them are over before [`super::world`]'s silence is.
 const LIMITS: &[&str] = &[
     "",
     "idle: log 1s, rollback 2s; failed: rollback 5s; stalled: rollback 1s; age: rollback 8s",

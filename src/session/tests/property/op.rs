@@ -4,7 +4,10 @@ use proptest::{prelude::*, sample::select};
 
 use crate::{
     policy::Action as PolicyAction,
-    session::tests::model::{Act, Eager, End, NAMED, Statement},
+    session::tests::{
+        model::{Act, Eager, End, NAMED, Statement},
+        world::Op,
+    },
 };
 
 pub(super) const STATEMENTS: &[Statement] = &[
@@ -63,49 +66,6 @@ const UNASKED: &[&str] = &[
 
 /// What the console commands.
 const COMMANDS: &[PolicyAction] = &[PolicyAction::Rollback, PolicyAction::Terminate];
-
-/// One thing that happens.
-#[derive(Clone, Debug)]
-pub(super) enum Op {
-    Client(Act),
-    /// So many of the client's bytes reach the machine.
-    Send(usize),
-    /// The server does so many things.
-    Serve(usize),
-    /// So many of the server's bytes reach the machine.
-    Deliver(usize),
-    /// Everything is sent, done and delivered.
-    Exchange,
-    Pass(u64),
-    Wake,
-    /// The client opens a cancel connection.
-    CancelRequest,
-    /// The cancel connections reach the server and are closed.
-    CancelsLand,
-    /// A timeout of the server's own hits what runs.
-    Timeout,
-    /// The server notices one between two messages.
-    Interrupt,
-    /// The server does nothing more, or goes on.
-    Hang(bool),
-    Unasked(&'static str),
-    /// The server's output buffer is full.
-    Spill,
-    /// The client reads, or does not.
-    Reads(bool),
-    /// What the machine asks for is done a little later.
-    Lag,
-    /// From here on the prover answers late, or at once.
-    ProverLags(bool),
-    /// The prover answers everything that it was asked, also what is not waited for any more; or it has no room for it.
-    Prove(bool),
-    /// Other limits come into force.
-    Limits(&'static str),
-    /// The console has the transaction rolled back, or the session ended.
-    Command(PolicyAction),
-    /// pgidle ends, and insists.
-    Shutdown,
-}
 
 fn act(statements: &'static [Statement]) -> impl Strategy<Value = Act> {
     let statement = move || select(statements);

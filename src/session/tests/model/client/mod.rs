@@ -33,7 +33,7 @@ struct Sent {
 }
 
 /// A driver that believes what it is told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::session::tests) struct Client {
     inbox: Vec<u8>,
     /// Bytes that it has not sent yet.

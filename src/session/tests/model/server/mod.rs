@@ -25,7 +25,7 @@ enum Busy {
 const RELEASE: &str = "pgidle_release";
 
 /// A commit that waits for its standby.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     tokens: Vec<u32>,
     /// The answer that it keeps back.
@@ -35,7 +35,7 @@ struct Waiting {
 }
 
 /// A backend: one message or statement at a time, with PostgreSQL's output buffer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::session::tests) struct Server {
     pub(in crate::session::tests) input: Vec<u8>,
     output: Vec<u8>,

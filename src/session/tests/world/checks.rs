@@ -24,7 +24,7 @@ impl World {
     }
 
     /// Nothing is stuck that a limit should have ended.
-    pub(in crate::session::tests::property) fn check_free(&self) -> Result<(), String> {
+    pub(in crate::session::tests) fn check_free(&self) -> Result<(), String> {
         let position = self.session.position();
         let ends = |kind| self.acts(kind, PolicyAction::Rollback);
         let half_forwarded = self.session.client.missing() > 0 && position != Position::CopyIn;
@@ -80,7 +80,7 @@ impl World {
     }
 
     /// A server that does nothing more keeps no session for ever that is being ended.
-    pub(in crate::session::tests::property) fn check_patience(&mut self) -> Result<(), String> {
+    pub(in crate::session::tests) fn check_patience(&mut self) -> Result<(), String> {
         self.land_cancels();
         self.be_silent()?;
         if self.session.enforcement.is_some() && !self.closed {
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// The client speaks again, and everything works.
-    pub(in crate::session::tests::property) fn check_alive(&mut self) -> Result<(), String> {
+    pub(in crate::session::tests) fn check_alive(&mut self) -> Result<(), String> {
         self.set_reads(true)?;
         for round in 0..100 {
             self.exchange(true)?;
@@ -146,7 +146,7 @@ impl World {
         Ok(())
     }
 
-    pub(in crate::session::tests::property) fn check_books(&self) -> Result<(), String> {
+    pub(in crate::session::tests) fn check_books(&self) -> Result<(), String> {
         let committed = &self.server.committed;
         if let Some(token) = self.client.acknowledged.difference(committed).next() {
             return Err(format!("lost: {token} was acknowledged"));

@@ -1,13 +1,15 @@
-//! What is around the machine in a case: client, server, relay, prover, observer and clock.
+//! What is around the machine in the property test and in the exploration: client, server, relay, prover, observer and
+//! clock.
 
 mod checks;
+mod op;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::op::Op;
+pub(super) use self::op::Op;
 use crate::{
     policy::Action as PolicyAction,
     session::{
@@ -36,17 +38,18 @@ fn may_close(text: &str) -> bool {
 }
 
 /// Everything around the machine, as the relay is.
-pub(super) struct World {
-    pub(super) session: Session,
+#[derive(Clone)]
+pub(in crate::session::tests) struct World {
+    pub(in crate::session::tests) session: Session,
     /// Whether the server has yet to answer the startup packet.
     starting: bool,
     limits: &'static str,
     /// Whether limits were ever in force, and whether any of them could close the session.
     limited: bool,
     may_close: bool,
-    pub(super) now: Instant,
+    pub(in crate::session::tests) now: Instant,
     client: Client,
-    pub(super) server: Server,
+    pub(in crate::session::tests) server: Server,
     /// Whether the client reads.
     reads: bool,
     cancel_requests: usize,
@@ -59,23 +62,23 @@ pub(super) struct World {
     prover_lags: bool,
     lag: bool,
     /// Whether the server does nothing.
-    pub(super) hangs: bool,
-    pub(super) closed: bool,
+    pub(in crate::session::tests) hangs: bool,
+    pub(in crate::session::tests) closed: bool,
     /// Commands from the console of which nothing has come yet.
     commands: usize,
     /// Whether pgidle ends.
-    pub(super) insisted: bool,
+    pub(in crate::session::tests) insisted: bool,
     /// Whether the server may have read texts in another way than they were meant: a long one may end with COMMIT then.
     texts_doubted: bool,
     /// Whether there is an observer.
-    pub(super) observed: bool,
+    pub(in crate::session::tests) observed: bool,
     /// What each side sent, and what each got.
     streams: [Vec<u8>; 4],
 }
 
 impl World {
     /// A session whose startup packet is not yet answered.
-    pub(super) fn new(text: &'static str, closes_idle: bool) -> Self {
+    pub(in crate::session::tests) fn new(text: &'static str, closes_idle: bool) -> Self {
         let (session, now) = started(text);
         Self {
             session,
@@ -105,7 +108,7 @@ impl World {
         }
     }
 
-    pub(super) fn apply(&mut self, op: &Op) -> Result<(), String> {
+    pub(in crate::session::tests) fn apply(&mut self, op: &Op) -> Result<(), String> {
         match op {
             Op::Client(act) if !self.closed => self.client.act(act),
             Op::Client(_) => {}
@@ -221,7 +224,7 @@ impl World {
     }
 
     /// The server answers the startup packet; requests may have come together with it.
-    pub(super) fn start_up(&mut self) -> Result<(), String> {
+    pub(in crate::session::tests) fn start_up(&mut self) -> Result<(), String> {
         if std::mem::take(&mut self.starting) && !self.closed {
             let answer = startup_answer();
             let passed = self.session.handle_read(Side::Server, &answer, self.now);
@@ -320,7 +323,7 @@ impl World {
         }
     }
 
-    pub(super) fn settle(&mut self) -> Result<(), String> {
+    pub(in crate::session::tests) fn settle(&mut self) -> Result<(), String> {
         loop {
             self.forward(&[]);
             self.answer(&[])?;
@@ -417,7 +420,7 @@ impl World {
     }
 
     /// The client says nothing for longer than every limit.
-    pub(super) fn be_silent(&mut self) -> Result<(), String> {
+    pub(in crate::session::tests) fn be_silent(&mut self) -> Result<(), String> {
         let end = self.now + SILENCE;
         while self.now < end && !self.closed {
             self.exchange(false)?;
