@@ -22,6 +22,7 @@ mod debugging;
 mod drain;
 mod drivers;
 mod drivers_table;
+mod faults;
 mod gss;
 mod hidden_requests;
 mod idle_in_transaction;

@@ -1,8 +1,10 @@
 //! What the tests stand on: real servers, the built proxy, a raw protocol client, drivers, and a DBA who judges.
 
+pub(crate) mod breakable;
 pub(crate) mod certificates;
 pub(crate) mod dba;
 pub(crate) mod driver;
+pub(crate) mod fragile;
 pub(crate) mod frontend;
 pub(crate) mod keyless;
 pub(crate) mod observed;

@@ -210,17 +210,10 @@ impl Client {
     /// The next message; `None` at the end of the connection.
     pub(crate) fn message(&mut self) -> Option<Message> {
         let mut header = [0; 5];
-        if let Err(error) = self.stream.read_exact(&mut header) {
-            let closed = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
-            assert!(
-                closed.contains(&error.kind()),
-                "no message in time: {error}"
-            );
-            return None;
-        }
+        self.read_or_end(&mut header)?;
         let [tag, length @ ..] = header;
         let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
-        self.stream.read_exact(&mut body).expect("a whole message");
+        self.read_or_end(&mut body)?;
         let message = Message { tag, body };
         match tag {
             b'K' => self.backend_key.clone_from(&message.body),
@@ -233,6 +226,20 @@ impl Client {
             _ => {}
         }
         Some(message)
+    }
+
+    /// Fills the buffer; `None` when the connection ends before.
+    fn read_or_end(&mut self, buffer: &mut [u8]) -> Option<()> {
+        let error = match self.stream.read_exact(buffer) {
+            Ok(()) => return Some(()),
+            Err(error) => error,
+        };
+        let closed = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
+        assert!(
+            closed.contains(&error.kind()),
+            "no message in time: {error}"
+        );
+        None
     }
 
     /// The same connection again, for whoever sends while another reads.
