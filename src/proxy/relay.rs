@@ -76,7 +76,7 @@ async fn end(mut relay: Box<Relay>, closed: Closed, worker: Arc<Worker>) {
     relay.publish(&worker);
     let ended = Event::Closed(Box::new(event::Closed {
         reason: relay.session.close_reason(closed.reason),
-        error: closed.error,
+        error: closed.error.map(|error| error.to_string()),
         unknown_requests: relay.session.unknown_requests(),
         unknown_messages: relay.session.unknown_messages(),
     }));
@@ -129,16 +129,9 @@ impl Relay {
             .scratch
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut began = None;
+        let began = Instant::now().into_std();
+        let mut now = began;
         loop {
-            let now = Instant::now().into_std();
-            if now.saturating_duration_since(*began.get_or_insert(now)) >= TURN {
-                // It is woken when the others' sockets have been asked; waking itself, it would come before them.
-                let yielded = pin!(tokio::task::yield_now()).poll(cx);
-                if yielded.is_pending() {
-                    return Poll::Pending;
-                }
-            }
             match self.turn(cx, worker, &mut scratch, now) {
                 Ok(true) => {}
                 Ok(false) => match self.sleep(cx, worker, now) {
@@ -146,6 +139,14 @@ impl Relay {
                     Poll::Ready(()) => {}
                 },
                 Err(closed) => return Poll::Ready(closed),
+            }
+            now = Instant::now().into_std();
+            if now.saturating_duration_since(began) >= TURN {
+                // It is woken when the others' sockets have been asked; waking itself, it would come before them.
+                let yielded = pin!(tokio::task::yield_now()).poll(cx);
+                if yielded.is_pending() {
+                    return Poll::Pending;
+                }
             }
         }
     }

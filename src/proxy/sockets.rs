@@ -30,11 +30,11 @@ pub(super) const TURN: Duration = Duration::from_micros(500);
 /// How long the server of a closed session may take for its last message: next to no time, where it takes any.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Why a session ended, with the error if one was seen.
+/// Why a session ended, with the error if one was seen. It is two words wide, and travels in registers.
 #[derive(Debug)]
 pub(super) struct Closed {
     pub(super) reason: CloseReason,
-    pub(super) error: Option<String>,
+    pub(super) error: Option<io::Error>,
 }
 
 impl From<CloseReason> for Closed {
@@ -50,7 +50,7 @@ impl From<ProtocolError> for Closed {
     fn from(error: ProtocolError) -> Self {
         Self {
             reason: CloseReason::Protocol,
-            error: Some(error.to_string()),
+            error: Some(io::Error::other(error)),
         }
     }
 }
@@ -84,7 +84,10 @@ impl Sockets {
         scratch: &mut [u8],
         now: StdInstant,
     ) -> Result<bool, Closed> {
-        self.flush(session, from.other(), cx, now)?;
+        let to = from.other();
+        if self.owes(session, to) {
+            self.flush(session, to, cx, now)?;
+        }
         for read in 0.. {
             if read > 1 && Instant::now().into_std().saturating_duration_since(now) >= TURN {
                 return Ok(true);
@@ -133,7 +136,7 @@ impl Sockets {
             Poll::Ready(Err(_)) if from == Side::Client && session.holds_client() => {
                 return self.ended(session, from, cx, now).map(Poll::Ready);
             }
-            Poll::Ready(Err(error)) => return Err(failed(from, &error)),
+            Poll::Ready(Err(error)) => return Err(failed(from, error)),
         }
         let len = buf.filled().len();
         if len == 0 {
@@ -162,7 +165,10 @@ impl Sockets {
         let passed = session.handle_read(from, bytes, now)?;
         let sent = self.write(to, passed, cx)?;
         session.handle_unwritten(to, passed.get(sent..).unwrap_or_default(), now);
-        self.flush(session, to, cx, now)
+        if self.owes(session, to) {
+            self.flush(session, to, cx, now)?;
+        }
+        Ok(())
     }
 
     /// Writes what waits for a side.
@@ -175,8 +181,7 @@ impl Sockets {
     ) -> Result<(), Closed> {
         let unsent = session.unsent(to);
         let sent = self.write(to, unsent, cx)?;
-        let all = sent == unsent.len();
-        self.settle(to, all, cx)?;
+        self.settle(to, sent == unsent.len(), cx)?;
         if !unsent.is_empty() {
             session.handle_written(to, sent, now);
         }
@@ -190,10 +195,19 @@ impl Sockets {
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
             match stream.as_mut().poll_write(cx, rest) {
                 Poll::Pending => break,
-                Poll::Ready(result) => sent += result.map_err(|error| failed(to, &error))?,
+                Poll::Ready(result) => sent += result.map_err(|error| failed(to, error))?,
             }
         }
         Ok(sent)
+    }
+
+    /// Whether there may be something to [`flush`](Self::flush), which is rare.
+    fn owes(&self, session: &Recorded, to: Side) -> bool {
+        let socket = match to {
+            Side::Client => self.client.is_tls(),
+            Side::Server => self.leaving || self.server.is_tls(),
+        };
+        socket || !session.unsent(to).is_empty()
     }
 
     /// Sends what TLS has taken and, when everything was taken, the end.
@@ -210,7 +224,7 @@ impl Sockets {
             self.leaving = false;
             settled = told;
         }
-        settled.map_err(|error| failed(to, &error))
+        settled.map_err(|error| failed(to, error))
     }
 
     /// A side sends nothing more.
@@ -270,12 +284,12 @@ impl Sockets {
     }
 }
 
-fn failed(side: Side, error: &io::Error) -> Closed {
+fn failed(side: Side, error: io::Error) -> Closed {
     Closed {
         reason: match side {
             Side::Client => CloseReason::ClientIo,
             Side::Server => CloseReason::ServerIo,
         },
-        error: Some(error.to_string()),
+        error: Some(error),
     }
 }

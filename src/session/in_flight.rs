@@ -3,11 +3,7 @@
 //! A client may send thousands of messages before it reads an answer; what a name stands for is found without a search
 //! through all of them.
 
-use std::collections::HashMap;
-
-use super::text::Text;
-
-type Names = HashMap<Box<[u8]>, Newest>;
+use super::{names::Names, text::Text};
 
 /// How many requests that are not answered make a name, and what the newest of them makes it stand for.
 #[derive(Clone, Debug)]
@@ -20,7 +16,7 @@ struct Newest {
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight {
     unnamed: Option<Newest>,
-    named: Option<Box<Names>>,
+    named: Option<Box<Names<Newest>>>,
 }
 
 impl InFlight {

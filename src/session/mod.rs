@@ -18,6 +18,7 @@ mod in_flight;
 mod in_force;
 mod ladders;
 mod limits;
+mod names;
 mod observed;
 mod operator;
 mod pending;

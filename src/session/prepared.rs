@@ -2,9 +2,7 @@
 //!
 //! A name counts from the moment when the server has confirmed it, so that a Parse that fails leaves the old text.
 
-use std::collections::HashMap;
-
-use super::text::Text;
+use super::{names::Names, text::Text};
 
 /// Bytes of text that named statements keep; those beyond keep only what they do to the transaction.
 const MAX_TEXT_BYTES: usize = 1 << 20;
@@ -15,8 +13,6 @@ const MAX_NAME_BYTES: usize = 1 << 20;
 /// What a name costs beside its bytes.
 const NAME_OVERHEAD: usize = 128;
 
-type Names = HashMap<Box<[u8]>, Text>;
-
 /// Statements and portals of a session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prepared {
@@ -24,8 +20,8 @@ pub(super) struct Prepared {
     /// Whether the unnamed statement was parsed and not yet bound.
     unbound: bool,
     unnamed_portal: Option<Text>,
-    statements: Option<Box<Names>>,
-    portals: Option<Box<Names>>,
+    statements: Option<Box<Names<Text>>>,
+    portals: Option<Box<Names<Text>>>,
     /// Bytes of text and of names that `statements` keeps.
     text_bytes: usize,
     name_bytes: usize,
@@ -140,7 +136,7 @@ impl Prepared {
 
 fn find<'a>(
     unnamed: &'a Option<Text>,
-    named: &'a Option<Box<Names>>,
+    named: &'a Option<Box<Names<Text>>>,
     name: &[u8],
 ) -> Option<&'a Text> {
     if name.is_empty() {

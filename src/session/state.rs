@@ -259,15 +259,15 @@ impl State {
             let error = wire::ErrorFields::read(frame.body);
             self.pending.drew_error(error.sqlstate);
         }
-        let command = CommandTag::read(frame.body);
         let front = match (tag, self.pending.front()) {
             (BackendTag::CommandComplete, Some(front)) => {
+                let command = CommandTag::read(frame.body);
                 if command == CommandTag::Deallocate
                     && let Some(name) = self.deallocated(&front.text)
                 {
                     self.prepared.statement_closed(name.as_bytes());
                 }
-                Some((front.kind, front.text.clone()))
+                Some((command, front.kind, front.text.clone()))
             }
             (_, _) => None,
         };
@@ -279,7 +279,7 @@ impl State {
         } else if tag == BackendTag::ErrorResponse && self.pending.skipping() {
             self.skips_unasked(now);
         }
-        let (kind, text) = front?;
+        let (command, kind, text) = front?;
         let statement = text.outline.statement(self.completed);
         self.completed += usize::from(kind == RequestKind::Query);
         let finished = self.command(command, statement, now);

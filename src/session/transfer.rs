@@ -253,7 +253,9 @@ impl Session {
         let rest = bytes.get(step.consumed..).unwrap_or_default();
         let held = from == Side::Client && !rest.is_empty() && self.holds_client();
         let peer = self.peer_mut(from);
-        peer.input = rest.to_vec();
+        if !rest.is_empty() {
+            peer.input = rest.to_vec();
+        }
         peer.held = held;
         self.bound_read_ahead(now);
         Ok(bytes.get(..step.verbatim).unwrap_or_default())

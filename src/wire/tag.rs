@@ -13,12 +13,29 @@ macro_rules! tags {
             Unknown(u8),
         }
 
+        #[expect(clippy::indexing_slicing, reason = "there is a place for every byte")]
+        impl $name {
+            /// Every byte's, so that none is looked for: a message is asked for its type several times.
+            const OF: [Self; 256] = {
+                let mut tags = [Self::Unknown(0); 256];
+                let mut byte = u8::MAX;
+                loop {
+                    tags[byte as usize] = match byte {
+                        $($byte => Self::$variant,)*
+                        other => Self::Unknown(other),
+                    };
+                    if byte == 0 {
+                        break tags;
+                    }
+                    byte -= 1;
+                }
+            };
+        }
+
+        #[expect(clippy::indexing_slicing, reason = "there is a place for every byte")]
         impl From<u8> for $name {
             fn from(byte: u8) -> Self {
-                match byte {
-                    $($byte => Self::$variant,)*
-                    other => Self::Unknown(other),
-                }
+                Self::OF[usize::from(byte)]
             }
         }
 

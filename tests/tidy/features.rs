@@ -5,7 +5,14 @@ use std::{collections::BTreeSet, process::Command};
 use super::{File, enforce, imports::PURE};
 
 /// What the core is made of.
-const CORE: &[&str] = &["bytes", "ipnet", "memchr", "pgwire", "thiserror"];
+const CORE: &[&str] = &[
+    "bytes",
+    "foldhash",
+    "ipnet",
+    "memchr",
+    "pgwire",
+    "thiserror",
+];
 
 /// Crates that mean I/O, a runtime, or a C compiler; so do those whose names end in `-sys`.
 const NOT_PURE: &[&str] = &[
