@@ -188,6 +188,15 @@ mod tests {
         assert!(!fields.is_fatal() && ErrorFields::read(b"SFATAL\0\0").is_fatal());
     }
 
+    #[test]
+    fn errors_may_lack_any_field() {
+        for body in [&b""[..], b"\0", b"C", b"C25P02", b"Mno\0\0", b"\0C25P02\0"] {
+            let fields = ErrorFields::read(body);
+            assert_eq!(fields.sqlstate, b"", "{body:?}");
+            assert!(!fields.is_fatal(), "{body:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_body_is_read_without_a_panic(body in prop::collection::vec(0u8..4, 0..24)) {

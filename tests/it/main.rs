@@ -25,6 +25,7 @@ mod drivers_table;
 mod faults;
 mod gss;
 mod hidden_requests;
+mod hostile;
 mod idle_in_transaction;
 mod in_process;
 mod leaving;

@@ -334,14 +334,18 @@ fn the_question_means_postgresqls_own_whatever_comes_before_it() {
         let database = server.database();
         Dba::new(&database).run(EVIL);
         let proxy = Proxy::with_rules(&database, RULES);
-        let mut client = Client::connect(proxy.endpoint());
-        client.run("SET search_path = evil, public, pg_catalog");
-        let evil =
-            client.query("SELECT FROM public.t WHERE 'a'::pg_catalog.name = 'a'::pg_catalog.name");
-        assert_eq!(evil, "T / E P0001 / Z I");
-        client.begin("TABLE t");
-        releases(&proxy, 1);
-        assert_eq!(client.query("TABLE t"), "T / D 1|one / C SELECT 1 / Z T");
+        let mut by_statement = Client::connect(proxy.endpoint());
+        by_statement.run("SET search_path = evil, public, pg_catalog");
+        let path = [("search_path", "evil, public, pg_catalog")];
+        let from_the_start = Client::connect_with(proxy.endpoint(), &path);
+        for (count, mut client) in [(1, by_statement), (2, from_the_start)] {
+            let evil = client
+                .query("SELECT FROM public.t WHERE 'a'::pg_catalog.name = 'a'::pg_catalog.name");
+            assert_eq!(evil, "T / E P0001 / Z I");
+            client.begin("TABLE t");
+            releases(&proxy, count);
+            assert_eq!(client.query("TABLE t"), "T / D 1|one / C SELECT 1 / Z T");
+        }
     });
 }
 

@@ -528,3 +528,37 @@ fn links_lead_somewhere() {
     );
     assert_eq!(anchor("`outcome` of an incident"), "outcome-of-an-incident");
 }
+
+/// The tests that SECURITY.md names, in the last column of its tables, exist.
+fn named_tests_exist(file: &File) -> Vec<String> {
+    if file.path != "SECURITY.md" {
+        return Vec::new();
+    }
+    let last = |row: &str| {
+        row.trim_end_matches('|')
+            .rsplit('|')
+            .next()
+            .map(str::to_owned)
+    };
+    let rows = file.text.lines().filter(|line| line.starts_with('|'));
+    let cells: String = rows.filter_map(last).collect();
+    let is_test = |file: &File| file.path.ends_with(".rs") && file.text.contains("#[test]");
+    let code: String = tree()
+        .into_iter()
+        .filter(is_test)
+        .map(|file| file.text)
+        .collect();
+    quoted(&cells)
+        .into_iter()
+        .filter(|span| !span.contains('/') && !code.contains(&format!("fn {span}()")))
+        .map(|span| format!("SECURITY.md: there is no test `{span}`"))
+        .collect()
+}
+
+#[test]
+fn a_promise_names_a_test_that_exists() {
+    enforce(
+        named_tests_exist,
+        &[("SECURITY.md", "| a kind | a promise | `no_such_test` |")],
+    );
+}
