@@ -32,6 +32,10 @@ use crate::{
 /// with the request ignores it, and on a busy machine it may take a while to begin.
 const AFTER_REQUEST: Duration = Duration::from_millis(250);
 
+/// How long its CancelRequest waits for the statement that comes next, where that request runs none: libraries that prepare a
+/// statement run it as soon as they have the answer.
+const UNTIL_STATEMENT: Duration = Duration::from_secs(1);
+
 /// A session with its two sockets.
 pub(super) struct Relay {
     session: Recorded,
@@ -58,8 +62,21 @@ enum Cancels {
     Absent,
     /// They wait for a request of the client's that waits too.
     Held,
-    /// That request has gone to the server, which had answered so many requests by then; they follow it at that time.
-    Due { at: StdInstant, answered: u64 },
+    /// That request has gone to the server, which had dealt with so many statements by then. They follow the statement that
+    /// it runs at that time, or wait until then for one.
+    Due {
+        at: StdInstant,
+        runs: bool,
+        ended: u64,
+    },
+}
+
+impl Cancels {
+    fn due(runs: bool, ended: u64, now: StdInstant) -> Self {
+        let wait = if runs { AFTER_REQUEST } else { UNTIL_STATEMENT };
+        let at = now + wait;
+        Self::Due { at, runs, ended }
+    }
 }
 
 /// Runs a session to its end, and says why it ended.
@@ -267,28 +284,32 @@ impl Relay {
     }
 
     /// Decides about CancelRequests of the client's that came while the gate was closed. They are about a request that
-    /// waits here, and follow it as long as it is not answered; where none waits, or the server works at one already,
-    /// they have nothing of their own to cancel.
+    /// waits here, and follow it, or the statement that it only prepares, as long as that is not dealt with; where none
+    /// waits, or the server works at one already, they have nothing of their own to cancel.
     fn decide_cancels(&mut self, was_open: bool, now: StdInstant) {
-        let (open, running) = (self.entry.gate_is_open(), self.session.awaits_server());
-        let answered = self.session.requests_answered();
+        let session = &self.session;
+        let (open, awaited) = (self.entry.gate_is_open(), session.awaits_server());
+        let (runs_now, ended_now) = (session.awaits_statement(), session.statements_ended());
         let waits = match self.cancels {
             Cancels::Absent => false,
-            Cancels::Held if !open => self.session.kept(Side::Client) > 0 && !running,
-            Cancels::Held => {
-                // The gate was open when the client's bytes were last looked at: they have gone.
-                if was_open && self.session.unsent(Side::Server).is_empty() {
-                    let at = now + AFTER_REQUEST;
-                    self.cancels = Cancels::Due { at, answered };
-                }
+            Cancels::Held if !open => session.kept(Side::Client) > 0 && !awaited,
+            // The gate was open when the client's bytes were last looked at: they have gone.
+            Cancels::Held if was_open && session.unsent(Side::Server).is_empty() => {
+                self.cancels = Cancels::due(runs_now, ended_now, now);
+                awaited
+            }
+            Cancels::Held => true,
+            Cancels::Due { ended, .. } if !open || ended != ended_now => false,
+            Cancels::Due { runs: false, .. } if runs_now => {
+                self.cancels = Cancels::due(true, ended_now, now);
                 true
             }
-            Cancels::Due { at, answered: then } => {
-                let same = open && running && answered == then;
-                if same && at <= now {
+            Cancels::Due { at, .. } if at > now => true,
+            Cancels::Due { runs, .. } => {
+                if runs {
                     self.entry.let_pass();
                 }
-                same && at > now
+                false
             }
         };
         if !waits {

@@ -372,9 +372,14 @@ impl Session {
         }
     }
 
-    /// How many requests of the client's the server has answered.
-    pub fn requests_answered(&self) -> u64 {
-        self.state.answered
+    /// Whether the server still owes what comes of a statement of the client's.
+    pub fn awaits_statement(&self) -> bool {
+        self.state.pending.running().next().is_some()
+    }
+
+    /// How many times the server has said what came of a statement of the client's: it was run, or there was an error.
+    pub fn statements_ended(&self) -> u64 {
+        self.state.ended
     }
 
     /// How many messages have passed of types that are not known.

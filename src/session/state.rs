@@ -142,8 +142,8 @@ pub(super) struct State {
     pub(super) terminated: bool,
     /// Statements of the simple Query that runs which the server has completed.
     pub(super) completed: usize,
-    /// Answers to the client's requests that have come to their ReadyForQuery.
-    pub(super) answered: u64,
+    /// How many requests that run a statement were answered, and how many errors came.
+    pub(super) ended: u64,
     /// Whether what the server has answered last in a batch can still be undone.
     pub(super) work_committed: WorkCommitted,
     /// Reads the text of a Query that is too large to be held, as it passes.
@@ -180,7 +180,7 @@ impl State {
             unknown: 0,
             terminated: false,
             completed: 0,
-            answered: 0,
+            ended: 0,
             work_committed: WorkCommitted::No,
             passing: None,
         }
@@ -258,6 +258,7 @@ impl State {
         if tag == BackendTag::ErrorResponse {
             let error = wire::ErrorFields::read(frame.body);
             self.pending.drew_error(error.sqlstate);
+            self.ended += 1;
         }
         let front = match (tag, self.pending.front()) {
             (BackendTag::CommandComplete, Some(front)) => {
@@ -410,6 +411,7 @@ impl State {
                 let suspended = tag == BackendTag::PortalSuspended;
                 self.transaction.traces.executed(&request.text, suspended);
                 self.transaction.ran(request, now);
+                self.ended += 1;
             }
             RequestKind::Parse
             | RequestKind::Bind
@@ -468,12 +470,12 @@ impl State {
             return None;
         }
         self.completed = 0;
-        self.answered += 1;
         self.work_committed = WorkCommitted::No;
         let answered = self.pending.answered(BackendTag::ReadyForQuery);
         if let Some(request) = answered.filter(|request| request.kind.runs()) {
             self.transaction.traces.queried();
             self.transaction.ran(request, now);
+            self.ended += 1;
         }
         if self.pending.is_empty() {
             self.server_answered(now);

@@ -312,6 +312,38 @@ fn no_cancel_is_lost_where_the_network_is_slow() {
     }
 }
 
+/// What waits may only prepare: then the cancel is about the statement that is run next, unless an error comes before it.
+#[test]
+fn a_cancel_for_what_only_prepares_follows_the_statement_after_it() {
+    let database = newest().database();
+    let (mut dba, mut locker) = (Dba::new(&database), Dba::new(&database));
+    dba.run(IN_THE_WAY);
+    let proxy = Proxy::with_rules(&database, RULES);
+    let mut client = Client::connect(proxy.endpoint());
+    let sleeps = "SELECT pg_sleep(1), 'slept'";
+    for (text, prepared) in [
+        (sleeps, "1 / Z T"),
+        ("SELECT FROM nowhere", "E 42P01 / Z E"),
+    ] {
+        locker.run("BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE");
+        client.begin("SELECT v FROM t");
+        dba.wait_for_waiters(1);
+        client.send(&[parse("s", text), sync()].concat());
+        let mut canceller = Client::silent(proxy.endpoint());
+        canceller.send(&cancel_request(&client.backend_key));
+        canceller.hears_nothing_for(Duration::from_millis(100));
+        locker.run("ROLLBACK");
+        assert_eq!(client.until_ready(), prepared);
+        if text == sleeps {
+            client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+            assert_eq!(client.until_ready(), "2 / E 57014 / Z E");
+        }
+        assert_eq!(canceller.until_closed(), "closed");
+        assert_eq!(client.query("ROLLBACK"), "C ROLLBACK / Z I");
+        assert_eq!(client.query(sleeps), "T / D |slept / C SELECT 1 / Z I");
+    }
+}
+
 /// The text in pg_stat_activity is that of the latest statement.
 #[test]
 fn what_stays_until_the_end_is_asked_about_once() {
