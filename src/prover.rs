@@ -15,10 +15,6 @@ use crate::sql::{self, Claim, Proof};
 /// Claims that may wait.
 const MAX_WAITING: usize = 1024;
 
-/// The stack of the thread, in bytes: many times what the deepest nesting takes in a text of the length that sessions
-/// keep, with a stack of 2 MiB. It is only reserved.
-const STACK: usize = 64 << 20;
-
 /// A handle to the thread. Clones are cheap and feed the same thread, which ends with the last of them.
 #[derive(Clone, Debug)]
 pub struct Prover(SyncSender<Claimed>);
@@ -32,7 +28,7 @@ impl Prover {
         let (claims, waiting) = sync_channel(MAX_WAITING);
         thread::Builder::new()
             .name("prover".to_owned())
-            .stack_size(STACK)
+            .stack_size(sql::PARSER_STACK)
             .spawn(move || run(&waiting, sql::prove))?;
         Ok(Self(claims))
     }

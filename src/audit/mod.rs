@@ -23,6 +23,7 @@ use crate::{
     config::AuditSettings,
     line_writer::LineWriter,
     session::event::{Incident, TransactionRecord},
+    sql,
 };
 
 use writer::Writer;
@@ -45,6 +46,7 @@ impl Audit {
         let (ended, is_ended) = sync_channel(0);
         thread::Builder::new()
             .name("audit".to_owned())
+            .stack_size(sql::PARSER_STACK)
             .spawn(move || writer.run(ended))?;
         *lock(&audit.shared.ended) = Some(is_ended);
         Ok(audit)
@@ -329,7 +331,7 @@ mod tests {
                 "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",
                 "statements": [{
                     "at_ms": 1.5, "text": "SELECT * FROM t WHERE card = $1",
-                    "fingerprint": crate::sql::fingerprint("SELECT * FROM t WHERE card = ''"), "duration_ms": null,
+                    "fingerprint": sql::fingerprint("SELECT * FROM t WHERE card = ''"), "duration_ms": null,
                     "tags": null,
                 }],
                 "statement_count": 1, "locks": null, "blocked": null, "xmin_age": null,

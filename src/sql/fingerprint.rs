@@ -26,8 +26,8 @@ pub enum Identifiers {
 /// Works on tokens and not on the syntax tree, so that one rule covers utility statements and texts with syntax errors
 /// too. What is a name to the grammar and a value to the server (`SET app.key = word`) is a literal here. A text that
 /// breaks off inside a literal, such as one that was cut after a bound, ends in `…` before it, and so does a name beyond
-/// the length that names have. `None` when nothing can be given without risk: where a backslash stands before a quote, it
-/// depends on `standard_conforming_strings` what is a literal.
+/// the length that names have. `None` when nothing can be given without risk (where a backslash stands before a quote, it
+/// depends on `standard_conforming_strings` what is a literal), and of a text that is too large or has too many comments.
 pub fn normalise(text: &str, identifiers: Identifiers) -> Option<String> {
     let scanned = Scanned::new(text, identifiers)?;
     let parameters = scanned
@@ -49,7 +49,7 @@ pub fn normalise(text: &str, identifiers: Identifiers) -> Option<String> {
 }
 
 /// PostgreSQL's fingerprint of a statement, in hexadecimal: the same for texts that differ only in literals, spacing
-/// and comments. `None` when the text does not parse, or where [`normalise`] gives nothing.
+/// and comments. `None` when the text does not parse or is too large, or where [`normalise`] gives nothing.
 pub fn fingerprint(text: &str) -> Option<String> {
     let scanned = Scanned::new(text, Identifiers::Shown)?;
     if scanned.kept.len() < text.len() {
@@ -57,7 +57,7 @@ pub fn fingerprint(text: &str) -> Option<String> {
     }
     // The fingerprint of a utility statement depends on its literals (a password!) unless all are the same.
     let uniform = scanned.rewrite(Cow::Borrowed);
-    Some(grammar::fingerprint(&uniform).ok()?.hex)
+    grammar::fingerprint(&uniform)
 }
 
 /// A text, or its beginning, with its tokens.
@@ -178,7 +178,7 @@ fn longest_scan(text: &str) -> Option<(&str, Vec<Piece>)> {
 
 fn scan(text: &str) -> Option<Vec<Piece>> {
     let tokens = grammar::scan_tokens(text);
-    let pieces = tokens.ok()?.into_iter().map(|scanned| {
+    let pieces = tokens?.into_iter().map(|scanned| {
         let range = usize::try_from(scanned.start).ok()?..usize::try_from(scanned.end).ok()?;
         text.get(range.clone())?;
         let token = Token::try_from(scanned.token);

@@ -19,6 +19,7 @@ mod bank;
 mod cancel;
 mod damage;
 mod debugging;
+mod deep;
 mod drain;
 mod drivers;
 mod drivers_table;

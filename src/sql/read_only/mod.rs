@@ -2,8 +2,9 @@
 //! operator and type by its name, and everything else is refused with a reason.
 //!
 //! It speaks of texts alone. What a name stands for on a server, what a view or a policy does, and which locks are held
-//! has to be asked there; [`Names`] is what to ask about. Texts may be as long as the caller likes, trees only as deep
-//! as `prost` decodes (100 levels); whatever is deeper is refused.
+//! has to be asked there; [`Names`] is what to ask about. What a claim may cost is bounded: by the bounds of
+//! `grammar` for each text, by [`MAX_CLAIMED`], and by the depth to which `prost` decodes trees (100 levels). Whatever is
+//! larger is refused.
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,9 @@ use super::{
     harmless::is_harmless,
 };
 
+/// Bytes that are read for one claim; whoever comes next waits for that, for a quarter of a second at most.
+const MAX_CLAIMED: usize = 256 << 10;
+
 /// Tries to prove a claim.
 pub fn prove(claim: &Claim) -> Proof {
     match claim {
@@ -31,7 +35,11 @@ pub fn prove(claim: &Claim) -> Proof {
             Proof::Transaction(read_only(texts.iter().map(|text| &**text), *begins))
         }
         Claim::Each(texts) => {
-            let reads = |text: &Arc<str>| read_only([&**text], false).is_ok();
+            let mut bytes = 0;
+            let reads = |text: &Arc<str>| {
+                bytes += text.len();
+                bytes <= MAX_CLAIMED && read_only([&**text], false).is_ok()
+            };
             Proof::Each(texts.iter().map(reads).collect())
         }
     }
@@ -85,9 +93,9 @@ impl Reading {
         if text.contains('\\') {
             return refuse("a backslash");
         }
-        let Ok(tree) = grammar::parse(text) else {
+        let Some(tree) = grammar::parse(text) else {
             return refuse(
-                "a statement that the grammar does not take, or that is nested too deep",
+                "a statement that the grammar does not take, or that is too large or nested too deep",
             );
         };
         for statement in &tree.protobuf.stmts {

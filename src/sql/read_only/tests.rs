@@ -109,7 +109,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("SELECT 'a\\'", "a backslash"),
     (
         "SELECT (",
-        "a statement that the grammar does not take, or that is nested too deep",
+        "a statement that the grammar does not take, or that is too large or nested too deep",
     ),
 ];
 
@@ -243,6 +243,18 @@ fn deep_nesting_is_refused_on_the_stack_of_a_worker_thread() {
         thread.join().unwrap(),
         [false, true, true, true, true, true, true, true, true]
     );
+}
+
+#[test]
+fn a_claim_is_read_up_to_a_bound() {
+    let text = |n: usize| format!("SELECT {n}{}", " ".repeat(4000));
+    let texts: Vec<Arc<str>> = (0..100).map(|n| text(n).into()).collect();
+    let Proof::Each(reads) = prove(&Claim::Each(texts.clone())) else {
+        panic!("not each of them");
+    };
+    let expected = MAX_CLAIMED / texts[50].len();
+    assert_eq!(reads.iter().filter(|reads| **reads).count(), expected);
+    assert!(reads.is_sorted_by_key(|reads| !reads) && expected > 60);
 }
 
 proptest! {
