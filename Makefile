@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers drivers-all waits test-next test-postgres
+.PHONY: help setup build demo lint doc test bank release-cases hidden-requests drivers drivers-all waits test-next test-postgres fuzz fuzz-corpus
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -36,6 +36,7 @@ test: setup lint doc ## Check everything: lints, documentation, unit tests, test
 	$(call step,tests of setup,tests/setup.sh)
 	$(call step,unit tests,cargo test --locked --lib --bins)
 	$(call step,documentation tests,cargo test --locked --doc)
+	$(call step,corpora of the fuzzers,cargo test --locked --test fuzz)
 	$(call step,house rules,cargo test --locked --test tidy)
 	$(call step,tests on PostgreSQL 15 to 18,cargo test --locked --test it -- --test-threads 4)
 
@@ -43,6 +44,13 @@ SECONDS ?= 60
 bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a new one
 	BANK_SECONDS=$(SECONDS) BANK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --test it six_dialects -- --nocapture --test-threads=1
+
+TARGETS ?=
+fuzz: setup-fuzz ## Run the fuzzers, each for SECONDS=60, or only TARGETS='name name'; it needs a nightly Rust
+	@scripts/fuzz.sh $(SECONDS) $(TARGETS)
+
+fuzz-corpus: setup-fuzz ## Take what the fuzzers have found into fuzz/corpus, as little as covers the same
+	@scripts/fuzz.sh minimise $(TARGETS)
 
 release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number, SUBJECT=name, DELAY=ms of the network; one of them: CASE=number
 	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SUBJECT='$(SUBJECT)' RELEASE_DELAY=$(DELAY) RELEASE_SEED=$${SEED:-$$(date +%s)} \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test|next
+# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test|next|fuzz
 #
 # Tools come from Debian's packages: root gets them installed, an ordinary user is told which command does.
 # The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
@@ -76,6 +76,12 @@ rust() {
 lints() {
     { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 \
         || sentences+=("missing: rustfmt and clippy; run  rustup component add rustfmt clippy")
+}
+
+# Only a nightly compiler puts in what the fuzzers see by.
+nightly() {
+    cargo "+${FUZZ_TOOLCHAIN:-nightly}" --version >/dev/null 2>&1 \
+        || sentences+=("missing: a nightly Rust; run  rustup toolchain install nightly --profile minimal  (where none can be had: \`make test\` replays what the fuzzers have found, on any Rust)")
 }
 
 # Looks for each of these, and returns whether nothing is missing.
@@ -175,6 +181,14 @@ test_folders() {
     keyed python python_drivers tests/requirements.txt <(python3 --version)
 }
 
+fuzzer() {
+    local version=0.13.1
+    if [ "$(.cache/cargo-fuzz/bin/cargo-fuzz --version 2>/dev/null)" != "cargo-fuzz $version" ]; then
+        cargo install --quiet --locked --root .cache/cargo-fuzz cargo-fuzz --version "$version"
+        say "installed cargo-fuzz $version"
+    fi
+}
+
 next_server() { scripts/next-server.sh "$cache/next-apt" "$1"; }
 
 case ${1:-} in
@@ -192,5 +206,9 @@ case ${1:-} in
         keyed next next_server scripts/next-server.sh <(echo "$next")
         say "PostgreSQL $next"
         ;;
-    *) fail "usage: scripts/setup.sh build|demo|lint|test|next" ;;
+    fuzz)
+        provide rust nightly compiler libclang
+        fuzzer
+        ;;
+    *) fail "usage: scripts/setup.sh build|demo|lint|test|next|fuzz" ;;
 esac
