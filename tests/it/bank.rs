@@ -1,6 +1,12 @@
 //! Many sessions that think for about as long as they may: what was acknowledged is there, what was refused is not.
 
-use std::{collections::BTreeSet, env, process::Command, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    env,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -78,38 +84,74 @@ fn every_acknowledged_commit_is_there_and_every_refused_one_is_not() {
     });
 }
 
-/// What the customers of a longer bank met, as the bank itself reports it; it fails where there is an anomaly.
-fn run_bank(mode: &str, rule: &str) {
+/// The bank at work.
+pub(crate) struct Bank {
+    mode: &'static str,
+    process: Child,
+}
+
+impl Bank {
+    /// Opens it, for `BANK_SECONDS` if they are set, in a database that it reaches directly and through a proxy.
+    pub(crate) fn open(
+        mode: &'static str,
+        direct: &Endpoint,
+        proxy: &Proxy,
+        more: &[&str],
+    ) -> Self {
+        let address = |endpoint: &Endpoint| format!("{}:{}", endpoint.host, endpoint.port);
+        let setting =
+            |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
+        let process = Command::new(installed("python").join("bin/python"))
+            .arg(in_repository("tests/python/bank"))
+            .args(["--mode", mode, "--database", &direct.database])
+            .args(["--direct", &address(direct)])
+            .args(["--proxy", &address(proxy.endpoint())])
+            .args(["--seconds", &setting("BANK_SECONDS", "8")])
+            .args(["--seed", &setting("BANK_SEED", "1")])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { mode, process }
+    }
+
+    /// Whether it is closed.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// What its customers met, as it reports it; fails where there is an anomaly, or where nothing was done.
+    pub(crate) fn report(self) -> Value {
+        let output = self.process.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+            panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
+        });
+        eprintln!("bank, {}: {:#}", self.mode, report);
+        let anomalies = report["anomalies"].as_object().unwrap();
+        assert!(anomalies.values().all(|count| count == 0), "{report:#}");
+        assert!(
+            report["told"]["acknowledged"].as_u64() > Some(0),
+            "{report:#}"
+        );
+        report
+    }
+}
+
+/// The rules of a bank. The observer tells what may be cancelled without keeping a commit from its standby.
+pub(crate) fn rules(database: &Endpoint, rule: &str) -> String {
+    format!(
+        "[observer]\ndsn = \"{}\"\ninterval = \"100ms\"\n[[rule]]\nname = \"bank\"\n{rule}\n",
+        dsn(database, "postgres")
+    )
+}
+
+/// Runs the bank in peace.
+fn run_bank(mode: &'static str, rule: &str) {
     let database = newest().database();
-    // It tells what may be cancelled without keeping a commit from its standby.
-    let observer = format!(
-        "[observer]\ndsn = \"{}\"\ninterval = \"100ms\"\n",
-        dsn(&database, "postgres")
-    );
-    let rules = format!("{observer}[[rule]]\nname = \"bank\"\n{rule}\n");
-    let proxy = Proxy::with_rules(&database, &rules);
-    let address = |endpoint: &Endpoint| format!("{}:{}", endpoint.host, endpoint.port);
-    let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
-    let output = Command::new(installed("python").join("bin/python"))
-        .arg(in_repository("tests/python/bank"))
-        .args(["--mode", mode, "--database", &database.database])
-        .args(["--direct", &address(&database)])
-        .args(["--proxy", &address(proxy.endpoint())])
-        .args(["--seconds", &setting("BANK_SECONDS", "8")])
-        .args(["--seed", &setting("BANK_SEED", "1")])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
-        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
-    });
-    eprintln!("bank, {mode}: {:#}", report);
-    let anomalies = report["anomalies"].as_object().unwrap();
-    assert!(anomalies.values().all(|count| count == 0), "{report:#}");
-    assert!(
-        report["told"]["acknowledged"].as_u64() > Some(0),
-        "{report:#}"
-    );
+    let proxy = Proxy::with_rules(&database, &rules(&database, rule));
+    let report = Bank::open(mode, &database, &proxy, &[]).report();
     let outcome = if mode == "terminate" {
         "terminated"
     } else {

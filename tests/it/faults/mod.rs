@@ -1,31 +1,20 @@
 //! Faults of all that pgidle stands on: what is acknowledged is there, what is refused is not, the log says what happened,
 //! and the same pgidle goes on when the fault is over. The table in docs/faults.md has the promise of each.
 
+mod bank;
 mod network;
 mod process;
 mod server;
 
-use crate::support::{Endpoint, frontend::startup, proxy::Proxy, wait_for, wire::Client};
+use crate::support::{Endpoint, proxy::Proxy, wait_for, wire::Client};
 
 /// A limit that is soon reached.
 const SOON: &str =
     "[[rule]]\nname = 'all'\nidle = { rollback = '300ms' }\nstalled = { rollback = '300ms' }\n";
 
-/// Tries to open a session; what the server or pgidle has said instead.
-fn try_session(endpoint: &Endpoint) -> Result<Client, String> {
-    let mut client = Client::silent(endpoint);
-    let hello = startup(&[("user", "postgres"), ("database", &endpoint.database)]);
-    client.send(&hello);
-    let heard = client.until_ready();
-    if heard.ends_with("Z I") {
-        return Ok(client);
-    }
-    Err(format!("{heard}: {}", client.error_text()))
-}
-
 /// The next session that can be opened.
 fn next_session(endpoint: &Endpoint) -> Client {
-    wait_for("a session", || try_session(endpoint).ok())
+    wait_for("a session", || Client::try_connect(endpoint, &[]).ok())
 }
 
 /// Waits until the log has a line with all of these.

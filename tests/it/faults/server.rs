@@ -13,7 +13,7 @@ use crate::support::{
     wire::Client,
 };
 
-use super::{SOON, ids, logged, next_session, try_session, works};
+use super::{SOON, ids, logged, next_session, works};
 use std::time::Duration;
 
 /// A proxy without a limit that is soon reached, and with an observer.
@@ -83,7 +83,7 @@ fn while_a_killed_server_is_down_clients_are_told_why_and_when_it_is_back_they_a
             "{heard}"
         );
     }
-    let refused = try_session(proxy.endpoint()).err();
+    let refused = Client::try_connect(proxy.endpoint(), &[]).err();
     let refused = refused.expect("no session without a server");
     assert!(refused.starts_with("E FATAL 08006 / closed"), "{refused}");
     logged(&proxy, &["refused a connection", "Connection refused"]);
@@ -147,8 +147,8 @@ fn a_server_without_a_free_connection_refuses_by_itself_and_those_inside_keep_th
     };
     let proxy = Proxy::with_rules(&server.endpoint(), "");
     let mut inside: Vec<_> = (0..5).map(|_| Client::connect(proxy.endpoint())).collect();
-    let natively = try_session(&server.endpoint()).err();
-    assert_eq!(try_session(proxy.endpoint()).err(), natively);
+    let natively = Client::try_connect(&server.endpoint(), &[]).err();
+    assert_eq!(Client::try_connect(proxy.endpoint(), &[]).err(), natively);
     assert!(natively.expect("no place").contains("53300"));
     proxy.change_rules(&rules(""));
     logged(

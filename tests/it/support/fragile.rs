@@ -9,7 +9,7 @@ use nix::{
 };
 use pgidle::demo::Cluster;
 
-use super::{Endpoint, server::cluster, wait_for, wire::Client};
+use super::{Endpoint, frontend::query, server::cluster, wait_for, wire::Client};
 
 /// The server, with a table `t (id int primary key, v text)` of one row in its database `postgres`.
 pub(crate) struct Fragile {
@@ -67,6 +67,24 @@ impl Fragile {
     pub(crate) fn go_on(&self) {
         for pid in self.processes() {
             signal(pid, Signal::SIGCONT);
+        }
+    }
+
+    /// Kills the process of some session, where there is one, and with that ends all.
+    pub(crate) fn crash(&self) {
+        const SOME: &str = "SELECT min(pid) FROM pg_stat_activity \
+                            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let Ok(mut client) = Client::try_connect(&self.endpoint(), &[]) else {
+            return;
+        };
+        client.try_send(&query(SOME)).ok();
+        let told = client.until_ready();
+        let pid = told.split_once("D ").and_then(|(_, row)| {
+            let (pid, _) = row.split_once(' ')?;
+            pid.parse().ok()
+        });
+        if let Some(pid) = pid {
+            kill_process(pid);
         }
     }
 

@@ -134,6 +134,10 @@ impl Client {
     pub(crate) fn silent(endpoint: &Endpoint) -> Self {
         let stream = Stream::connect(endpoint)
             .unwrap_or_else(|error| panic!("cannot connect to {endpoint:?}: {error}"));
+        Self::over(stream)
+    }
+
+    fn over(stream: Stream) -> Self {
         stream.set_read_timeout(PATIENCE);
         Self {
             stream,
@@ -168,13 +172,30 @@ impl Client {
         client
     }
 
+    /// Tries to open a session with more startup parameters; else what has come instead.
+    pub(crate) fn try_connect(
+        endpoint: &Endpoint,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let stream = Stream::connect(endpoint).map_err(|error| error.to_string())?;
+        let mut client = Self::over(stream);
+        client.say_who(endpoint, parameters);
+        let greeting = client.until_ready();
+        match greeting.ends_with("Z I") {
+            true => Ok(client),
+            false => Err(format!("{greeting}: {}", client.error_text())),
+        }
+    }
+
     /// Sends the startup packet of the user `postgres`, with more parameters.
     pub(crate) fn say_who(&mut self, endpoint: &Endpoint, parameters: &[(&str, &str)]) {
         let always = [
             ("user", "postgres"),
             ("database", endpoint.database.as_str()),
         ];
-        self.send(&frontend::startup(&[&always, parameters].concat()));
+        // Whoever refuses at once may have closed already: what it said is read all the same.
+        self.try_send(&frontend::startup(&[&always, parameters].concat()))
+            .ok();
     }
 
     /// Whether the door is closed: a connection is refused, and not merely left waiting.

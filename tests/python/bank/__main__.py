@@ -23,6 +23,8 @@ from ledger import verdict
 INITIAL = 1000
 # How long after its limit a transaction may still hold locks, or one call of a customer may last.
 GRACE, PATIENCE = 1.5, 15
+# The same where servers are stopped and started meanwhile.
+GRACE_IN_FAULTS, PATIENCE_IN_FAULTS = 15, 45
 
 SCHEMA = f"""
 CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -52,17 +54,29 @@ class Bank:
     def __init__(self, options):
         self.options = options
         self.stuck = []
+        self.grace, self.patience = (GRACE_IN_FAULTS, PATIENCE_IN_FAULTS) if options.faults else (GRACE, PATIENCE)
         self.folder = tempfile.mkdtemp(prefix="bank-")
-        self.auditor = psycopg2.connect(**where(options, options.direct))
-        self.auditor.autocommit = True
+        self.auditor = None
         self.ask(SCHEMA)
         self.slots = [self.open(slot, 0) for slot in range(options.sessions)]
         self.killed = 0
 
     def ask(self, sql):
-        cursor = self.auditor.cursor()
-        cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else None
+        deadline = time.time() + self.patience
+        while True:
+            try:
+                if self.auditor is None:
+                    self.auditor = psycopg2.connect(**where(self.options, self.options.direct))
+                    self.auditor.autocommit = True
+                cursor = self.auditor.cursor()
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else None
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                # The server is down, or was.
+                self.auditor = None
+                if not self.options.faults or time.time() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def open(self, slot, generation):
         """Forks a customer, of each dialect in turn."""
@@ -95,11 +109,11 @@ class Bank:
 
     def look(self):
         aged = self.options.mode == "age"
-        limit = self.options.limit * (3 if aged else 1) + GRACE
+        limit = self.options.limit * (3 if aged else 1) + self.grace
         stuck = self.ask(STUCK.format(since="a.xact_start" if aged else "a.state_change", limit=limit))
         self.stuck += [f"holds locks: {row}" for row in stuck]
         for slot, generation, process, pulse in self.slots:
-            if pulse.value and time.time() - pulse.value > PATIENCE:
+            if pulse.value and time.time() - pulse.value > self.patience:
                 self.stuck.append(f"{process.name} (slot {slot}.{generation}) waits for an answer")
                 pulse.value = 0
             if process.exitcode is not None:
@@ -108,14 +122,16 @@ class Bank:
     def close(self):
         for _, _, process, _ in self.slots:
             process.terminate()
-        deadline = time.time() + PATIENCE
+        deadline = time.time() + self.patience
         for slot, generation, process, _ in self.slots:
             process.join(max(0, deadline - time.time()))
             if process.exitcode is None:
                 self.stuck.append(f"slot {slot}.{generation} does not come to an end")
                 process.kill()
-        time.sleep(GRACE)
-        self.stuck += [f"still holds locks: {row}" for row in self.ask(HOLDERS)]
+        deadline = time.time() + self.grace
+        while (holders := self.ask(HOLDERS)) and time.time() < deadline:
+            time.sleep(0.1)
+        self.stuck += [f"still holds locks: {row}" for row in holders]
 
     def audit(self):
         journal = dict(self.ask("SELECT token, count(*) FROM journal GROUP BY token"))
@@ -150,6 +166,7 @@ def main():
     parser.add_argument("--sessions", type=int, default=24)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", required=True)
+    parser.add_argument("--faults", action="store_true", help="connections are lost and servers stop meanwhile")
     options = parser.parse_args()
     random.seed(options.seed)
     bank = Bank(options)

@@ -13,6 +13,8 @@ ACCOUNTS = 200
 PARTS = 2
 # What pgidle says: idle_in_transaction_session_timeout, transaction_timeout.
 ENFORCED = ("25P03", "25P04")
+# What comes with the end of a connection: admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections.
+FAULTS = ("57P01", "57P02", "57P03", "53300")
 
 
 class Customer:
@@ -23,7 +25,7 @@ class Customer:
         self.where, self.dialect, self.options = where, dialect, options
         self.ledger = Ledger(folder, f"{dialect}-{name}")
         self.pulse = pulse
-        self.stopping = False
+        self.stopping = self.committing = False
         signal.signal(signal.SIGTERM, self.stop)
 
     def stop(self, _signal, _frame):
@@ -35,7 +37,9 @@ class Customer:
                 self.connect()
             except Exception as error:
                 self.session = None
-                if state(error) not in ENFORCED:
+                if self.lost(error):
+                    time.sleep(random.uniform(0, 0.2))
+                elif state(error) not in ENFORCED:
                     self.ledger.broken(f"connect: {type(error).__name__}: {error}")
             while self.session is not None and not self.stopping:
                 self.transfer()
@@ -75,6 +79,7 @@ class Customer:
         ending = random.choices(["commit", "rollback", "leave"], weights=(85, 10, 5))[0]
         detour = random.choice(["none", "none", "savepoint", "failure", "busy", "linger", "lingering commit"])
         token = self.ledger.begin(f"{detour}, {ending}")
+        self.committing = False
         try:
             self.session.begin()
             self.move(token, giver, taker, amount)
@@ -126,6 +131,7 @@ class Customer:
             self.call("rollback")
             self.ledger.end(token, REFUSED, "rolled back")
         else:
+            self.committing = True
             self.call("commit")
             self.ledger.end(token, ACKNOWLEDGED)
 
@@ -134,13 +140,22 @@ class Customer:
         sqlstate = state(error)
         if sqlstate in ENFORCED:
             self.ledger.enforced(sqlstate)
-        unknown = sqlstate is None or "is unknown" in str(error)
+        lost = self.lost(error)
+        # Without a COMMIT nothing is kept; with one, the last word of a connection says nothing of it.
+        unknown = self.committing and (sqlstate is None or lost) or "is unknown" in str(error)
         why = f"{sqlstate} {type(error).__name__}: {error}"
+        if isinstance(error, AssertionError):
+            self.ledger.broken(why)
         self.ledger.end(token, UNKNOWN if unknown else REFUSED, why)
-        if self.options.mode == "terminate":
+        if self.options.mode == "terminate" or lost:
             self.session = None
         else:
             self.recover(f"{token}: {why}")
+
+    def lost(self, error):
+        """Whether the connection is gone, where that is no wonder."""
+        ours = isinstance(error, (AssertionError, TypeError))
+        return self.options.faults and state(error) in (None, *FAULTS) and not ours
 
     def recover(self, why):
         """After one ROLLBACK the same session must work; a machine that is slow may draw the next limit, too."""
@@ -155,6 +170,8 @@ class Customer:
                 self.call("commit")
                 return
             except Exception as error:
+                if self.lost(error):
+                    break
                 if step == "rollback" or state(error) not in ENFORCED:
                     self.ledger.broken(f"{step}: {state(error)} {type(error).__name__}: {error} AFTER {why}")
                     break
