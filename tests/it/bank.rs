@@ -95,7 +95,7 @@ impl Bank {
     pub(crate) fn open(
         mode: &'static str,
         direct: &Endpoint,
-        proxy: &Proxy,
+        proxy: &Endpoint,
         more: &[&str],
     ) -> Self {
         let address = |endpoint: &Endpoint| format!("{}:{}", endpoint.host, endpoint.port);
@@ -105,7 +105,7 @@ impl Bank {
             .arg(in_repository("tests/python/bank"))
             .args(["--mode", mode, "--database", &direct.database])
             .args(["--direct", &address(direct)])
-            .args(["--proxy", &address(proxy.endpoint())])
+            .args(["--proxy", &address(proxy)])
             .args(["--seconds", &setting("BANK_SECONDS", "8")])
             .args(["--seed", &setting("BANK_SEED", "1")])
             .args(more)
@@ -151,7 +151,7 @@ pub(crate) fn rules(database: &Endpoint, rule: &str) -> String {
 fn run_bank(mode: &'static str, rule: &str) {
     let database = newest().database();
     let proxy = Proxy::with_rules(&database, &rules(&database, rule));
-    let report = Bank::open(mode, &database, &proxy, &[]).report();
+    let report = Bank::open(mode, &database, proxy.endpoint(), &[]).report();
     let outcome = if mode == "terminate" {
         "terminated"
     } else {

@@ -44,6 +44,7 @@ mod release_question;
 mod reload;
 mod rollback;
 mod sizes;
+mod soak;
 mod standby;
 mod startup;
 mod stuck;

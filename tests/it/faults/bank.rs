@@ -20,7 +20,7 @@ fn run_bank(pause: RangeInclusive<u64>, mut harm: impl FnMut(&mut Fragile, &Brea
     let endpoint = server.endpoint();
     let way = Breakable::open(&endpoint);
     let proxy = Proxy::with_rules(way.endpoint(), &rules(&endpoint, LIMITS));
-    let mut bank = Bank::open("rollback", &endpoint, &proxy, &["--faults"]);
+    let mut bank = Bank::open("rollback", &endpoint, proxy.endpoint(), &["--faults"]);
     let (mut count, mut wait) = (0, *pause.start());
     while !bank.is_closed() {
         let_pass(Duration::from_millis(wait));

@@ -69,9 +69,14 @@ impl Proxy {
 
     /// Has other rules take the place of those of [`Proxy::with_rules`], for open sessions too.
     pub(crate) fn change_rules(&self, rules: &str) {
+        assert!(self.try_rules(rules), "{}", self.log());
+    }
+
+    /// Whether other rules can take the place of those of [`Proxy::with_rules`].
+    pub(crate) fn try_rules(&self, rules: &str) -> bool {
         let file = self.rules.as_ref().expect("a proxy that began with rules");
         fs::write(file.path(), rules).unwrap();
-        assert!(self.reload(), "{}", self.log());
+        self.reload()
     }
 
     /// Starts a proxy whose file says where the server is.
@@ -286,6 +291,12 @@ impl Proxy {
     /// Resident memory of the process in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
         self.status("VmRSS:")
+    }
+
+    /// How many descriptors the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let all = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        all.unwrap().count()
     }
 
     /// The most that its resident memory has ever been, in KiB.
