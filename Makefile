@@ -52,6 +52,9 @@ fuzz: setup-fuzz ## Run the fuzzers, each for SECONDS=60, or only TARGETS='name 
 fuzz-corpus: setup-fuzz ## Take what the fuzzers have found into fuzz/corpus, as little as covers the same
 	@scripts/fuzz.sh minimise $(TARGETS)
 
+faults: setup-faults ## Run the tests of faults that need a network and mounts of their own, in namespaces
+	$(call step,faults in namespaces,scripts/faults.sh)
+
 MINUTES ?= 60
 soak: setup ## Run the bank, stuck applications, migrations, reloads and faults at random for MINUTES=60, with SEED=number or a new one
 	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$${SEED:-$$(date +%s)} \

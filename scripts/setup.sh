@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test|next|fuzz
+# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test|faults|next|fuzz
 #
 # Tools come from Debian's packages: root gets them installed, an ordinary user is told which command does.
 # The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
@@ -61,6 +61,12 @@ test_tools() {
     { [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit; } \
         || missing "a Kerberos server" krb5-kdc krb5-admin-server krb5-user
     have faketime || missing "libfaketime" faketime
+}
+
+# What makes the networks of `make faults`.
+namespace_tools() {
+    PATH=$PATH:/usr/sbin:/sbin have ip || missing "ip" iproute2
+    { have unshare && have nsenter; } || missing "unshare and nsenter" util-linux
 }
 
 rust() {
@@ -199,6 +205,10 @@ case ${1:-} in
         provide rust lints compiler libclang server test_tools
         test_folders
         ;;
+    faults)
+        provide rust lints compiler libclang server test_tools namespace_tools
+        test_folders
+        ;;
     next)
         provide rust lints compiler libclang server test_tools
         test_folders
@@ -210,5 +220,5 @@ case ${1:-} in
         provide rust nightly compiler libclang
         fuzzer
         ;;
-    *) fail "usage: scripts/setup.sh build|demo|lint|test|next|fuzz" ;;
+    *) fail "usage: scripts/setup.sh build|demo|lint|test|faults|next|fuzz" ;;
 esac

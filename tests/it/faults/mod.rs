@@ -2,6 +2,7 @@
 //! and the same pgidle goes on when the fault is over. The table in docs/faults.md has the promise of each.
 
 mod bank;
+mod namespace;
 mod network;
 mod process;
 mod server;

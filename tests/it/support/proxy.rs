@@ -137,6 +137,25 @@ impl Proxy {
         Self::launch(database, folder, by, &[&addresses, arguments].concat())
     }
 
+    /// Starts a proxy on another host, by a program that runs another one there, with rules and a server that it reaches.
+    pub(crate) fn on_another_host(
+        database: &Endpoint,
+        host: &str,
+        by: &[&str],
+        rules: &str,
+    ) -> Self {
+        let file = NamedTempFile::new().unwrap();
+        fs::write(file.path(), rules).unwrap();
+        let (listen, upstream) = (format!("{host}:0"), address(database));
+        let addresses = ["--listen", &listen, "--upstream", &upstream];
+        let arguments = ["--config", file.path().to_str().unwrap()];
+        let folder = tempfile::tempdir().unwrap();
+        let mut proxy = Self::launch(database, folder, by, &[&addresses[..], &arguments].concat());
+        proxy.endpoint.host = host.to_owned();
+        proxy.rules = Some(file);
+        proxy
+    }
+
     fn launch(database: &Endpoint, folder: TempDir, by: &[&str], arguments: &[&str]) -> Self {
         let program = [by, &[env!("CARGO_BIN_EXE_pgidle")]].concat();
         let mut child = leashed(program[0])
