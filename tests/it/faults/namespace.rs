@@ -71,6 +71,8 @@ fn in_a_namespace_a_client_whose_host_is_gone_is_noticed() {
     client.begin("INSERT INTO t VALUES (2, 'late')");
     let pid = client.server_pid();
     let mut dba = Dba::new(&server.endpoint());
+    // What was received is confirmed a moment later.
+    let_pass(Duration::from_secs(1));
     link.set(&format!("silent {}", proxy.endpoint().port));
     proxy.change_rules(SOON);
     proxy.rolled_back(pid);
@@ -95,7 +97,9 @@ fn in_a_namespace_a_server_whose_host_is_gone_is_noticed() {
     set_probes(&link);
     let mut idle = Client::connect(proxy.endpoint());
     idle.begin("INSERT INTO t VALUES (2, 'lost')");
+    let_pass(Duration::from_secs(1));
     link.set(&format!("silent {}", server.endpoint().port));
+    // The first probe comes after a minute.
     let_pass(Duration::from_secs(55));
     let heard = idle.until_closed();
     assert!(heard.ends_with("closed"), "{heard}");
@@ -105,13 +109,13 @@ fn in_a_namespace_a_server_whose_host_is_gone_is_noticed() {
     works(&proxy, 10);
 }
 
-/// Has probes on the other host follow each other within a second: Linux's own interval of 75 s would make nine of them
-/// eleven minutes. The minute before the first is pgidle's.
+/// Has probes on the other host follow each other within a second, and what is not confirmed be given up after some: Linux's
+/// own settings take a quarter of an hour. The minute before the first probe is pgidle's.
 fn set_probes(link: &Link) {
     let [program, namespace] = link.other_host();
-    let script = "echo 1 >/proc/sys/net/ipv4/tcp_keepalive_intvl; echo 3 >/proc/sys/net/ipv4/tcp_keepalive_probes";
+    let set = "cd /proc/sys/net/ipv4; echo 1 >tcp_keepalive_intvl; echo 3 >tcp_keepalive_probes; echo 5 >tcp_retries2";
     let set = Command::new(program)
-        .args([namespace, "sh", "-c", script])
+        .args([namespace, "sh", "-c", set])
         .status();
     assert!(set.unwrap().success());
 }

@@ -6,7 +6,7 @@ mod legacy;
 mod measures;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     sync::{
         Mutex,
@@ -292,7 +292,7 @@ fn do_harm(soak: &Soak, server: &mut Fragile, way: &Breakable) {
 fn check_rows(soak: &Soak) {
     let rows =
         Dba::new(&soak.server).value("SELECT coalesce(string_agg(id::text, ','), '') FROM orders");
-    let rows: Vec<u64> = rows.split(',').filter_map(|id| id.parse().ok()).collect();
+    let rows: BTreeSet<u64> = rows.split(',').filter_map(|id| id.parse().ok()).collect();
     let told = soak.told.lock().unwrap();
     for (id, told) in told.iter() {
         let there = rows.contains(id);
