@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank soak faults release-cases hidden-requests drivers drivers-all waits test-next test-postgres fuzz fuzz-corpus
+.PHONY: help setup build demo lint doc test bank soak explore faults release-cases hidden-requests drivers drivers-all waits test-next test-postgres fuzz fuzz-corpus
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -59,6 +59,10 @@ MINUTES ?= 60
 soak: setup ## Run the bank, stuck applications, migrations, reloads and faults at random for MINUTES=60, with SEED=number or a new one
 	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --release --test it a_soak -- --ignored --nocapture
+
+DEPTH ?= 12
+explore: setup-build ## Explore every interleaving around the session machine to DEPTH=number, which takes minutes
+	EXPLORE_DEPTH=$(DEPTH) cargo test --locked --profile explore --lib explore -- --nocapture --test-threads=1
 
 release-cases: setup ## Run transactions with and without release: SECONDS=60 or CASES=number, SEED=number, SUBJECT=name, DELAY=ms of the network; one of them: CASE=number
 	RELEASE_SECONDS=$(SECONDS) RELEASE_CASES=$(CASES) RELEASE_CASE=$(CASE) RELEASE_SUBJECT='$(SUBJECT)' RELEASE_DELAY=$(DELAY) RELEASE_SEED=$${SEED:-$$(date +%s)} \

@@ -14,6 +14,7 @@ mod console;
 mod deferred_error;
 mod draining;
 mod errors;
+mod explore;
 mod ladders;
 mod model;
 mod names;

@@ -7,7 +7,7 @@ use tokio::time::Instant as Clock;
 
 pub(super) use crate::session::transcript::{
     backend, frame, frontend,
-    player::{Player, everyone, limits, steps},
+    player::{Player, everyone, limits, list, seen, show_backend, show_frontend, steps},
 };
 use crate::session::{Session, Side, transcript::player};
 

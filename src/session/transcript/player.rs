@@ -442,7 +442,7 @@ impl Player {
 }
 
 /// What an observer sees: `a commit that awaits a standby`, `nothing` of that, or who waits, as `1s for AccessExclusiveLock, 0ms for ShareLock` or `nobody`; the time may be `?`.
-fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
+pub(in crate::session) fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
     let waiters = waiting.split("; ").filter_map(|waiter| {
         let (time, mode) = waiter.split_once(" for ")?;
         let (mode, freed_by) = match mode.split_once(", freed by ") {
@@ -496,7 +496,11 @@ pub fn replay(recording: &str, now: Instant) -> String {
     player.transcript
 }
 
-fn list(mut bytes: &[u8], rest: &mut usize, name: impl Fn(u8, &[u8]) -> String) -> String {
+pub(in crate::session) fn list(
+    mut bytes: &[u8],
+    rest: &mut usize,
+    name: impl Fn(u8, &[u8]) -> String,
+) -> String {
     let mut shown = Vec::new();
     while !bytes.is_empty() {
         if *rest > 0 {
@@ -515,10 +519,10 @@ fn list(mut bytes: &[u8], rest: &mut usize, name: impl Fn(u8, &[u8]) -> String) 
     super::line(&shown)
 }
 
-fn show_frontend(tag: u8, body: &[u8]) -> String {
+pub(in crate::session) fn show_frontend(tag: u8, body: &[u8]) -> String {
     super::show_frontend(tag, body, |sql| String::from_utf8_lossy(sql).into_owned())
 }
 
-fn show_backend(tag: u8, body: &[u8]) -> String {
+pub(in crate::session) fn show_backend(tag: u8, body: &[u8]) -> String {
     super::show_backend(tag, body, ErrorFields::read(body).message != b"text")
 }

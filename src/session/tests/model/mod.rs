@@ -17,7 +17,7 @@ pub(super) use self::{
 };
 
 /// Takes the first whole message off a stream.
-fn take_frame(stream: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+pub(super) fn take_frame(stream: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let (&[tag, a, b, c, d], _) = stream.split_first_chunk()?;
     let end = 1 + usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap();
     if stream.len() < end {

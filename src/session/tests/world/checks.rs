@@ -13,6 +13,9 @@ use crate::{
     sql::{Lexing, outline},
 };
 
+/// Timers that ring one after another in a session whose client is silent, at most.
+const MOST_TIMERS: usize = 50;
+
 impl World {
     fn acts(&self, kind: StuckKind, least: PolicyAction) -> bool {
         let limits = limits(self.limits);
@@ -21,6 +24,55 @@ impl World {
             .rungs()
             .iter()
             .any(|&(_, action)| action >= least)
+    }
+
+    /// Counts what is only counted from here on: a session that has come back to where it was, is where it was.
+    pub(in crate::session::tests) fn count_anew(&mut self) {
+        let session = &mut self.session;
+        let unsent = [Side::Client, Side::Server].map(|side| session.unsent(side).len());
+        let at_rest = session.enforcement.is_none() && session.cancels.sent().is_none();
+        let settled = at_rest
+            && (unsent, session.kept(Side::Client)) == ([0, 0], 0)
+            && self.client.is_settled()
+            && self.server.is_settled();
+        self.client.count_anew(settled);
+        self.server.count_anew(settled);
+        self.moved = 0;
+        let state = &mut session.state;
+        state.ended = 0;
+        state.transaction.busy = Duration::ZERO;
+        state.transaction.idle = Duration::ZERO;
+        state.transaction.longest_idle = Duration::ZERO;
+        if at_rest {
+            state.transaction.number = 0;
+        }
+        if at_rest && self.claims.is_empty() {
+            session.claims = 0;
+        }
+    }
+
+    /// Whatever the session is in the middle of comes to an end when the client is silent and time passes, without an end
+    /// to its timers; then it is free, or closed.
+    pub(in crate::session::tests) fn check_way_out(&mut self) -> Result<(), String> {
+        self.server_reads = true;
+        for _ in 0..MOST_TIMERS {
+            self.exchange(false)?;
+            self.land_cancels();
+            self.exchange(false)?;
+            self.prove();
+            self.settle()?;
+            if self.closed {
+                return Ok(());
+            }
+            if self.session.poll_timeout().is_none() {
+                return self.check_free();
+            }
+            self.ring()?;
+        }
+        Err(format!(
+            "no end of timers: {:?}",
+            self.session.poll_timeout()
+        ))
     }
 
     /// Nothing is stuck that a limit should have ended.
@@ -53,7 +105,8 @@ impl World {
         // Without an observer nothing is cancelled that may be a commit.
         let commits =
             self.server.works_without_block() || self.client.may_commit() || self.texts_doubted;
-        let left = commits && !self.observed || self.server.awaits_standby();
+        let unseen = commits && !self.observed || self.server.awaits_standby();
+        let left = unseen || position == Position::Replication;
         if (covered || aged) && !left && !self.closed && self.server.holds() {
             return Err(format!("stuck in {position:?}"));
         }
@@ -100,6 +153,7 @@ impl World {
 
     /// The client speaks again, and everything works.
     pub(in crate::session::tests) fn check_alive(&mut self) -> Result<(), String> {
+        self.server_reads = true;
         self.set_reads(true)?;
         for round in 0..100 {
             self.exchange(true)?;
@@ -131,7 +185,10 @@ impl World {
         let (state, status) = (&self.session.state, self.server.status());
         let agrees = state.pending.is_empty()
             && !state.pending.unsynced()
-            && self.session.position() == Position::Idle
+            && matches!(
+                self.session.position(),
+                Position::Idle | Position::Replication
+            )
             && self.session.enforcement.is_none()
             && self.session.released.is_none();
         if self.commands > 0 {
@@ -161,11 +218,6 @@ impl World {
         let ends = self.insisted || self.may_close;
         if let (Some(token), false, false) = (unreplicated.first(), self.observed, ends) {
             return Err(format!("the commit of {token} was kept from waiting"));
-        }
-        let [sent, forwarded, answered, received] = &self.streams;
-        let untouched = !self.limited && !self.insisted;
-        if untouched && (sent != forwarded || answered != received) {
-            return Err("not transparent".to_owned());
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! What can happen around the machine.
 
-use crate::{policy::Action as PolicyAction, session::tests::model::Act};
+use crate::{
+    policy::Action as PolicyAction,
+    session::{Side, tests::model::Act},
+};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -8,6 +11,8 @@ pub(in crate::session::tests) enum Op {
     Client(Act),
     /// So many of the client's bytes reach the machine.
     Send(usize),
+    /// All of them but the last one.
+    SendHalf,
     /// The server does so many things.
     Serve(usize),
     /// So many of the server's bytes reach the machine.
@@ -15,6 +20,8 @@ pub(in crate::session::tests) enum Op {
     /// Everything is sent, done and delivered.
     Exchange,
     Pass(u64),
+    /// Time passes until the next timer rings.
+    Ring,
     Wake,
     /// The client opens a cancel connection.
     CancelRequest,
@@ -31,6 +38,14 @@ pub(in crate::session::tests) enum Op {
     Spill,
     /// The client reads, or does not.
     Reads(bool),
+    /// A client that does not read takes one byte all the same.
+    TakesSome,
+    /// The server takes what it is sent, or does not.
+    ServerReads(bool),
+    /// The client or the server closes its connection.
+    Leave(Side),
+    /// The observer has seen who waits, in the words of a transcript.
+    Seen(&'static str),
     /// What the machine asks for is done a little later.
     Lag,
     /// From here on the prover answers late, or at once.

@@ -328,6 +328,54 @@ impl Client {
         }
     }
 
+    /// How many statements and batches it has sent that are not answered.
+    pub(in crate::session::tests) fn outstanding(&self) -> usize {
+        let counts = |sent: &&Sent| match &sent.expect {
+            Expect::Query(_) | Expect::Execute(_) | Expect::Call { .. } | Expect::Sync => true,
+            Expect::Parse | Expect::Bind | Expect::Describe | Expect::CopyEnd => false,
+        };
+        self.sent.iter().filter(counts).count()
+    }
+
+    /// Whether it would ask in the simple protocol within a batch without Sync: what an error is about then, neither side
+    /// can say, with pgidle or without it, and no library does so.
+    pub(in crate::session::tests) fn mixes(&self, act: &Act) -> bool {
+        let simple = matches!(
+            act,
+            Act::Query(_) | Act::LargeQuery | Act::Call | Act::Copy(false, _)
+        );
+        simple && (self.batch || self.skipping)
+    }
+
+    /// Whether nothing that it wrote is open or under way.
+    pub(in crate::session::tests) fn is_settled(&self) -> bool {
+        let open = self.open.is_empty() && self.told.is_empty() && self.parsed.is_none();
+        self.is_quiet() && open && self.copy.is_none() && self.inbox.is_empty()
+    }
+
+    /// Counts what is only counted from here on; what is `settled` is forgotten.
+    pub(in crate::session::tests) fn count_anew(&mut self, settled: bool) {
+        for sent in &mut self.sent {
+            sent.at = (sent.at + 1).saturating_sub(self.delivered);
+        }
+        self.delivered = 1;
+        for at in &mut self.ended_at {
+            *at = at.saturating_sub(self.received);
+        }
+        self.received = 0;
+        self.selects = 0;
+        if settled {
+            self.next_token = 0;
+            self.acknowledged.clear();
+            self.refused.clear();
+        }
+    }
+
+    /// How many bytes it has received.
+    pub(in crate::session::tests) fn position(&self) -> usize {
+        self.received + self.inbox.len()
+    }
+
     /// Reads what came; an error is what no client may see.
     pub(in crate::session::tests) fn receive(&mut self, bytes: &[u8]) -> Result<(), String> {
         if self.closed && !bytes.is_empty() {

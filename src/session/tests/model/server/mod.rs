@@ -127,6 +127,22 @@ impl Server {
         }
     }
 
+    /// Whether nothing that it was told to write is open or under way.
+    pub(in crate::session::tests) fn is_settled(&self) -> bool {
+        let written = self.tokens.is_empty() && self.unsent.is_empty() && self.waiting.is_none();
+        let told = self.input.is_empty() && self.has_told_all();
+        written && told && self.list.is_empty() && self.busy == Busy::No
+    }
+
+    /// Counts what is only counted from here on; what is `settled` is forgotten.
+    pub(in crate::session::tests) fn count_anew(&mut self, settled: bool) {
+        self.questions %= 3;
+        if settled {
+            self.committed.clear();
+            self.unreplicated.clear();
+        }
+    }
+
     /// Whether all of its answers are on their way, or have come.
     pub(in crate::session::tests) fn has_told_all(&self) -> bool {
         self.output.is_empty() && self.wire.is_empty()
