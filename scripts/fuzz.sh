@@ -38,7 +38,7 @@ fuzz() {
         printf '%s: a crash, see %s\n' "$target" "$log" >&2
         return 1
     fi
-    last=$(grep -a ' DONE ' "$log" | tail -1)
+    last=$(grep -a 'DONE  ' "$log" | tail -1)
     read -r executions cov ft inputs size < <(sed -E 's|^#([0-9]+).*cov: ([0-9]+) ft: ([0-9]+) corp: ([0-9]+)/([^ ]+) .*|\1 \2 \3 \4 \5|' <<<"$last")
     printf '%-14s %12s executions, cov %5s, ft %6s, corpus %5s inputs, %s\n' "$target" "$executions" "$cov" "$ft" "$inputs" "$size"
 }
@@ -63,8 +63,6 @@ chosen=" ${*:-${core[*]} ${program[*]}} "
 work=fuzz
 [ "$seconds" != minimise ] || work=minimise
 mkdir -p target/fuzz
-# `cargo fuzz` has no --locked.
-cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 for target in "${core[@]}"; do
     [[ $chosen != *" $target "* ]] || "$work" "$target"
 done

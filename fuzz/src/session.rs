@@ -339,8 +339,13 @@ impl World {
             }
             self.session.handle_timeout(self.now);
             self.carry_out();
+            for side in [Side::Client, Side::Server] {
+                if self.session.wants_write(side) {
+                    self.write(side);
+                }
+            }
         }
-        panic!("a timer that is due for ever");
+        panic!("a timer that is due for ever: {:#?}", self.session);
     }
 
     fn carry_out(&mut self) {

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process,
     sync::{
@@ -268,15 +267,14 @@ impl Texts {
     /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read yet,
     /// words are names only if it could be read.
     fn known(&mut self, text: &str, may_be_unread: bool) -> (Option<Arc<str>>, Option<Arc<str>>) {
-        let Some(normalised) = survive(|| sql::normalise(text, Identifiers::Shown)) else {
+        let Some(normalised) = sql::normalise(text, Identifiers::Shown) else {
             return (None, None);
         };
         let (normalised, fingerprint) = match self.0.get_key_value(&*normalised) {
             Some((normalised, fingerprint)) => (Arc::clone(normalised), fingerprint.clone()),
             None => {
                 let normalised: Arc<str> = normalised.into();
-                let fingerprint: Option<Arc<str>> =
-                    survive(|| sql::fingerprint(text)).map(Arc::from);
+                let fingerprint: Option<Arc<str>> = sql::fingerprint(text).map(Arc::from);
                 self.remember(&normalised, &fingerprint);
                 (normalised, fingerprint)
             }
@@ -299,13 +297,8 @@ impl Texts {
 
     /// A text without the words that may be anything.
     fn hidden(text: &str) -> Option<Arc<str>> {
-        survive(|| sql::normalise(text, Identifiers::Hidden)).map(Arc::from)
+        sql::normalise(text, Identifiers::Hidden).map(Arc::from)
     }
-}
-
-/// What comes of a text that anyone may have sent; nothing where that panics: it would be the end of the audit.
-fn survive(reading: impl FnOnce() -> Option<String>) -> Option<String> {
-    catch_unwind(AssertUnwindSafe(reading)).unwrap_or_default()
 }
 
 fn rfc3339(time: SystemTime) -> String {
@@ -329,17 +322,3 @@ const MAX_CHAR: usize = 4;
 /// How many normalised texts are remembered, and how long each may be.
 const MAX_KNOWN: usize = 1024;
 const MAX_KNOWN_BYTES: usize = 4096;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_that_makes_the_parser_panic_is_not_shown_and_others_are() {
-        assert_eq!(survive(|| panic!("on purpose")), None);
-        assert_eq!(
-            survive(|| Some("SELECT $1".into())),
-            Some("SELECT $1".into())
-        );
-    }
-}

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::session::Side;
+use crate::{session::Side, sql};
 
 use writing::Writing;
 
@@ -48,6 +48,7 @@ impl Recorder {
         let (folder, waiting) = (folder.to_owned(), Arc::clone(&shared));
         thread::Builder::new()
             .name("recorder".to_owned())
+            .stack_size(sql::PARSER_STACK)
             .spawn(move || write(&folder, &messages, &waiting))?;
         Ok(Self { queue, shared })
     }

@@ -250,18 +250,21 @@ fn hash(tag: u8, body: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// A statement without its literals, in one line. Of one that does not parse only keywords are left.
+/// A statement without its literals, in one line. Of one that does not parse, or is cut, only keywords are left.
 fn masked(sql: &[u8]) -> String {
-    let text = String::from_utf8_lossy(sql);
-    let identifiers = match sql::fingerprint(&text) {
+    let whole = String::from_utf8_lossy(sql);
+    let text = &whole[..whole.floor_char_boundary(sql::MAX_PARSED)];
+    let is_cut = text.len() < whole.len();
+    let identifiers = match sql::fingerprint(text) {
         Some(_) => Identifiers::Shown,
         None => Identifiers::Hidden,
     };
-    let text = sql::normalise(&text, identifiers).unwrap_or_else(|| "?".to_owned());
+    let shown = sql::normalise(text, identifiers).unwrap_or_else(|| "?".to_owned());
     // A bar between two spaces divides messages.
-    let mut line = text.replace(['\n', '\r'], " ").replace(" | ", " |\t");
-    if let Some((end, _)) = line.char_indices().nth(MAX_TEXT) {
-        line.truncate(end);
+    let mut line = shown.replace(['\n', '\r'], " ").replace(" | ", " |\t");
+    let end = line.char_indices().nth(MAX_TEXT).map(|(end, _)| end);
+    line.truncate(end.unwrap_or(line.len()));
+    if is_cut || end.is_some() {
         line.push('…');
     }
     line
@@ -322,6 +325,16 @@ mod tests {
             Side::Server => backend,
         };
         messages.iter().flat_map(|message| bytes(message)).collect()
+    }
+
+    #[test]
+    fn of_a_long_statement_the_front_is_written_without_names() {
+        let long = format!("SELECT a, 'secret', {}", "1 ".repeat(20_000));
+        let masked = masked(long.as_bytes());
+        assert!(masked.starts_with("SELECT $1, $2, $3 $4 "), "{masked}");
+        assert!(masked.ends_with('…') && masked.chars().count() <= MAX_TEXT + 1);
+        let short = super::masked(b"SELECT a, 'secret'");
+        assert_eq!(short, "SELECT a, $1");
     }
 
     #[test]

@@ -3,17 +3,20 @@
 //! While the parser runs, `pg_query` points the process's file descriptor 2 at a pipe, without a lock of its own: two
 //! callers at once could leave it there. Whoever logs must hold a descriptor of its own, as `main` does.
 //!
-//! Anyone who may send a statement chooses what is read here, so what that costs is bounded: by [`MAX_BYTES`], which bounds
+//! Anyone who may send a statement chooses what is read here, so what that costs is bounded: by [`MAX_PARSED`], which bounds
 //! the depth of a syntax tree too, by [`MAX_COMMENTS`], and by a stack of [`PARSER_STACK`] for the thread that calls.
 //! A text beyond the bounds is not read, as one with a syntax error.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-use pg_query::{ParseResult, protobuf::ScanToken};
+use pg_query::{ParseResult, Result, protobuf::ScanToken};
 
 /// The longest text that is read, in bytes: twice what sessions keep of a statement, because a fingerprint is made of a text
 /// whose literals have been changed.
-const MAX_BYTES: usize = 8 << 10;
+pub const MAX_PARSED: usize = 8 << 10;
 
 /// How often a comment may open in a text. They nest, and the scanner goes back to the outermost at each opening, so that
 /// its time would grow with the square of the depth.
@@ -21,20 +24,19 @@ const MAX_COMMENTS: usize = 64;
 
 /// The stack of a thread that calls the grammar, in bytes. It is only reserved.
 ///
-/// Each level of a tree takes a byte of text at least, so that none is deeper than [`MAX_BYTES`], with 8 KiB for each level
+/// Each level of a tree takes a byte of text at least, so that none is deeper than [`MAX_PARSED`], with 8 KiB for each level
 /// here: many times the frame of any function that walks through a tree, in a build for tests too.
 pub const PARSER_STACK: usize = 64 << 20;
 
 /// The syntax tree; `None` where the text is refused, or not read.
 pub(super) fn parse(text: &str) -> Option<ParseResult> {
-    let _alone = is_bounded(text).then(alone)?;
-    pg_query::parse(text, 0).ok()
+    read(text, |text| pg_query::parse(text, 0))
 }
 
 /// The fingerprint in hexadecimal; `None` where the text is refused, or not read.
 pub(super) fn fingerprint(text: &str) -> Option<String> {
-    let _alone = is_bounded(text).then(alone)?;
-    Some(pg_query::fingerprint(text, 0, 0).ok()?.hex)
+    let fingerprint = read(text, |text| pg_query::fingerprint(text, 0, 0))?;
+    Some(fingerprint.hex)
 }
 
 /// The tokens; `None` where the text is refused, or not read.
@@ -43,12 +45,17 @@ pub(super) fn scan_tokens(text: &str) -> Option<Vec<ScanToken>> {
     if text.chars().all(|c| matches!(c, ' ' | '\t'..='\r')) {
         return Some(Vec::new());
     }
-    let _alone = is_bounded(text).then(alone)?;
-    pg_query::scan_tokens(text).ok()
+    read(text, pg_query::scan_tokens)
 }
 
-fn is_bounded(text: &str) -> bool {
-    text.len() <= MAX_BYTES && text.matches("/*").count() <= MAX_COMMENTS
+/// What `pg_query` makes of a text within the bounds. One on which it panics is a text like those that it refuses: it
+/// must not end the thread on which others are read.
+fn read<T>(text: &str, by: impl FnOnce(&str) -> Result<T>) -> Option<T> {
+    if text.len() > MAX_PARSED || text.matches("/*").count() > MAX_COMMENTS {
+        return None;
+    }
+    let _alone = alone();
+    catch_unwind(AssertUnwindSafe(|| by(text))).ok()?.ok()
 }
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -124,8 +131,8 @@ mod tests {
     #[test]
     fn an_eighth_of_the_stack_is_enough_for_any_text() {
         let read = || {
-            for text in deepest(MAX_BYTES) {
-                assert!(text.len() + 40 > MAX_BYTES, "{text}");
+            for text in deepest(MAX_PARSED) {
+                assert!(text.len() + 40 > MAX_PARSED, "{text}");
                 drop((parse(&text), fingerprint(&text), scan_tokens(&text)));
             }
         };
@@ -144,9 +151,16 @@ mod tests {
                 scan_tokens(text).is_some(),
             ]
         };
-        assert_eq!(read(&spaces(MAX_BYTES - 7)), [true; 3]);
-        assert_eq!(read(&spaces(MAX_BYTES - 6)), [false; 3]);
+        assert_eq!(read(&spaces(MAX_PARSED - 7)), [true; 3]);
+        assert_eq!(read(&spaces(MAX_PARSED - 6)), [false; 3]);
         assert_eq!(read(&comments(MAX_COMMENTS)), [true; 3]);
         assert_eq!(read(&comments(MAX_COMMENTS + 1)), [false; 3]);
+    }
+
+    #[test]
+    fn a_text_on_which_the_parser_panics_is_not_read_and_others_are() {
+        let panics = |_: &str| -> Result<()> { panic!("on purpose") };
+        assert_eq!(read("SELECT 1", panics), None);
+        assert!(parse("SELECT 1").is_some());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! [`outline`] runs for every Query and Parse and is a hand-written lexer; [`normalise`] and [`fingerprint()`] call
 //! PostgreSQL's own scanner and grammar, allocate, and belong on the audit writer's thread. [`prove`] calls the
-//! grammar too, and belongs on the prover's. Both threads have a stack of [`PARSER_STACK`].
+//! grammar too, and belongs on the prover's. Every such thread has a stack of [`PARSER_STACK`].
 
 mod claim;
 mod command;
@@ -34,7 +34,7 @@ pub use control::{
 #[cfg(feature = "proxy")]
 pub use fingerprint::{Identifiers, fingerprint, normalise};
 #[cfg(feature = "proxy")]
-pub use grammar::PARSER_STACK;
+pub use grammar::{MAX_PARSED, PARSER_STACK};
 pub use inert::{Inert, inert};
 #[cfg(feature = "proxy")]
 pub use read_only::prove;

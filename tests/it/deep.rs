@@ -1,5 +1,9 @@
 //! A statement that is too deep or too large for a parser costs nobody but its own session: that is not released, and its
-//! text may be missing in the audit.
+//! text may be missing in the audit and in its recording.
+
+use std::fs;
+
+use tempfile::NamedTempFile;
 
 use crate::support::{frontend::query, proxy::Proxy, server::newest, wait_for, wire::Client};
 
@@ -52,7 +56,11 @@ fn statements() -> Vec<String> {
 
 #[test]
 fn a_statement_too_deep_or_too_large_costs_its_own_session_a_refusal_at_most() {
-    let proxy = Proxy::with_rules(&newest().database(), RULES);
+    let (folder, config) = (tempfile::tempdir().unwrap(), NamedTempFile::new().unwrap());
+    fs::write(config.path(), RULES).unwrap();
+    let [folder, config] = [folder.path(), config.path()].map(|path| path.to_str().unwrap());
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &["--config", config, "--record", folder]);
     let statements = statements();
     let mut stuck: Vec<Client> = Vec::new();
     for statement in &statements {

@@ -101,3 +101,20 @@ fn the_core_is_what_does_no_io() {
         ],
     );
 }
+
+/// The versions of the fuzzers' build are pinned by a file of their own.
+#[test]
+fn the_fuzzers_know_every_dependency() {
+    let lock = include_str!("../../fuzz/Cargo.lock");
+    let (_, entry) = lock.split_once("name = \"pgidle\"\n").unwrap();
+    let (entry, _) = entry.split_once("\n]\n").unwrap();
+    let names = entry.lines().filter_map(|line| line.strip_prefix(" \""));
+    let locked: BTreeSet<_> = names
+        .map(|name| name.split(['"', ' ']).next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        locked,
+        packages(&[], "1"),
+        "run `cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null`"
+    );
+}

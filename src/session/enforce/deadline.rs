@@ -43,6 +43,10 @@ impl Session {
     /// When the deadline of the step is, or when to look again at an enforcement that has passed it.
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
         let enforcement = self.enforcement.as_ref()?;
+        if let Step::Prove { until, .. } = enforcement.step {
+            // Nothing is done about it before, even where the client has left: this would be due again and again.
+            return Some(until);
+        }
         let deadline = enforcement.since + PATIENCE;
         let looked_at = enforcement.step != Step::Gate && enforcement.checked >= deadline;
         if self.client_left() || !looked_at {
@@ -74,8 +78,6 @@ impl Session {
                 ));
             }
             Step::Gate => self.act(now),
-            // It has a time of its own.
-            Step::Prove { until, .. } if until > now => {}
             Step::Prove { then, .. } => self.claimed(then, Proof::Missing, now),
             Step::Cancel(_) if request_ended => self.next_step(now),
             _ if client_left => self.leave_with_client(),
