@@ -1,14 +1,15 @@
 //! The command line: commands, flags, the environment variables that stand for flags, and the help.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
 use clap::{
-    Args, Parser, Subcommand,
+    Arg, Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
+    error::ErrorKind,
 };
 
 use crate::{
-    config::{Address, Dsn, Flags, IdleLimit, LogFormat, Source, parse_dsn},
+    config::{Address, AddressError, Dsn, Flags, IdleLimit, LogFormat, Source, parse_dsn},
     policy::{Action, parse_duration},
 };
 
@@ -46,6 +47,7 @@ pub struct ServeArgs {
         long,
         value_name = "ADDR",
         value_delimiter = ',',
+        value_parser = Unechoed(address),
         env = "PGIDLE_LISTEN"
     )]
     pub listen: Vec<Address>,
@@ -55,6 +57,7 @@ pub struct ServeArgs {
         long,
         value_name = "ADDR",
         value_delimiter = ',',
+        value_parser = Unechoed(address),
         env = "PGIDLE_UPSTREAM"
     )]
     pub upstream: Vec<Address>,
@@ -73,7 +76,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "PGIDLE_AUDIT")]
     pub audit: Option<PathBuf>,
     /// How the observer connects, to say what stuck sessions hold and who waits for them.
-    #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
+    #[arg(long, value_name = "DSN", value_parser = Unechoed(parse_dsn), env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
     pub observer_dsn: Option<Box<Dsn>>,
     /// Record each session in which a limit is reached in a file of its own in this folder, as a transcript without
     /// literals and values.
@@ -111,7 +114,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "FILE", env = "PGIDLE_CONFIG")]
     pub config: PathBuf,
     /// How the observer will connect, when the file does not say so.
-    #[arg(long, value_name = "DSN", value_parser = parse_dsn, env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
+    #[arg(long, value_name = "DSN", value_parser = Unechoed(parse_dsn), env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
     pub observer_dsn: Option<Box<Dsn>>,
 }
 
@@ -134,6 +137,33 @@ pub struct DemoArgs {
     /// Stay up afterwards, with psql command lines to try, until Ctrl-C.
     #[arg(long, env = "PGIDLE_KEEP")]
     pub keep: bool,
+}
+
+/// Reads a value that may hold a password. Unlike clap's own parsers it says what is wrong without the value.
+#[derive(Clone)]
+struct Unechoed<T>(fn(&str) -> Result<T, String>);
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Unechoed<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let value = value.to_str().ok_or_else(|| "is not UTF-8".to_owned());
+        value.and_then(self.0).map_err(|problem| {
+            let flag = arg.map_or_else(String::new, |arg| format!("{arg}: "));
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{flag}{problem}\n"))
+                .with_cmd(command)
+        })
+    }
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    text.parse()
+        .map_err(|error: AddressError| error.to_string())
 }
 
 /// A duration that is not zero.
@@ -289,9 +319,18 @@ mod tests {
             ),
             (&["--listen", "6432"], "expected HOST:PORT"),
             (&["--log-format", "xml"], "[possible values: text, json]"),
+            (
+                &["--observer-dsn", "host=h port=secret"],
+                "--observer-dsn <DSN>: expected",
+            ),
+            (
+                &["--upstream", "h:1,postgres://u:secret@h/d"],
+                "--upstream <ADDR>: expected HOST",
+            ),
         ] {
             let error = serve(args).unwrap_err();
             assert!(error.contains(expected), "{args:?}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

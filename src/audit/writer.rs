@@ -130,7 +130,7 @@ impl Writer {
         let line = |statement: &Statement| {
             let text = statement.text.as_ref();
             let known = text.map(|text| match statement.refused {
-                true => (Texts::hidden(text), None),
+                true => (Texts::shown(text, Identifiers::Hidden), None),
                 false => self.texts.known(text, statement.duration.is_none()),
             });
             let (normalised, fingerprint) = known.unwrap_or_default();
@@ -156,8 +156,9 @@ impl Writer {
             let shown = if literals {
                 text.cloned()
             } else {
-                // The server has read it: it is at work on it.
-                text.and_then(|text| self.texts.known(text, false).0)
+                // The server is at work on it; but it looks for columns only in relations that it has locked.
+                let may_be_unread = *waiter.waits_for == *"relation";
+                text.and_then(|text| self.texts.known(text, may_be_unread).0)
             };
             WaiterLine::new(waiter, shown)
         };
@@ -264,8 +265,8 @@ impl Ids {
 struct Texts(HashMap<Arc<str>, Option<Arc<str>>>);
 
 impl Texts {
-    /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read yet,
-    /// words are names only if it could be read.
+    /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read to its end,
+    /// words are names only if it could be read, and columns may be anything.
     fn known(&mut self, text: &str, may_be_unread: bool) -> (Option<Arc<str>>, Option<Arc<str>>) {
         let Some(normalised) = sql::normalise(text, Identifiers::Shown) else {
             return (None, None);
@@ -281,7 +282,10 @@ impl Texts {
         };
         let is_cut = text.len() + MAX_CHAR > MAX_TEXT;
         if may_be_unread && fingerprint.is_none() && !is_cut {
-            return (Self::hidden(text), None);
+            return (Self::shown(text, Identifiers::Hidden), None);
+        }
+        if may_be_unread {
+            return (Self::shown(text, Identifiers::Unresolved), fingerprint);
         }
         (Some(normalised), fingerprint)
     }
@@ -296,8 +300,8 @@ impl Texts {
     }
 
     /// A text without the words that may be anything.
-    fn hidden(text: &str) -> Option<Arc<str>> {
-        sql::normalise(text, Identifiers::Hidden).map(Arc::from)
+    fn shown(text: &str, identifiers: Identifiers) -> Option<Arc<str>> {
+        sql::normalise(text, identifiers).map(Arc::from)
     }
 }
 

@@ -64,14 +64,39 @@ impl fmt::Display for Address {
     }
 }
 
-/// A text is not an address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an address: expected HOST:PORT, [IPV6]:PORT or unix:/absolute/path")]
+/// A text is not an address. What looks like a connection string is not shown: it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError(String);
+
+impl std::error::Error for AddressError {}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const EXPECTED: &str = "expected HOST:PORT, [IPV6]:PORT or unix:/absolute/path";
+        if self.0.contains(['@', '=', '?']) {
+            write!(f, "{EXPECTED}, and no connection string")
+        } else {
+            write!(f, "`{}` is not an address: {EXPECTED}", self.0)
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_string_is_not_repeated() {
+        for text in [
+            "postgres://u:secret@h/d",
+            "host=h password=secret",
+            "postgres://h?password=secret",
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.ends_with("and no connection string"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
 
     #[test]
     fn reads_and_writes() {

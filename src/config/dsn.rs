@@ -56,7 +56,8 @@ pub fn parse_dsn(text: &str) -> Result<Box<Dsn>, String> {
                     "`{key}` is not known here; expected one of {known}"
                 ));
             }
-            _ => return Err(format!("unknown option `{key}`; {}", hint(key, KNOWN))),
+            // A password that is not quoted or encoded may have come apart into what looks like options.
+            _ => return Err(format!("unknown option; {}", hint(key, KNOWN))),
         }
     }
     let separator = if is_url { "&" } else { " " };
@@ -248,6 +249,8 @@ mod tests {
             ("postgresql://h?sslcert=/secret", "sslkey: missing"),
             ("host=h secret", "expected a connection string"),
             ("host=h secret=1", "unknown option"),
+            ("host=h password=my secret port=1", "unknown option"),
+            ("postgresql://u:my?secret=1@h", "unknown option"),
             ("host=h prot=secret", "did you mean `port`?"),
             (
                 "host=h service=secret",
@@ -273,10 +276,7 @@ mod tests {
         ] {
             let error = parse_dsn(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
-            assert!(
-                text.contains("secret=") || !error.contains("secret"),
-                "{error}"
-            );
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

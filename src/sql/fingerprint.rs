@@ -14,8 +14,11 @@ use super::{
 /// What becomes of the identifiers in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identifiers {
-    /// They are names: the server has said so, or is at work on them.
+    /// They are names: the server has said so.
     Shown,
+    /// They may be columns, or values that should have been quoted as such: the server has not said so yet. Of a query the
+    /// names of relations, functions and types are left.
+    Unresolved,
     /// They may be anything: the server refused the statement. Of its words only keywords are left.
     Hidden,
 }
@@ -99,6 +102,10 @@ impl<'a> Scanned<'a> {
         };
         match identifiers {
             Identifiers::Shown => words::values(&words, value),
+            Identifiers::Unresolved => {
+                words::values(&words, &mut value);
+                words::unresolved(&words, value);
+            }
             Identifiers::Hidden => (0..words.len()).for_each(&mut value),
         }
     }
@@ -331,6 +338,10 @@ mod tests {
             "CREATE SUBSCRIPTION s CONNECTION $1 PUBLICATION p WITH (slot_name = $2)",
         ),
         (
+            "CREATE TABLE t WITH (k = secret) AS SELECT a = b FROM c",
+            "CREATE TABLE t WITH (k = $1) AS SELECT a = b FROM c",
+        ),
+        (
             "CREATE TEXT SEARCH DICTIONARY d (TEMPLATE = simple, k = secret)",
             "CREATE TEXT SEARCH DICTIONARY d (TEMPLATE = simple, k = $1)",
         ),
@@ -390,6 +401,49 @@ mod tests {
                 normalise(text, Identifiers::Hidden).as_deref(),
                 Some(expected)
             );
+        }
+    }
+
+    #[test]
+    fn of_a_query_that_is_not_resolved_no_columns_stay() {
+        for (text, expected) in [
+            (
+                "SELECT \"s\", a.b FROM x.t WHERE v = s",
+                "SELECT $1, $2.$3 FROM x.t WHERE $4 = $5",
+            ),
+            ("UPDATE t SET v = s", "UPDATE t SET $1 = $2"),
+            (
+                "INSERT INTO t (a) VALUES (s)",
+                "INSERT INTO t ($1) VALUES ($2)",
+            ),
+            (
+                "SELECT extract(year FROM s)",
+                "SELECT extract(year FROM $1)",
+            ),
+            (
+                "SELECT v IS DISTINCT FROM s",
+                "SELECT $1 IS DISTINCT FROM $2",
+            ),
+            (
+                "SELECT (SELECT a FROM t), f(s)",
+                "SELECT (SELECT $1 FROM t), f($2)",
+            ),
+            (
+                "SELECT x.f(s)::y.z FROM a JOIN b ON c = s",
+                "SELECT x.f($1)::y.z FROM a JOIN b ON $2 = $3",
+            ),
+            (
+                "PREPARE p AS SELECT s; EXECUTE p",
+                "PREPARE p AS SELECT $1; EXECUTE p",
+            ),
+            (
+                "ALTER TABLE t ADD COLUMN c int",
+                "ALTER TABLE t ADD COLUMN c int",
+            ),
+            ("SET app.key = s", "SET app.key = $1"),
+        ] {
+            let shown = normalise(text, Identifiers::Unresolved);
+            assert_eq!(shown.as_deref(), Some(expected), "{text}");
         }
     }
 

@@ -27,6 +27,17 @@ pub(super) fn values(tokens: &[Word], mut found: impl FnMut(usize)) {
     }
 }
 
+/// Calls `found` with the index of each token in a query that may be a column, or a value that should have been quoted as
+/// one, which the server finds out only after it has locked the tables. What stands where only a relation, a function or a
+/// type can stand is none.
+pub(super) fn unresolved(tokens: &[Word], mut found: impl FnMut(usize)) {
+    let mut start = 0;
+    for statement in tokens.split(|word| word.token == Token::Ascii59) {
+        Statement(statement).columns(&mut |index| found(start + index));
+        start += statement.len() + 1;
+    }
+}
+
 /// The tokens of one statement.
 struct Statement<'a>(&'a [Word]);
 
@@ -37,10 +48,6 @@ impl Statement<'_> {
 
     fn is_name(&self, index: usize) -> bool {
         self.0.get(index).is_some_and(|word| word.is_name)
-    }
-
-    fn has(&self, tokens: &[Token]) -> bool {
-        self.0.iter().any(|word| tokens.contains(&word.token))
     }
 
     /// `SET name TO value, value`, also in ALTER ROLE, DATABASE, SYSTEM and FUNCTION, and in CREATE FUNCTION; but not
@@ -79,14 +86,15 @@ impl Statement<'_> {
         }
     }
 
-    /// `name = value` in a statement that has no query: the options of subscriptions, dictionaries, and of all that is
+    /// `name = value` before any query: the options of subscriptions, dictionaries, and of all that is
     /// made with a list of definitions.
     fn definitions(&self, found: &mut impl FnMut(usize)) {
-        if self.has(QUERIES) {
-            return;
-        }
+        let before_query = self
+            .0
+            .iter()
+            .take_while(|word| !QUERIES.contains(&word.token));
         let equals = |word: &Word| word.token == Token::Ascii61;
-        for (index, _) in self.0.iter().enumerate().filter(|(_, word)| equals(word)) {
+        for (index, _) in before_query.enumerate().filter(|(_, word)| equals(word)) {
             found(index + 1);
         }
     }
@@ -112,6 +120,46 @@ impl Statement<'_> {
             } else if depth == 1 && !in_query && index > 0 && self.is_name(index - 1) {
                 found(index);
             }
+        }
+    }
+
+    fn columns(&self, found: &mut impl FnMut(usize)) {
+        let is_query = |word: &Word| QUERIES.contains(&word.token);
+        let mut at = self.0.iter().position(is_query).unwrap_or(self.0.len());
+        // Whether a query, and not a call such as `extract(… FROM …)`, is in each open parenthesis.
+        let mut queries = vec![true];
+        while at < self.0.len() {
+            match self.token(at) {
+                Some(Token::Ascii40) => {
+                    let next = self.token(at + 1);
+                    queries.push(next.is_some_and(|next| QUERIES.contains(&next)));
+                }
+                Some(Token::Ascii41) if queries.len() > 1 => {
+                    queries.pop();
+                }
+                _ => {}
+            }
+            if !self.is_name(at) {
+                at += 1;
+                continue;
+            }
+            let mut end = at + 1;
+            while self.token(end) == Some(Token::Ascii46) && self.is_name(end + 1) {
+                end += 2;
+            }
+            let before = at.checked_sub(1).and_then(|before| self.token(before));
+            let distinct = at.checked_sub(2).and_then(|before| self.token(before));
+            let of_relation = match before {
+                Some(Token::From) => {
+                    queries.last() == Some(&true) && distinct != Some(Token::Distinct)
+                }
+                Some(before) => BEFORE_RELATIONS.contains(&before),
+                None => false,
+            };
+            if !of_relation && self.token(end) != Some(Token::Ascii40) {
+                (at..end).for_each(&mut *found);
+            }
+            at = end;
         }
     }
 
@@ -143,6 +191,16 @@ const QUERIES: &[Token] = &[
     Token::DeleteP,
     Token::Merge,
     Token::Values,
+];
+
+/// What stands before the name of a relation, and a type; FROM stands before values too.
+const BEFORE_RELATIONS: &[Token] = &[
+    Token::Join,
+    Token::Into,
+    Token::Update,
+    Token::Only,
+    Token::Using,
+    Token::Typecast,
 ];
 
 /// Statements with options that are a name and a word.

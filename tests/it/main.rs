@@ -43,6 +43,7 @@ mod release_cases;
 mod release_question;
 mod reload;
 mod rollback;
+mod secrets;
 mod sizes;
 mod soak;
 mod standby;
