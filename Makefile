@@ -32,8 +32,9 @@ lint: setup-lint ## Check format and lints
 doc: setup-build ## Build the documentation of every item, private ones too
 	$(call step,documentation,RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items)
 
-test: setup lint doc ## Check everything: lints, documentation, unit tests, tests on real servers
+test: setup lint doc ## Check everything: lints, dependencies, documentation, unit tests, tests on real servers
 	$(call step,tests of setup,tests/setup.sh)
+	$(call step,licences and sources of dependencies,.cache/deny/bin/cargo-deny --locked --log-level error check bans licenses sources)
 	$(call step,unit tests,cargo test --locked --lib --bins)
 	$(call step,documentation tests,cargo test --locked --doc)
 	$(call step,corpora of the fuzzers,cargo test --locked --test fuzz)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|test|faults|next|fuzz
+# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|deny|test|faults|next|fuzz
 #
 # Tools come from Debian's packages: root gets them installed, an ordinary user is told which command does.
 # The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
@@ -13,6 +13,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # What is missing: Debian's packages, and sentences for the person who has to install them.
 packages=() sentences=()
+readonly deny='cargo-deny 0.20.2'
 readonly install='apt-get install -y --no-install-recommends'
 
 # missing WHAT PACKAGE...: what Debian's packages bring.
@@ -179,6 +180,18 @@ python_drivers() {
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 }
 
+# Without optimisation, which would take longer than all that it ever checks.
+cargo_deny() {
+    cargo install --quiet --debug --locked --root "$1" --target-dir "$1/target" "${deny/ /@}"
+    rm -rf "$1/target"
+}
+
+deny_folder() {
+    umask 022
+    cache=$(cache_folder)
+    keyed deny cargo_deny <(echo "$deny")
+}
+
 test_folders() {
     umask 022
     cache=$(cache_folder)
@@ -203,11 +216,16 @@ case ${1:-} in
     lint) provide rust lints compiler libclang ;;
     test)
         provide rust lints compiler libclang server test_tools
+        deny_folder
         test_folders
         ;;
     faults)
         provide rust lints compiler libclang server test_tools namespace_tools
         test_folders
+        ;;
+    deny)
+        provide rust compiler
+        deny_folder
         ;;
     next)
         provide rust lints compiler libclang server test_tools
@@ -220,5 +238,5 @@ case ${1:-} in
         provide rust nightly compiler libclang
         fuzzer
         ;;
-    *) fail "usage: scripts/setup.sh build|demo|lint|test|faults|next|fuzz" ;;
+    *) fail "usage: scripts/setup.sh build|demo|lint|deny|test|faults|next|fuzz" ;;
 esac
