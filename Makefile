@@ -61,7 +61,7 @@ soak: setup ## Run the bank, stuck applications, migrations, reloads and faults 
 	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$${SEED:-$$(date +%s)} \
 		cargo test --locked --release --test it a_soak -- --ignored --nocapture
 
-DEPTH ?= 12
+DEPTH ?= 10
 explore: setup-build ## Explore every interleaving around the session machine to DEPTH=number, which takes minutes
 	EXPLORE_DEPTH=$(DEPTH) cargo test --locked --profile explore --lib explore -- --nocapture --test-threads=1
 
