@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
 
 import psycopg2
 
@@ -114,10 +115,17 @@ class Bank:
         self.stuck += [f"holds locks: {row}" for row in stuck]
         for slot, generation, process, pulse in self.slots:
             if pulse.value and time.time() - pulse.value > self.patience:
-                self.stuck.append(f"{process.name} (slot {slot}.{generation}) waits for an answer")
+                self.stuck.append(f"slot {slot}.{generation} waits for an answer: {self.last_seen(slot, generation)}")
                 pulse.value = 0
             if process.exitcode is not None:
                 self.stuck.append(f"slot {slot}.{generation} ended with {process.exitcode}")
+
+    def last_seen(self, slot, generation):
+        """What a customer has written last, and what its server process does."""
+        (path,) = Path(self.folder).glob(f"*-{slot}.{generation}.jsonl")
+        last = path.read_text().splitlines()[-1]
+        pid = json.loads(last)["server_pid"] or 0
+        return last, self.ask(f"SELECT state, wait_event, query, state_change FROM pg_stat_activity WHERE pid = {pid}")
 
     def close(self):
         for _, _, process, _ in self.slots:
