@@ -206,9 +206,11 @@ mod tests {
             [[rule]]
             name = "local"
             match = { client = "unix" }
+            exempt = true
             [[rule]]
             name = "host"
             match = { client = "10.0.0.1" }
+            exempt = true
         "#;
         let (_, rules, _) = read(text, &Flags::default()).unwrap();
         let [celery, local, host] = <[Rule; 3]>::try_from(rules).unwrap();
@@ -381,15 +383,15 @@ mod tests {
             ],
         );
         refused(
-            "[[rule]]\nname = \"default\"",
+            "[[rule]]\nname = \"default\"\nexempt = true",
             &expect![[
                 r#"f:2: rule.name: another rule has the name "default" too; expected one of its own"#
             ]],
         );
         refused_rule(
-            "[[rule]]\nname = \"x\"",
+            "exempt = true\nmatch = { user = \"a\" }\n[[rule]]\nname = \"x\"\nexempt = true",
             &expect![[
-                r#"f:5: rule.name: another rule has the name "x" too; expected one of its own"#
+                r#"f:7: rule.name: another rule has the name "x" too; expected one of its own"#
             ]],
         );
     }
@@ -459,8 +461,9 @@ mod tests {
         assert_eq!(lines(named), [""; 0]);
         assert_eq!(lines(&format!("{named}{acting}")), expected);
         assert_eq!(lines(&named.replace("log", "rollback")), expected);
-        assert_eq!(lines(&format!("{acting}{named}")), [""; 0]);
-        let with_role = "[[rule]]\nname = \"c\"\nmatch = { application_name = \"pg_dump\", user = \"backup\" }\n";
+        let some = acting.replace("idle", "match = { user = \"u\" }\nidle");
+        assert_eq!(lines(&format!("{some}{named}")), [""; 0]);
+        let with_role = "[[rule]]\nname = \"c\"\nmatch = { application_name = \"pg_dump\", user = \"backup\" }\nexempt = true\n";
         assert_eq!(lines(&format!("{with_role}{acting}")), [""; 0]);
         let flags = Flags {
             idle_limit: Some(crate::config::IdleLimit {
@@ -471,9 +474,9 @@ mod tests {
         };
         assert_eq!(warned(named, &flags).len(), 1);
         refused_rule(
-            "match = { application_name = \"pg_dump\" }",
+            "match = { application_name = \"pg_dump\" }\nexempt = true",
             &expect![
-                "f:4: rule.match.application_name: a client chooses its application_name: expected a `user` too, for a rule without limits"
+                "f:4: rule.match.application_name: a client chooses its application_name: expected a `user` too, for an exempt rule"
             ],
         );
     }

@@ -158,13 +158,7 @@ impl Source {
             config.log.format = format;
         }
         if let Some(limit) = flags.idle_limit {
-            if limit.action == Action::Release && config.upstream.pooler == Pooler::Transaction {
-                return Err(ConfigError::in_flag(
-                    "--action",
-                    RELEASE_BEHIND_A_POOLER.to_owned(),
-                ));
-            }
-            rules.push(limit.rule(config.release_timeout)?);
+            rules.push(limit.rule_after(&rules, &config)?);
         }
         config.rules = Rules::new(rules);
         let refused = |section: &str, (key, problem): (&str, String)| ConfigError {
@@ -211,6 +205,21 @@ impl Source {
 }
 
 impl IdleLimit {
+    /// Its rule, as the last one of these settings.
+    fn rule_after(self, rules: &[Rule], config: &Config) -> Result<Rule, ConfigError> {
+        if self.action == Action::Release && config.upstream.pooler == Pooler::Transaction {
+            return Err(ConfigError::in_flag(
+                "--action",
+                RELEASE_BEHIND_A_POOLER.to_owned(),
+            ));
+        }
+        if let Some(first) = rules.iter().find(|rule| rule.matching.is_catch_all()) {
+            let problem = rule::unreachable(first);
+            return Err(ConfigError::in_flag("--idle-limit", problem));
+        }
+        self.rule(config.release_timeout)
+    }
+
     fn rule(self, release_timeout: Duration) -> Result<Rule, ConfigError> {
         let name: Arc<str> = FLAGS_RULE.into();
         let mut limits = Limits {
@@ -225,6 +234,7 @@ impl IdleLimit {
             limits.ladders[kind] = Ladder::new([(action, self.limit)])
                 .map_err(|error| ConfigError::in_flag("--idle-limit", error.to_string()))?;
         }
+        rule::keep_logging(&mut limits, &[StuckKind::Age]);
         Ok(Rule {
             name,
             matching: Match::default(),
@@ -267,7 +277,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pgidle.toml");
         let text = "drain_timeout = 0\n[audit]\nfile = \"file.jsonl\"\nliterals = true\n\
-                    [[rule]]\nname = \"batch\"\nmatch = { user = \"batch\" }\n";
+                    [[rule]]\nname = \"batch\"\nmatch = { user = \"batch\" }\nexempt = true\n";
         fs::write(&path, text).unwrap();
         let source = Source {
             path: Some(path.clone()),
@@ -297,7 +307,13 @@ mod tests {
             let rungs = flags_rule.ladder(kind).rungs();
             assert_eq!(rungs, [(Duration::from_secs(1), Action::Rollback)]);
         }
-        assert!(flags_rule.ladder(StuckKind::Age).is_empty());
+        let age = flags_rule.ladder(StuckKind::Age).rungs();
+        assert_eq!(age, [(Duration::from_secs(15 * 60), Action::Log)]);
+
+        fs::write(&path, "[[rule]]\nname = 'all'\nexempt = true\n").unwrap();
+        let error = source.load().unwrap_err().to_string();
+        let expected = "--idle-limit: it can never match: rule \"all\" comes first";
+        assert!(error.starts_with(expected), "{error}");
 
         fs::write(&path, "[audit]\nliterals = false\n").unwrap();
         assert!(

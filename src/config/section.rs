@@ -123,7 +123,7 @@ impl<'a> Section<'a> {
         self.fault(key.span(), name, problem)
     }
 
-    fn fault(&self, span: Range<usize>, key: &str, problem: String) -> Fault {
+    pub(super) fn fault(&self, span: Range<usize>, key: &str, problem: String) -> Fault {
         let dot = if self.name.is_empty() { "" } else { "." };
         Fault {
             span,

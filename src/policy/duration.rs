@@ -32,7 +32,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         };
     }
     let Some(&(_, micros)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(fail(Problem::UnknownUnit(unit.to_owned())));
+        return Err(fail(match sum(trimmed) {
+            Some(sum) => Problem::Several(format_duration(sum)),
+            None => Problem::UnknownUnit(unit.to_owned(), hint(unit)),
+        }));
     };
     let seconds = value * Duration::from_micros(micros).as_secs_f64();
     if !(0.0..=MAX.as_secs_f64()).contains(&seconds) {
@@ -43,6 +46,45 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         return Err(fail(Problem::TooShort));
     }
     Ok(duration)
+}
+
+/// What a text such as `1min 30s` comes to, which PostgreSQL does not read either.
+fn sum(text: &str) -> Option<Duration> {
+    let (mut rest, mut sum, mut parts) = (text, Duration::ZERO, 0);
+    while !rest.is_empty() {
+        let (number, unit) = split_number(rest);
+        let unit = unit.trim_start_matches(is_space);
+        let end = unit.find(|c: char| !c.is_alphabetic());
+        let (unit, next) = unit.split_at(end.unwrap_or(unit.len()));
+        let &(_, micros) = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit || Some(*name) == alias(unit))?;
+        let seconds = number.parse::<f64>().ok()? * Duration::from_micros(micros).as_secs_f64();
+        sum = sum.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        rest = next.trim_start_matches(is_space);
+        parts += 1;
+    }
+    (parts > 1 && sum <= MAX).then_some(sum)
+}
+
+/// The unit that others write in another way.
+fn alias(unit: &str) -> Option<&'static str> {
+    match unit.to_lowercase().as_str() {
+        "us" | "µs" | "usec" | "usecs" | "microsecond" | "microseconds" => Some("us"),
+        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => Some("ms"),
+        "s" | "sec" | "secs" | "second" | "seconds" => Some("s"),
+        "m" | "min" | "mins" | "minute" | "minutes" => Some("min"),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Some("h"),
+        "d" | "day" | "days" => Some("d"),
+        _ => None,
+    }
+}
+
+fn hint(unit: &str) -> String {
+    match alias(unit) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "expected one of us, ms, s, min, h, d".to_owned(),
+    }
 }
 
 /// Writes a duration in the largest unit that divides it, as PostgreSQL's SHOW does; to the microsecond.
@@ -72,8 +114,10 @@ enum Problem {
     NotANumber,
     #[error("the unit is missing; expected one of us, ms, s, min, h, d")]
     NoUnit,
-    #[error("unknown unit `{0}`; expected one of us, ms, s, min, h, d")]
-    UnknownUnit(String),
+    #[error("unknown unit `{0}`; {1}")]
+    UnknownUnit(String, String),
+    #[error("expected one number and one unit; write `{0}`")]
+    Several(String),
     #[error("it is negative; expected 0 or more")]
     Negative,
     #[error("it is longer than PostgreSQL allows; expected at most 2147483647ms (24.8 days)")]
@@ -175,9 +219,12 @@ mod tests {
             ("1.5", "the unit is missing"),
             ("-1s", "it is negative"),
             ("30sec", "unknown unit `sec`"),
-            ("5m", "unknown unit `m`"),
-            ("5MIN", "unknown unit `MIN`"),
-            ("1h 30min", "unknown unit `h 30min`"),
+            ("5m", "unknown unit `m`; did you mean `min`?"),
+            ("5MIN", "unknown unit `MIN`; did you mean `min`?"),
+            ("5 fortnights", "expected one of us, ms"),
+            ("1min 30s", "one number and one unit; write `90s`"),
+            ("1h30m", "one number and one unit; write `90min`"),
+            ("1min 5 fortnights", "unknown unit `min 5 fortnights`"),
             ("1es", "unknown unit `es`"),
             ("2147483648ms", "at most 2147483647ms"),
             ("25d", "at most 2147483647ms"),

@@ -13,5 +13,7 @@ mod target;
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use ladder::{Action, Ladder, LadderError, Limits, PerKind, RELEASE_TIMEOUT, StuckKind};
 pub use lock::{LockMode, LockModeError};
-pub use rule::{ClientNet, DEFAULT_RULE, Identity, Match, Pattern, Rule, Rules, builtin_rules};
+pub use rule::{
+    ClientNet, DEFAULT_RULE, Identity, Match, Pattern, Rule, Rules, builtin_rules, observing_limits,
+};
 pub use target::{ServerRole, Target};

@@ -82,6 +82,16 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Whether no session that `other` would match gets as far as a rule that comes after this one. It may say no where
+    /// it is so.
+    pub fn covers(&self, other: &Self) -> bool {
+        // An exempt rule asks for the name at the start, and the others for the present one.
+        let same_name = self.limits.is_exempt() == other.limits.is_exempt();
+        self.matching.covers(&other.matching, same_name)
+    }
+}
+
 /// Conditions that must all hold; what is `None` is not asked, so that the default matches every session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
@@ -112,6 +122,33 @@ impl Match {
     }
 }
 
+impl Match {
+    /// Whether every session fits.
+    pub fn is_catch_all(&self) -> bool {
+        self.covers(&Self::default(), true)
+    }
+
+    fn covers(&self, other: &Self, same_name: bool) -> bool {
+        let wider = |one: &Option<Pattern>, other: &Option<Pattern>| match (one, other) {
+            (None, _) => true,
+            (Some(one), Some(other)) => one.covers(other),
+            (Some(one), None) => one.is_any(),
+        };
+        let name = match same_name {
+            true => wider(&self.application_name, &other.application_name),
+            false => self.application_name.as_ref().is_none_or(Pattern::is_any),
+        };
+        name && wider(&self.database, &other.database)
+            && wider(&self.user, &other.user)
+            && self
+                .client
+                .is_none_or(|net| other.client.is_some_and(|other| net.covers(other)))
+            && self
+                .replication
+                .is_none_or(|wanted| other.replication == Some(wanted))
+    }
+}
+
 /// Where a client connects from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientNet {
@@ -133,6 +170,16 @@ impl ClientNet {
     }
 }
 
+impl ClientNet {
+    fn covers(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Unix, Self::Unix) => true,
+            (Self::Tcp(net), Self::Tcp(other)) => net.contains(&other),
+            (Self::Unix, Self::Tcp(_)) | (Self::Tcp(_), Self::Unix) => false,
+        }
+    }
+}
+
 /// A shell-like pattern over a whole name: `*` stands for any characters, `?` for one; case matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Box<str>);
@@ -141,6 +188,17 @@ impl Pattern {
     /// Every text is a pattern.
     pub fn new(pattern: &str) -> Self {
         Self(pattern.into())
+    }
+
+    /// Whether every text fits.
+    fn is_any(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|byte| byte == b'*')
+    }
+
+    /// Whether every text fits that fits `other`; it may say no where it is so.
+    fn covers(&self, other: &Self) -> bool {
+        // Without `?` only a `*` of this pattern takes a wildcard of the other, and with it whatever that stands for.
+        self == other || (!self.0.contains('?') && self.matches(&other.0))
     }
 
     /// Whether the whole of `text` fits. Takes at most the product of both lengths in steps, whatever the pattern.
@@ -195,7 +253,7 @@ pub fn builtin_rules() -> Vec<Rule> {
 }
 
 /// What holds where no rule matches: limits are logged and no session is touched.
-fn observing_limits() -> Limits {
+pub fn observing_limits() -> Limits {
     let log_after = |seconds| {
         Ladder::new([(Action::Log, Duration::from_secs(seconds))])
             .expect("a single rung is always in order")
@@ -365,6 +423,51 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_rule_covers_what_it_leaves_no_session_of() {
+        let named = |pattern: &str| Match {
+            application_name: Some(Pattern::new(pattern)),
+            ..Match::default()
+        };
+        let from = |text: &str| Match {
+            client: client(text),
+            ..Match::default()
+        };
+        let unix = Match {
+            client: Some(ClientNet::Unix),
+            ..Match::default()
+        };
+        let replication = Match {
+            replication: Some(true),
+            ..Match::default()
+        };
+        for (first, second, expected) in [
+            (Match::default(), named("a"), true),
+            (named("*"), from("::/0"), true),
+            (named("a*"), named("ab?"), true),
+            (named("a*c"), named("a*bc"), true),
+            (named("a?"), named("a?"), true),
+            (named("a?"), named("a*"), false),
+            (named("a*"), named("*"), false),
+            (named("a*"), Match::default(), false),
+            (from("10.0.0.0/8"), from("10.1.0.0/16"), true),
+            (from("10.1.0.0/16"), from("10.0.0.0/8"), false),
+            (from("0.0.0.0/0"), unix.clone(), false),
+            (unix.clone(), unix, true),
+            (replication.clone(), replication.clone(), true),
+            (replication, Match::default(), false),
+        ] {
+            let said = format!("{first:?} {second:?}");
+            let covers = rule("first", first).covers(&rule("second", second));
+            assert_eq!(covers, expected, "{said}");
+        }
+        // Exempt is who has had the name from the start; who takes it later comes to the second rule.
+        let mut second = rule("second", named("a"));
+        second.limits = Arc::new(observing_limits());
+        assert!(!rule("first", named("a*")).covers(&second));
+        assert!(rule("first", named("*")).covers(&second));
+    }
+
     fn naive(pattern: &[char], text: &[char]) -> bool {
         match (pattern, text) {
             ([], []) => true,
@@ -378,6 +481,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_a_pattern_covers_fits_it(
+            wide in "[ab*?]{0,4}", narrow in "[ab*?]{0,4}", text in "[ab*?]{0,5}"
+        ) {
+            let (wide, narrow) = (Pattern::new(&wide), Pattern::new(&narrow));
+            prop_assert!(!wide.covers(&narrow) || !narrow.matches(&text) || wide.matches(&text));
+        }
+
         #[test]
         fn a_pattern_agrees_with_its_definition(pattern in "[ab*?]{0,8}", text in "[abé]{0,10}") {
             let chars = |s: &str| s.chars().collect::<Vec<_>>();

@@ -33,7 +33,7 @@ fn what_a_client_calls_itself_exempts_nobody() {
 fn a_role_with_a_name_that_it_has_had_from_the_start_is_exempt_by_a_rule() {
     let database = newest().database();
     let rules = concat!(
-        "[[rule]]\nname = \"dumps\"\nmatch = { user = \"postgres\", application_name = \"pg_dump*\" }\n",
+        "[[rule]]\nname = \"dumps\"\nmatch = { user = \"postgres\", application_name = \"pg_dump*\" }\nexempt = true\n",
         "[[rule]]\nname = \"strict\"\nidle = { rollback = \"150ms\" }\n",
     );
     let proxy = Proxy::with_rules(&database, rules);
