@@ -46,6 +46,8 @@ pub(super) struct Relay {
     waker_set: bool,
     /// The CancelRequests of the client's that stand before the gate.
     cancels: Cancels,
+    /// When what was held of the client's last went on to the server.
+    resumed: Option<StdInstant>,
     /// The wish to be looked at, while the session is stuck.
     watch: Option<Box<Subscription>>,
     /// The commands from the console that are being carried out: the name that each incident has, and whom to tell.
@@ -54,7 +56,7 @@ pub(super) struct Relay {
     logged: Option<Position>,
 }
 
-/// CancelRequests of the client's that came while the gate was closed.
+/// CancelRequests of the client's that came while the gate was closed, or soon after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Cancels {
     /// None.
@@ -129,6 +131,7 @@ impl Relay {
             timer: None,
             waker_set: false,
             cancels: Cancels::default(),
+            resumed: None,
             watch: None,
             orders: Vec::new(),
             logged: tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG)
@@ -208,7 +211,7 @@ impl Relay {
                 }
                 Command::GateClosed => {}
                 Command::CancelClosed => self.session.handle_cancel_closed(now),
-                Command::CancelWaits => self.cancels = Cancels::Held,
+                Command::CancelWaits => self.cancel_waits(now),
                 Command::Proven { number, proof } => self.session.handle_proof(number, proof, now),
                 Command::Rollback(order) => {
                     self.carry_out(order, |session, by| session.handle_rollback(by, now));
@@ -262,7 +265,7 @@ impl Relay {
                         self.session.note_gate_waits();
                     }
                 }
-                Action::OpenGate => self.entry.open_gate(),
+                Action::OpenGate => self.open_gate(now),
                 Action::Cancel => self.cancel(),
                 Action::ProveReadOnly { number, claim } => {
                     // A session that is over does not keep its place for the sake of a claim that waits.
@@ -281,6 +284,32 @@ impl Relay {
             }
         }
         Ok(acted)
+    }
+
+    /// Opens the gate. What was held goes on now, and a CancelRequest that is about it must not be faster.
+    fn open_gate(&mut self, now: StdInstant) {
+        let held = self.session.kept(Side::Client) > 0;
+        self.resumed = held.then_some(now);
+        self.entry.open_gate(held);
+    }
+
+    /// A CancelRequest of the client's waits for a decision.
+    fn cancel_waits(&mut self, now: StdInstant) {
+        let session = &self.session;
+        let at = self.resumed.map(|resumed| resumed + AFTER_REQUEST);
+        self.cancels = match at {
+            _ if !self.entry.gate_is_open() || session.kept(Side::Client) > 0 => Cancels::Held,
+            Some(at) if at > now && session.awaits_statement() => Cancels::Due {
+                at,
+                runs: true,
+                ended: session.statements_ended(),
+            },
+            Some(_) | None => {
+                self.entry.open_gate(false);
+                self.entry.let_pass();
+                Cancels::Absent
+            }
+        };
     }
 
     /// Decides about CancelRequests of the client's that came while the gate was closed. They are about a request that

@@ -28,7 +28,7 @@ use crate::{
     observer::Observer,
     policy::{Action, Ladder, Limits, StuckKind},
     prover::Prover,
-    registry::{Registry, Server},
+    registry::{Entrance, Registry, Server},
     session::{Session, SessionParams},
 };
 
@@ -213,6 +213,32 @@ async fn what_a_held_client_sends_waits_and_is_dealt_with_afterwards() {
     // What comes after the error goes to the server, one request at a time.
     hears(&mut world.server, &query("SELECT 1")).await;
     hears_nothing(&world.server).await;
+}
+
+/// The request that was held has only just reached the server, which ignores a CancelRequest until it has begun.
+#[tokio::test(start_paused = true)]
+async fn a_cancel_is_no_faster_than_the_request_that_was_held() {
+    let mut world = World::rolled_back(LIMIT).await;
+    says(&mut world.client, &query("SELECT 1").repeat(2)).await;
+    hears_nothing(&world.server).await;
+    let error = frame(b'E', b"SERROR\0VERROR\0C22P02\0Mtext\0\0");
+    let answer = [complete("ROLLBACK"), complete("BEGIN"), error, ready('E')];
+    says(&mut world.server, &answer.concat()).await;
+    hears(&mut world.server, &query("SELECT 1")).await;
+    let entry = world.worker.shared.registry.get(1).unwrap();
+    let comes = || match entry.enter_gate() {
+        Entrance::Open(_) => None,
+        Entrance::Waits(decided) => Some(decided),
+    };
+    let mut early = comes().unwrap();
+    advance(Duration::from_millis(249)).await;
+    hears_nothing(&world.server).await;
+    assert!(early.try_recv().is_err(), "undecided");
+    advance(MILLISECOND).await;
+    drop(early.await.unwrap());
+    let late = comes().unwrap();
+    drop(late.await.unwrap());
+    assert!(comes().is_none(), "later ones wait for nothing");
 }
 
 #[tokio::test(start_paused = true)]

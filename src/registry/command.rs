@@ -31,7 +31,7 @@ pub enum Command {
         /// What has come of it.
         proof: Proof,
     },
-    /// A CancelRequest of the client's stands before the closed gate: [`Entry::let_pass`](super::Entry::let_pass) or
+    /// A CancelRequest of the client's stands before the gate: [`Entry::let_pass`](super::Entry::let_pass) or
     /// [`Entry::turn_away`](super::Entry::turn_away).
     CancelWaits,
     /// Roll back the transaction that is open; the session lives on.

@@ -211,6 +211,8 @@ struct Mailbox {
     cancels: u32,
     /// Whether the session wants the gate closed.
     closed: bool,
+    /// Whether it decides about those too that come while the gate is open.
+    asked: bool,
     /// CancelRequests of the client's that stand before the closed gate.
     waiting: Vec<oneshot::Sender<Passage>>,
     /// Whether the session is over.
@@ -294,10 +296,10 @@ impl Entry {
         std::mem::take(&mut mailbox.commands)
     }
 
-    /// Lets a CancelRequest of the client's through, unless the gate is closed: then the session is asked.
+    /// Lets a CancelRequest of the client's through, unless the gate is closed or the session wants to be asked.
     pub fn enter_gate(self: &Arc<Self>) -> Entrance {
         let mut mailbox = self.mailbox();
-        if !mailbox.closed {
+        if !mailbox.closed && !mailbox.asked {
             mailbox.cancels += 1;
             return Entrance::Open(Passage(Arc::clone(self)));
         }
@@ -364,9 +366,11 @@ impl Entry {
         !self.mailbox().closed
     }
 
-    /// Opens the gate.
-    pub fn open_gate(&self) {
-        self.mailbox().closed = false;
+    /// Opens the gate; `asked` tells whether the session still decides about each CancelRequest that comes.
+    pub fn open_gate(&self, asked: bool) {
+        let mut mailbox = self.mailbox();
+        mailbox.closed = false;
+        mailbox.asked = asked;
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
@@ -434,7 +438,10 @@ mod tests {
         assert!(entry.close_gate());
         assert!(passes(&entry).is_none());
         wait_for(&entry, |command| matches!(command, Command::CancelWaits));
-        entry.open_gate();
+        entry.open_gate(true);
+        assert!(passes(&entry).is_none());
+        wait_for(&entry, |command| matches!(command, Command::CancelWaits));
+        entry.open_gate(false);
         assert!(passes(&entry).is_some());
         assert!(entry.take_commands().is_empty());
     }
@@ -450,7 +457,7 @@ mod tests {
         assert!(entry.close_gate());
         let mut late = waits();
         assert!(late.try_recv().is_err(), "undecided");
-        entry.open_gate();
+        entry.open_gate(false);
         entry.let_pass();
         let passage = late.try_recv().unwrap();
         assert!(!entry.close_gate());
@@ -484,7 +491,7 @@ mod tests {
         let entry = entry();
         let passage = passes(&entry).unwrap();
         assert!(!entry.close_gate());
-        entry.open_gate();
+        entry.open_gate(false);
         drop(passage);
         assert!(entry.take_commands().is_empty());
         assert!(entry.close_gate());
@@ -539,7 +546,7 @@ mod tests {
                 let before = passed.load(Ordering::SeqCst);
                 thread::yield_now();
                 assert_eq!(passed.load(Ordering::SeqCst), before);
-                entry.open_gate();
+                entry.open_gate(false);
                 thread::yield_now();
             }
             over.store(true, Ordering::SeqCst);

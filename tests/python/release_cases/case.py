@@ -163,7 +163,8 @@ class Side:
                 self.others.cursor().execute(step.removeprefix(OTHERS))
                 return "done"
             except psycopg2.errors.LockNotAvailable:
-                pass
+                # What it is a part of may have begun with BEGIN.
+                self.others.cursor().execute("ROLLBACK")
             except psycopg2.Error as error:
                 return error.pgcode
         return "waits"
