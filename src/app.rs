@@ -10,19 +10,21 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    sync::watch,
+    sync::{Mutex, mpsc, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
     audit::Audit,
     config::{Address, Config, ConfigError, Source},
+    console::{self, Console, Context, Doorway, Request},
     events::Events,
     observer::Observer,
     prover::Prover,
     proxy::{self, ListeningSocket, RoleCache, Shared},
     recorder::Recorder,
     registry::{Command, Registry},
+    sql,
 };
 
 /// How often a drain looks whether the last session has gone.
@@ -68,6 +70,8 @@ pub struct App {
     stop: watch::Sender<bool>,
     /// Tells the threads that the last session has ended.
     end: watch::Sender<bool>,
+    /// What users of the console ask of the program.
+    requests: Mutex<mpsc::UnboundedReceiver<Request>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
@@ -90,8 +94,11 @@ impl App {
         }
         let workers = config.listen.workers;
         let (settings, config) = watch::channel(Arc::new(config));
+        let (console, doorway) = Console::new();
+        let (requests, asked) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
-            registry: Registry::default(),
+            registry: Arc::default(),
+            console,
             events: Events::new(audit.clone()),
             observer: Observer::default(),
             prover,
@@ -110,9 +117,11 @@ impl App {
             addresses: bound.iter().map(|bound| bound.address().clone()).collect(),
             stop: watch::channel(false).0,
             end: watch::channel(false).0,
+            requests: Mutex::new(asked),
             threads: Vec::new(),
         };
         app.serve(bound.into(), workers)
+            .and_then(|()| app.open_console(doorway, requests))
             .context("could not start a thread")?;
         for address in &app.addresses {
             tracing::info!(%address, "listening");
@@ -134,7 +143,27 @@ impl App {
             })?;
         }
         let (shared, ended) = (Arc::clone(&self.shared), self.end.subscribe());
-        self.spawn("observer".to_owned(), move || observe(&shared, ended))
+        self.spawn("observer".to_owned(), move || {
+            until(ended, shared.observer.clone().run(shared.config.clone()))
+        })
+    }
+
+    fn open_console(
+        &mut self,
+        doorway: Doorway,
+        requests: mpsc::UnboundedSender<Request>,
+    ) -> io::Result<()> {
+        let (shared, ended) = (&self.shared, self.end.subscribe());
+        let registry = Arc::clone(&shared.registry);
+        let context = Context::new(
+            registry,
+            self.audit.clone(),
+            shared.config.clone(),
+            requests,
+        );
+        self.spawn("console".to_owned(), move || {
+            until(ended, console::run(doorway, Arc::new(context)))
+        })
     }
 
     fn spawn(
@@ -142,7 +171,11 @@ impl App {
         name: String,
         run: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let thread = thread::Builder::new().name(name).spawn(run)?;
+        // The console reads statements by PostgreSQL's grammar. A stack takes memory where it is used.
+        let thread = thread::Builder::new()
+            .name(name)
+            .stack_size(sql::PARSER_STACK)
+            .spawn(run)?;
         self.threads.push(thread);
         Ok(())
     }
@@ -157,29 +190,52 @@ impl App {
         &self.shared.registry
     }
 
-    /// Reads the settings again; when they are wrong, the running ones stay, and the log says why.
-    pub fn reload(&self) {
+    /// Reads the settings again, and returns those whose new values need a restart. The log says what has come of it.
+    ///
+    /// # Errors
+    /// The settings are wrong: the running ones stay.
+    pub fn reload(&self) -> Result<Vec<&'static str>, ConfigError> {
         let running = Arc::clone(&self.settings.borrow());
         let loaded = self.source.load().and_then(|mut config| {
             let kept = keep_what_needs_a_restart(&mut config, &running);
             refuse_own_address(&self.addresses, &config, &self.source)?;
             Ok((config, kept))
         });
-        match loaded {
-            Ok((config, kept)) => {
-                warn(&config);
-                self.audit.reopen(config.audit.clone());
-                self.settings.send_replace(Arc::new(config));
-                self.shared.registry.broadcast(|| Command::Reload);
-                if kept.is_empty() {
-                    tracing::info!("reloaded");
-                } else {
-                    let kept = kept.join(", ");
-                    tracing::warn!("reloaded, but a restart is needed for the new {kept}");
-                }
-            }
-            Err(error) => tracing::error!(%error, "not reloaded; the running settings stay"),
+        let (config, kept) = loaded.inspect_err(|error| {
+            tracing::error!(%error, "not reloaded; the running settings stay");
+        })?;
+        warn(&config);
+        self.audit.reopen(config.audit.clone());
+        self.settings.send_replace(Arc::new(config));
+        self.shared.registry.broadcast(|| Command::Reload);
+        if kept.is_empty() {
+            tracing::info!("reloaded");
+        } else {
+            let kept = kept.join(", ");
+            tracing::warn!("reloaded, but a restart is needed for the new {kept}");
         }
+        Ok(kept)
+    }
+
+    /// Carries out what users of the console ask for; returns when the program is to end, with whether at once.
+    pub async fn operate(&self) -> bool {
+        let mut requests = self.requests.lock().await;
+        loop {
+            match requests.recv().await {
+                Some(Request::Reload(reply)) => {
+                    // Who asked may not wait any more.
+                    drop(reply.send(self.reload().map_err(|error| error.to_string())));
+                }
+                Some(Request::Drain) => return false,
+                Some(Request::Shutdown) => return true,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until a user of the console wants the end at once.
+    pub async fn insisted(&self) {
+        while !self.operate().await {}
     }
 
     /// Accepts no more, lets transactions finish, ends idle sessions at once, and the others when `drain_timeout` is over
@@ -232,15 +288,14 @@ impl App {
     }
 }
 
-/// Runs the observer on the calling thread until the end.
-fn observe(shared: &Shared, mut ended: watch::Receiver<bool>) -> io::Result<()> {
+/// Runs something on the calling thread until the end.
+fn until(mut ended: watch::Receiver<bool>, what: impl Future<Output = ()>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let observing = shared.observer.clone().run(shared.config.clone());
         tokio::select! {
-            () = observing => {}
+            () = what => {}
             _ = ended.wait_for(|&ended| ended) => {}
         }
     });

@@ -14,7 +14,7 @@
 //! | 6 | `lib`, `main` |
 //! | 5 | `app`, `cli`, `log`, `signals` |
 //! | 4 | `proxy`, `demo` |
-//! | 3 | `events` |
+//! | 3 | `events`, `console` |
 //! | 2 | `registry`, `audit`, `observer`, `recorder` |
 //! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
@@ -36,6 +36,8 @@ pub mod audit;
 pub mod cli;
 #[cfg(feature = "proxy")]
 pub mod config;
+#[cfg(feature = "proxy")]
+pub mod console;
 #[cfg(feature = "proxy")]
 pub mod demo;
 #[cfg(feature = "proxy")]

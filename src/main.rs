@@ -62,8 +62,20 @@ fn run(config: Config, source: Source) -> anyhow::Result<()> {
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let app = App::start(config, source)?;
     runtime.block_on(async {
-        signals.serve(|| app.reload()).await;
-        app.drain(signals.stop()).await;
+        let at_once = tokio::select! {
+            // The log says what has come of a reload.
+            () = signals.serve(|| drop(app.reload())) => false,
+            at_once = app.operate() => at_once,
+        };
+        let insisted = async {
+            if !at_once {
+                tokio::select! {
+                    () = signals.stop() => {}
+                    () = app.insisted() => {}
+                }
+            }
+        };
+        app.drain(insisted).await;
     });
     app.join()
 }

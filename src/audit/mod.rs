@@ -6,9 +6,11 @@
 
 mod log_message;
 pub mod schema;
+mod texts;
 mod writer;
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -26,6 +28,9 @@ use crate::{
     sql,
 };
 
+pub use texts::Texts;
+
+use schema::Line;
 use writer::Writer;
 
 /// A handle to the audit writer. Clones are cheap and feed the same writer.
@@ -88,6 +93,11 @@ impl Audit {
         let lines = lock(&self.shared.lines);
         let lines = lines.as_ref().map_or(0, LineWriter::dropped);
         lines + self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The last incidents, the oldest first.
+    pub fn recent(&self) -> Vec<Arc<Line>> {
+        lock(&self.shared.recent).iter().cloned().collect()
     }
 
     /// Closes the file and opens it anew under these settings: after a reload, and after a rotation of the file.
@@ -156,6 +166,8 @@ struct Shared {
     reopen: Mutex<Option<AuditSettings>>,
     /// What writes the file, while there is one.
     lines: Mutex<Option<LineWriter>>,
+    /// The last incidents.
+    recent: Mutex<VecDeque<Arc<Line>>>,
     /// Is cut off when the writer has ended.
     ended: Mutex<Option<Receiver<()>>>,
 }
@@ -174,6 +186,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Events that may wait: some seconds of a busy server's transactions.
 const QUEUE_LENGTH: usize = 8192;
+
+/// Incidents that are remembered.
+const RECENT: usize = 256;
 
 /// How long the end of the program waits for the last events, and for the last lines.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,7 +1,6 @@
 //! The audit's thread: takes events from the queue and turns them into lines, in batches.
 
 use std::{
-    collections::HashMap,
     io,
     path::Path,
     process,
@@ -17,14 +16,14 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Entry, Message, QUEUE_LENGTH, Shared, lock, log_message,
+    Entry, Message, QUEUE_LENGTH, RECENT, Shared, Texts, lock, log_message,
     schema::{IncidentLine, Line, Millis, Record, StatementLine, TransactionLine, WaiterLine},
 };
 use crate::{
     config::AuditSettings,
     line_writer::{LineWriter, Target},
-    session::{MAX_TEXT, damage::Waiter, event::Statement},
-    sql::{self, Identifiers},
+    session::{damage::Waiter, event::Statement},
+    sql,
 };
 
 pub(super) struct Writer {
@@ -104,9 +103,6 @@ impl Writer {
         if let Entry::Incident(incident) = entry {
             log_message::log(&id, incident);
         }
-        if self.settings.file.is_none() {
-            return;
-        }
         let record = match entry {
             Entry::Incident(incident) => {
                 let statements = self.statements(&incident.statements);
@@ -117,23 +113,29 @@ impl Writer {
                     id, incident, statements, blocked,
                 )))
             }
+            Entry::Transaction(_) if self.settings.file.is_none() => return,
             Entry::Transaction(transaction) => {
                 let statements = self.statements(&transaction.statements);
                 Record::Transaction(Box::new(TransactionLine::new(id, transaction, statements)))
             }
         };
-        self.line(&Line::new(time, record));
+        let line = Arc::new(Line::new(time, record));
+        if self.settings.file.is_some() {
+            self.line(&line);
+        }
+        if matches!(entry, Entry::Incident(_)) {
+            let mut recent = lock(&self.shared.recent);
+            if recent.len() == RECENT {
+                recent.pop_front();
+            }
+            recent.push_back(line);
+        }
     }
 
     fn statements(&mut self, statements: &[Statement]) -> Vec<StatementLine> {
         let literals = self.settings.literals;
         let line = |statement: &Statement| {
-            let text = statement.text.as_ref();
-            let known = text.map(|text| match statement.refused {
-                true => (Texts::shown(text, Identifiers::Hidden), None),
-                false => self.texts.known(text, statement.duration.is_none()),
-            });
-            let (normalised, fingerprint) = known.unwrap_or_default();
+            let (normalised, fingerprint) = self.texts.of(statement);
             StatementLine {
                 at_ms: Millis(statement.at),
                 text: if literals {
@@ -260,51 +262,6 @@ impl Ids {
     }
 }
 
-/// The fingerprints of normalised texts seen before: an application repeats itself, and parsing costs most.
-#[derive(Default)]
-struct Texts(HashMap<Arc<str>, Option<Arc<str>>>);
-
-impl Texts {
-    /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read to its end,
-    /// words are names only if it could be read, and columns may be anything.
-    fn known(&mut self, text: &str, may_be_unread: bool) -> (Option<Arc<str>>, Option<Arc<str>>) {
-        let Some(normalised) = sql::normalise(text, Identifiers::Shown) else {
-            return (None, None);
-        };
-        let (normalised, fingerprint) = match self.0.get_key_value(&*normalised) {
-            Some((normalised, fingerprint)) => (Arc::clone(normalised), fingerprint.clone()),
-            None => {
-                let normalised: Arc<str> = normalised.into();
-                let fingerprint: Option<Arc<str>> = sql::fingerprint(text).map(Arc::from);
-                self.remember(&normalised, &fingerprint);
-                (normalised, fingerprint)
-            }
-        };
-        let is_cut = text.len() + MAX_CHAR > MAX_TEXT;
-        if may_be_unread && fingerprint.is_none() && !is_cut {
-            return (Self::shown(text, Identifiers::Hidden), None);
-        }
-        if may_be_unread {
-            return (Self::shown(text, Identifiers::Unresolved), fingerprint);
-        }
-        (Some(normalised), fingerprint)
-    }
-
-    fn remember(&mut self, normalised: &Arc<str>, fingerprint: &Option<Arc<str>>) {
-        if normalised.len() <= MAX_KNOWN_BYTES {
-            if self.0.len() >= MAX_KNOWN {
-                self.0.clear();
-            }
-            self.0.insert(Arc::clone(normalised), fingerprint.clone());
-        }
-    }
-
-    /// A text without the words that may be anything.
-    fn shown(text: &str, identifiers: Identifiers) -> Option<Arc<str>> {
-        sql::normalise(text, identifiers).map(Arc::from)
-    }
-}
-
 fn rfc3339(time: SystemTime) -> String {
     // A clock outside of the years that RFC 3339 can write is no clock at all.
     let time = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -319,10 +276,3 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// How many bytes may wait while the file cannot be written.
 const BOUND: usize = 16 << 20;
-
-/// The most bytes of a character: a text is cut before one that does not fit.
-const MAX_CHAR: usize = 4;
-
-/// How many normalised texts are remembered, and how long each may be.
-const MAX_KNOWN: usize = 1024;
-const MAX_KNOWN_BYTES: usize = 4096;

@@ -3,7 +3,7 @@
 use toml::de::DeTable;
 
 use super::{
-    Config, Flags, audit,
+    Config, Flags, audit, console,
     error::{Fault, line_at},
     listen, log, observer, rule,
     section::{Section, Table, duration, positive},
@@ -32,6 +32,9 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>, Vec<
     }
     if let Some(section) = root.section("tls", &tls::TABLE)? {
         config.tls.read(&section)?;
+    }
+    if let Some(section) = root.section("console", &console::TABLE)? {
+        config.console.read(&section)?;
     }
     if let Some(section) = root.section("audit", &audit::TABLE)? {
         config.audit.read(&section)?;
@@ -86,6 +89,7 @@ const ROOT: Table = Table {
         "listen",
         "upstream",
         "tls",
+        "console",
         "audit",
         "observer",
         "log",
@@ -118,6 +122,8 @@ mod tests {
             listen::TABLE,
             upstream::TABLE,
             tls::TABLE,
+            console::TABLE,
+            console::USER,
             audit::TABLE,
             observer::TABLE,
             log::TABLE,
@@ -184,10 +190,11 @@ mod tests {
             let path = format!("{path}.{}", key.get_ref())
                 .trim_start_matches('.')
                 .to_owned();
-            let first = value.get_ref().get(0);
-            let value = first.filter(|_| path == "rule").unwrap_or(value);
-            if let DeValue::Table(table) = value.get_ref() {
-                collect_keys(&path, table, keys);
+            let items = value.get_ref().as_array().into_iter().flatten();
+            for item in items.chain([value]) {
+                if let DeValue::Table(table) = item.get_ref() {
+                    collect_keys(&path, table, keys);
+                }
             }
             keys.push(path);
         }
@@ -246,7 +253,7 @@ mod tests {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
-                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, release_timeout, builtin_exemptions, listen, upstream, tls, audit, observer, log, rule"
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, release_timeout, builtin_exemptions, listen, upstream, tls, console, audit, observer, log, rule"
             ],
         );
         refused(

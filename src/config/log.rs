@@ -24,6 +24,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = &'static str;
 

@@ -8,6 +8,7 @@
 
 mod address;
 mod audit;
+mod console;
 mod dsn;
 mod error;
 mod file;
@@ -23,6 +24,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 pub use address::{Address, AddressError};
 pub use audit::AuditSettings;
+pub use console::{ConsoleSettings, ConsoleUser, Role, Secret};
 pub use dsn::{Dsn, parse_dsn};
 pub use error::ConfigError;
 pub use listen::Listen;
@@ -46,6 +48,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// `[tls]`
     pub tls: TlsSettings,
+    /// `[console]`
+    pub console: ConsoleSettings,
     /// `[audit]`
     pub audit: AuditSettings,
     /// `[observer]`
@@ -70,6 +74,7 @@ impl Default for Config {
             listen: Listen::default(),
             upstream: Upstream::default(),
             tls: TlsSettings::default(),
+            console: ConsoleSettings::default(),
             audit: AuditSettings::default(),
             observer: ObserverSettings::default(),
             log: LogSettings::default(),
@@ -168,9 +173,10 @@ impl Source {
             problem,
         };
         config.tls.load().map_err(|fault| refused("tls", fault))?;
-        config
-            .upstream
-            .tls
+        let console = &mut config.console;
+        console.load().map_err(|fault| refused("console", fault))?;
+        let upstream = &mut config.upstream.tls;
+        upstream
             .load()
             .map_err(|fault| refused("upstream", fault))?;
         if let Some(dsn) = &mut config.observer.dsn {

@@ -72,21 +72,35 @@ impl SslMode {
     }
 }
 
+impl SslMode {
+    const ALL: [Self; 6] = [
+        Self::Disable,
+        Self::Allow,
+        Self::Prefer,
+        Self::Require,
+        Self::VerifyCa,
+        Self::VerifyFull,
+    ];
+
+    /// libpq's word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
 impl FromStr for SslMode {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "disable" => Ok(Self::Disable),
-            "allow" => Ok(Self::Allow),
-            "prefer" => Ok(Self::Prefer),
-            "require" => Ok(Self::Require),
-            "verify-ca" => Ok(Self::VerifyCa),
-            "verify-full" => Ok(Self::VerifyFull),
-            _ => Err(
-                "expected \"disable\", \"allow\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\"",
-            ),
-        }
+        let mut modes = Self::ALL.into_iter();
+        modes.find(|mode| mode.name() == text).ok_or("expected \"disable\", \"allow\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\"")
     }
 }
 

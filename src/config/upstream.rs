@@ -55,16 +55,25 @@ pub enum Pooler {
     Transaction,
 }
 
+impl Pooler {
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        }
+    }
+}
+
 impl FromStr for Pooler {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            "session" => Ok(Self::Session),
-            "transaction" => Ok(Self::Transaction),
-            _ => Err("expected \"none\", \"session\" or \"transaction\""),
-        }
+        [Self::None, Self::Session, Self::Transaction]
+            .into_iter()
+            .find(|pooler| pooler.name() == text)
+            .ok_or("expected \"none\", \"session\" or \"transaction\"")
     }
 }
 

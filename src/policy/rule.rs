@@ -1,6 +1,6 @@
 //! For which sessions which limits hold: the first rule that matches decides, as in `pg_hba.conf`.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -43,6 +43,15 @@ impl Rules {
     pub fn decide(&self, identity: &Identity<'_>) -> Arc<Limits> {
         let decided = self.rules.iter().find(|rule| rule.matches(identity));
         Arc::clone(decided.map_or(&self.default, |rule| &rule.limits))
+    }
+
+    /// What holds where no rule matches.
+    pub fn default_rule(&self) -> Rule {
+        Rule {
+            name: DEFAULT_RULE.into(),
+            matching: Match::default(),
+            limits: Arc::clone(&self.default),
+        }
     }
 
     /// The rules in the order in which they are tried, without the default.
@@ -229,6 +238,21 @@ impl Pattern {
                     retry = Some((star, swallowed));
                 }
             }
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ClientNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix => f.write_str("unix"),
+            Self::Tcp(net) => net.fmt(f),
         }
     }
 }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     config::{Config, Pooler},
+    console::Peer,
     registry::{Permit, Registry},
     session::{
         ChannelBinding, Session, SessionParams,
@@ -60,6 +61,9 @@ pub(super) fn serve(
             Some(Opened::Cancel(stream, key)) => {
                 Box::pin(cancel::serve(stream, &key, &worker.shared)).await;
             }
+            Some(Opened::Console(stream, startup, peer)) => {
+                Box::pin(visit(stream, startup, peer, worker)).await;
+            }
             None => {}
         }
     }
@@ -70,6 +74,8 @@ enum Opened {
     Session(Box<Relay>),
     /// A CancelRequest: nothing of what follows is the client's to hurry.
     Cancel(Stream, CancelKey),
+    /// The console, with the startup packet and what came after it.
+    Console(Stream, Vec<u8>, Peer),
 }
 
 async fn open_in_time(
@@ -129,6 +135,15 @@ async fn open(
                 }
             }
             Startup::Cancel(key) => return Some(Opened::Cancel(stream, key)),
+            Startup::Session(startup) if is_for_console(&startup, &config) => {
+                match visitor(&stream, client, &config, &startup) {
+                    Ok(peer) => {
+                        let startup = [packet, bytes].concat();
+                        return Some(Opened::Console(stream, startup, peer));
+                    }
+                    Err(refusal) => break refusal,
+                }
+            }
             Startup::Session(startup) => {
                 let early = bytes.to_vec();
                 match connect(&startup, &packet, &stream, client, &worker, &config, until).await {
@@ -145,6 +160,35 @@ async fn open(
     };
     refuse(stream, client, refusal).await;
     None
+}
+
+fn is_for_console(startup: &StartupPacket, config: &Config) -> bool {
+    let console = config.console.database.as_deref();
+    console == Some(&*startup.database) && !startup.replication()
+}
+
+/// Who wants to use the console, where TLS is as it has to be.
+fn visitor(
+    stream: &Stream,
+    address: Option<SocketAddr>,
+    config: &Config,
+    startup: &StartupPacket,
+) -> Result<Peer, Refusal> {
+    match tls::refuses_session(stream, &config.tls, &startup.user) {
+        Some(refusal) => Err(refusal),
+        None => Ok(Peer {
+            address,
+            tls: stream.is_tls(),
+        }),
+    }
+}
+
+/// Brings a client to the console.
+async fn visit(mut stream: Stream, startup: Vec<u8>, peer: Peer, worker: Arc<Worker>) {
+    let console = &worker.shared.console;
+    if console.bring(&mut stream, &startup, peer).await.is_err() {
+        refuse(stream, peer.address, Refusal::TooManyAtConsole).await;
+    }
 }
 
 /// Tells a client why it gets no session, and closes its connection.

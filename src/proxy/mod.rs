@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use crate::{
-    config::Config, events::Events, observer::Observer, prover::Prover, recorder::Recorder,
-    registry::Registry, session,
+    config::Config, console::Console, events::Events, observer::Observer, prover::Prover,
+    recorder::Recorder, registry::Registry, session,
 };
 
 pub use descriptors::capacity;
@@ -37,7 +37,9 @@ pub use server_role::RoleCache;
 #[derive(Debug)]
 pub struct Shared {
     /// The live sessions.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
+    /// The way to the console.
+    pub console: Console,
     /// Where events go.
     pub events: Events,
     /// Who looks at what stuck sessions hold.

@@ -25,6 +25,8 @@ pub(super) enum Refusal {
     },
     /// As many sessions as there can be are open.
     TooManySessions,
+    /// As many connections as there can be lead to the console.
+    TooManyAtConsole,
     /// No server gave a session: why, for each address that was tried.
     Unreachable(Vec<ConnectError>),
 }
@@ -64,6 +66,9 @@ impl From<Refusal> for Diagnostic {
                 ..diagnostic("28000", "the client certificate is not that of the role")
             },
             Refusal::TooManySessions => diagnostic("53300", "sorry, too many sessions already"),
+            Refusal::TooManyAtConsole => {
+                diagnostic("53300", "sorry, too many connections to the console already")
+            }
             Refusal::Unreachable(errors) => {
                 let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
                 diagnostic("08006", &errors.join("; "))

@@ -24,11 +24,12 @@ use super::{
 use crate::{
     audit::Audit,
     config::{AuditSettings, Config},
+    console::Console,
     events::Events,
     observer::Observer,
     policy::{Action, Ladder, Limits, StuckKind},
     prover::Prover,
-    registry::{Entrance, Registry, Server},
+    registry::{Entrance, Server},
     session::{Session, SessionParams},
 };
 
@@ -49,7 +50,8 @@ impl World {
         task::spawn_blocking(move || moves.recv());
         let (_, config) = watch::channel(Arc::new(Config::default()));
         let shared = Shared {
-            registry: Registry::default(),
+            registry: Arc::default(),
+            console: Console::new().0,
             events: Events::new(Audit::start(AuditSettings::default()).unwrap()),
             observer: Observer::default(),
             prover: Prover::start().unwrap(),

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Session,
+    damage::Damage,
     enforce::Step,
     event::{Position, Statement, Who},
     in_force::RuleIndex,
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub clocks: Vec<Clock>,
     /// The step of an enforcement that is under way.
     pub enforcement: Option<&'static str>,
+    /// What it holds and who waits for it, as an observer saw last.
+    pub damage: Option<Arc<Damage>>,
     /// How many others wait for it, as an observer saw last; `None` where there was no observation, or the observer may not see them.
     pub blocked: Option<usize>,
 }
@@ -73,7 +76,10 @@ impl Session {
             rule: self.limits.rule(RuleIndex::CURRENT),
             clocks: self.clocks(position, now),
             enforcement: self.enforcement_step().map(Step::name),
-            blocked: damage.and_then(|damage| Some(damage.blocked.as_ref()?.len())),
+            blocked: damage
+                .as_ref()
+                .and_then(|damage| Some(damage.blocked.as_ref()?.len())),
+            damage,
         }
     }
 

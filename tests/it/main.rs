@@ -17,6 +17,7 @@ mod answered_as_natively;
 mod audit;
 mod bank;
 mod cancel;
+mod console;
 mod damage;
 mod debugging;
 mod deep;

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("audit", 2),
     ("observer", 2),
     ("recorder", 2),
+    ("console", 3),
     ("events", 3),
     ("proxy", 4),
     ("demo", 4),

@@ -72,10 +72,15 @@ impl Proxy {
         assert!(self.try_rules(rules), "{}", self.log());
     }
 
+    /// The file of [`Proxy::with_rules`].
+    pub(crate) fn settings_file(&self) -> PathBuf {
+        let file = self.rules.as_ref().expect("a proxy that began with rules");
+        file.path().to_owned()
+    }
+
     /// Whether other rules can take the place of those of [`Proxy::with_rules`].
     pub(crate) fn try_rules(&self, rules: &str) -> bool {
-        let file = self.rules.as_ref().expect("a proxy that began with rules");
-        fs::write(file.path(), rules).unwrap();
+        fs::write(self.settings_file(), rules).unwrap();
         self.reload()
     }
 
