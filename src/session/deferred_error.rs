@@ -166,6 +166,7 @@ impl Session {
             Reaction::Forward => self.pass_client(frame, now),
             Reaction::ForwardAndFlush => {
                 originate::flush(self.server.output());
+                self.silence.flush();
                 self.pass_client(frame, now)
             }
             Reaction::Refuse => self.refuse(frame, now),

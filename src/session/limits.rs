@@ -95,8 +95,9 @@ impl Session {
         if let Phase::Authenticating(startup) = &self.state.phase {
             return startup.authenticate_by();
         }
-        if self.state.transaction.started.is_none() && self.state.transaction.enforced.is_none() {
-            return None;
+        let transaction = &self.state.transaction;
+        if transaction.started.is_none() && transaction.enforced.is_none() {
+            return self.flush_at();
         }
         let rung = self.next_rung().map(|rung| rung.at);
         let timeouts = [rung, self.flush_at(), self.read_ahead_at()];
@@ -327,10 +328,12 @@ impl Session {
     }
 
     /// When the server has to be asked for its answers to a batch without Sync: a busy server and a waiting one look
-    /// the same before.
+    /// the same before, and a client that is held until they have come cannot ask by itself.
     fn flush_at(&self) -> Option<Instant> {
         let mut watching = [StuckKind::Stalled, StuckKind::Age, StuckKind::Blocking].into_iter();
-        let watched = watching.any(|kind| self.limits.has(kind));
+        let watched = watching.any(|kind| self.limits.has(kind))
+            && self.state.transaction.started.is_some()
+            || self.deferred_error_holds_client();
         (watched && self.may_owe_a_flush()).then(|| self.silence.since() + FLUSH_AFTER)
     }
 

@@ -396,3 +396,67 @@ fn what_was_told_to_be_unknown_is_not_answered_after_another_cancel() {
         "#]],
     );
 }
+
+/// The server keeps its answer to the Parse back until it is asked for it, and the client, who is held until then, cannot ask.
+#[test]
+fn a_batch_without_sync_that_was_sent_before_a_late_cancel_shows_is_answered() {
+    check(
+        "idle: rollback 1h",
+        expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT hard_to_cancel() | P - COMMIT
+              > Q SELECT hard_to_cancel() | P - COMMIT
+            console: rollback
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              ! Cancel
+            cancelled
+            +500ms
+              * command rollback not_possible at 0ns in "active" after 0ns
+            S: E 57014 | Z E
+              < E 57014 (ours) | Z E
+              * command rollback rolled_back at 0ns in "active" after 0ns
+            C: B - - | E - | S
+            +0ms
+              > H
+            S: 1
+              < 1
+              > B | H
+            S: 2
+              < 2
+              > E | H
+            S: C ROLLBACK
+              > S
+              < E 57014 (ours)
+              * transaction rollback of 3 statement(s)
+        "#]],
+    );
+}

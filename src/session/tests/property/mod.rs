@@ -11,6 +11,7 @@ use super::{
     model::{Act, End},
     world::{Op, World},
 };
+use crate::policy::Action;
 
 /// Ladders of every kind; all of them are over before [`super::world`]'s silence is.
 const LIMITS: &[&str] = &[
@@ -154,4 +155,25 @@ fn a_shutdown_is_not_forgotten_when_an_observation_ends_what_came_first() {
         Op::Shutdown,
     ];
     run("stalled: rollback 1s", setting, &ops).unwrap();
+}
+
+/// A batch came with the request that was cancelled, and the client is held until the server has answered it.
+#[test]
+fn a_batch_without_sync_that_is_held_for_its_answer_is_answered() {
+    let setting = Setting {
+        closes_idle: false,
+        standby: false,
+        observed: true,
+        silent: false,
+        early: false,
+    };
+    let ops = [
+        Op::Client(Act::Query(vec!["BEGIN"])),
+        Op::Client(Act::Batch("COMMIT", false, End::Sync)),
+        Op::Send(31),
+        Op::Command(Action::Rollback),
+        Op::Serve(2),
+        Op::Hang(true),
+    ];
+    run("idle: release 1s", setting, &ops).unwrap();
 }

@@ -16,6 +16,9 @@ use crate::{
 /// Timers that ring one after another in a session whose client is silent, at most.
 const MOST_TIMERS: usize = 50;
 
+/// Timers that ring in one moment, at most: what is put off leaves the next rung to the next of them.
+const MOST_RINGS: usize = 4;
+
 impl World {
     fn acts(&self, kind: StuckKind, least: PolicyAction) -> bool {
         let limits = limits(self.limits);
@@ -49,6 +52,16 @@ impl World {
         if at_rest && self.claims.is_empty() {
             session.claims = 0;
         }
+    }
+
+    /// A timer that has rung so many times in one moment does not ring again in it: a driver would do nothing else any more.
+    pub(super) fn check_timer(&self, rings: usize) -> Result<(), String> {
+        let again = self.session.poll_timeout().filter(|&at| at <= self.now);
+        if again.is_some() && rings >= MOST_RINGS && !self.closed {
+            let step = self.session.enforcement_step();
+            return Err(format!("a timer rings for ever: {step:?}"));
+        }
+        Ok(())
     }
 
     /// Whatever the session is in the middle of comes to an end when the client is silent and time passes, without an end

@@ -405,6 +405,7 @@ impl World {
     fn pass(&mut self, time: Duration) -> Result<(), String> {
         let end = self.now + time;
         self.note(&format!("+{}us", time.as_micros()));
+        let (mut rings, mut last) = (0, self.now);
         while let Some(at) = self.session.poll_timeout().filter(|&at| at <= end) {
             if self.closed {
                 break;
@@ -413,6 +414,9 @@ impl World {
             self.session.handle_timeout(self.now);
             self.break_machine();
             self.settle()?;
+            rings = if self.now > last { 1 } else { rings + 1 };
+            last = self.now;
+            self.check_timer(rings)?;
             if let Some(Step::Read { .. }) = self.session.enforcement_step() {
                 self.deliver(usize::MAX)?;
                 self.settle()?;
