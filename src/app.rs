@@ -19,6 +19,7 @@ use crate::{
     config::{Address, Config, ConfigError, Source},
     console::{self, Console, Context, Doorway, Request},
     events::Events,
+    metrics::Metrics,
     observer::Observer,
     prover::Prover,
     proxy::{self, ListeningSocket, RoleCache, Shared},
@@ -96,10 +97,12 @@ impl App {
         let (settings, config) = watch::channel(Arc::new(config));
         let (console, doorway) = Console::new();
         let (requests, asked) = mpsc::unbounded_channel();
+        let metrics = Metrics::new().context("could not make the metrics")?;
         let shared = Arc::new(Shared {
             registry: Arc::default(),
             console,
-            events: Events::new(audit.clone()),
+            events: Events::new(audit.clone(), metrics.clone()),
+            metrics,
             observer: Observer::default(),
             prover,
             recorder,

@@ -1,8 +1,9 @@
 //! The one way out for what happens in sessions: each [`Event`] comes here, and goes to whoever is to know of it, which is
-//! the audit and the log. Nothing here waits.
+//! the audit, the metrics and the log. Nothing here waits.
 
 use crate::{
     audit::Audit,
+    metrics::Metrics,
     session::{
         CloseReason,
         event::{Closed, Event, Who},
@@ -16,29 +17,42 @@ pub const LOG_TARGET: &str = "pgidle::session";
 #[derive(Clone, Debug)]
 pub struct Events {
     audit: Audit,
+    metrics: Metrics,
 }
 
 impl Events {
-    /// Hands everything on to this audit, and to the log.
-    pub const fn new(audit: Audit) -> Self {
-        Self { audit }
+    /// Hands everything on to this audit, to what counts, and to the log.
+    pub const fn new(audit: Audit, metrics: Metrics) -> Self {
+        Self { audit, metrics }
     }
 
     /// Whether anyone wants to know of finished transactions; when not, there is no need to put a record together.
     pub fn want_transactions(&self) -> bool {
-        self.audit.wants_transactions()
+        self.audit.wants_transactions() || self.metrics.wants_transactions()
     }
 
     /// Hands on what happened in the session of `who`. It does not block: what finds no room is dropped, counted and said.
     pub fn emit(&self, who: &Who, event: Event) {
         match event {
-            Event::Opened => log_opened(who),
-            Event::Closed(closed) => log_closed(who, &closed),
+            Event::Opened => {
+                self.metrics.opened();
+                log_opened(who);
+            }
+            Event::Closed(closed) => {
+                self.metrics.closed(closed.reason);
+                log_closed(who, &closed);
+            }
             Event::Step(step) => {
                 tracing::debug!(target: LOG_TARGET, session = who.session, step, "an ending goes on");
             }
-            Event::Incident(incident) => self.audit.record(incident.into()),
-            Event::Transaction(transaction) => self.audit.record(transaction.into()),
+            Event::Incident(incident) => {
+                self.metrics.incident(&incident);
+                self.audit.record(incident.into());
+            }
+            Event::Transaction(transaction) => {
+                self.metrics.transaction(&transaction);
+                self.audit.record(transaction.into());
+            }
         }
     }
 }

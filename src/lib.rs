@@ -15,7 +15,7 @@
 //! | 5 | `app`, `cli`, `log`, `signals` |
 //! | 4 | `proxy`, `demo` |
 //! | 3 | `events`, `console` |
-//! | 2 | `registry`, `audit`, `observer`, `recorder` |
+//! | 2 | `registry`, `audit`, `metrics`, `observer`, `recorder` |
 //! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
 //!
@@ -46,6 +46,8 @@ pub mod events;
 pub mod line_writer;
 #[cfg(feature = "proxy")]
 pub mod log;
+#[cfg(feature = "proxy")]
+pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod observer;
 #[cfg(feature = "proxy")]

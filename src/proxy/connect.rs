@@ -12,6 +12,7 @@ use tokio_rustls::{TlsConnector, TlsStream, rustls::pki_types::ServerName};
 use super::stream::{KEEPALIVE, Stream};
 use crate::{
     config::{ALPN, Address, Encryption, Negotiation, SslMode, Upstream, UpstreamTls},
+    metrics::UpstreamError,
     wire,
 };
 
@@ -52,6 +53,18 @@ impl ConnectError {
             place: place.to_string(),
             source,
         }
+    }
+
+    /// What it counts as. rustls' errors are of the kind `InvalidData` (`Stream::complete_io` in its `stream.rs`).
+    pub(super) fn counts_as(&self) -> UpstreamError {
+        let kinds = [
+            (io::ErrorKind::ConnectionRefused, UpstreamError::Refused),
+            (io::ErrorKind::NotFound, UpstreamError::Refused),
+            (io::ErrorKind::TimedOut, UpstreamError::Timeout),
+            (io::ErrorKind::InvalidData, UpstreamError::Tls),
+        ];
+        let known = kinds.iter().find(|(kind, _)| *kind == self.source.kind());
+        known.map_or(UpstreamError::Other, |&(_, error)| error)
     }
 }
 

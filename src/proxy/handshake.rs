@@ -262,7 +262,7 @@ async fn connect(
     let permit = permit(registry, config.upstream.max_sessions)
         .await
         .ok_or(Refusal::TooManySessions)?;
-    let opened = upstream::open_session(config, &worker.shared.roles, startup)
+    let opened = upstream::open_session(config, &worker.shared, startup)
         .await
         .map_err(Refusal::Unreachable)?;
     let server = crate::registry::Server {

@@ -266,6 +266,7 @@ pub fn run(
         .enable_time()
         .build()?;
     let worker = Arc::new(Worker {
+        traffic: shared.metrics.traffic(),
         shared,
         scratch: std::sync::Mutex::new(vec![0; super::SCRATCH].into()),
     });

@@ -24,8 +24,15 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use crate::{
-    config::Config, console::Console, events::Events, observer::Observer, prover::Prover,
-    recorder::Recorder, registry::Registry, session,
+    config::Config,
+    console::Console,
+    events::Events,
+    metrics::{Metrics, Traffic},
+    observer::Observer,
+    prover::Prover,
+    recorder::Recorder,
+    registry::Registry,
+    session,
 };
 
 pub use descriptors::capacity;
@@ -42,6 +49,8 @@ pub struct Shared {
     pub console: Console,
     /// Where events go.
     pub events: Events,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Who looks at what stuck sessions hold.
     pub observer: Observer,
     /// Who proves that statements only read.
@@ -58,6 +67,8 @@ pub struct Shared {
 #[derive(Debug)]
 struct Worker {
     shared: Arc<Shared>,
+    /// The bytes that this thread has read.
+    traffic: Arc<Traffic>,
     /// Where every read of the thread lands; only what cannot go on at once is copied out of it.
     scratch: Mutex<Box<[u8]>>,
 }

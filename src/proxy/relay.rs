@@ -181,9 +181,10 @@ impl Relay {
     ) -> Result<bool, Closed> {
         self.handle_commands(worker, now);
         let (session, sockets) = (&mut self.session, &mut self.sockets);
-        let mut more = sockets.pump(session, Side::Client, cx, scratch, now)?;
+        let traffic = &*worker.traffic;
+        let mut more = sockets.pump(session, Side::Client, cx, (scratch, traffic), now)?;
         let held = session.holds_client();
-        more |= sockets.pump(session, Side::Server, cx, scratch, now)?;
+        more |= sockets.pump(session, Side::Server, cx, (scratch, traffic), now)?;
         let waiting = self.cancels != Cancels::Absent;
         let was_open = waiting && self.entry.gate_is_open();
         let acted = self.act(worker, now)?;

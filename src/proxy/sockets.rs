@@ -18,7 +18,10 @@ use super::{
     recorded::Recorded,
     stream::{LINGER, Stream},
 };
-use crate::session::{CloseReason, Eof, ProtocolError, Side, Wants};
+use crate::{
+    metrics::Traffic,
+    session::{CloseReason, Eof, ProtocolError, Side, Wants},
+};
 
 /// Whole buffers of this many bytes are what a server sends of a long answer (`PQ_SEND_BUFFER_SIZE` in
 /// `src/backend/libpq/pqcomm.c`) and libpq of a long request (`pqPutMsgEnd` in `src/interfaces/libpq/fe-misc.c`).
@@ -81,7 +84,7 @@ impl Sockets {
         session: &mut Recorded,
         from: Side,
         cx: &mut Context<'_>,
-        scratch: &mut [u8],
+        (scratch, traffic): (&mut [u8], &Traffic),
         now: StdInstant,
     ) -> Result<bool, Closed> {
         let to = from.other();
@@ -109,7 +112,10 @@ impl Sockets {
                 Wants::Bytes(most) => {
                     let room = scratch.len().min(session.kept(from).saturating_add(most));
                     let scratch = scratch.get_mut(..room).unwrap_or_default();
-                    if self.read(session, from, cx, scratch, now)?.is_pending() {
+                    if self
+                        .read(session, from, cx, (scratch, traffic), now)?
+                        .is_pending()
+                    {
                         return Ok(false);
                     }
                 }
@@ -123,7 +129,7 @@ impl Sockets {
         session: &mut Recorded,
         from: Side,
         cx: &mut Context<'_>,
-        scratch: &mut [u8],
+        (scratch, traffic): (&mut [u8], &Traffic),
         now: StdInstant,
     ) -> Result<Poll<()>, Closed> {
         let kept = session.kept(from);
@@ -139,6 +145,7 @@ impl Sockets {
             Poll::Ready(Err(error)) => return Err(failed(from, error)),
         }
         let len = buf.filled().len();
+        traffic.add(from, len);
         if len == 0 {
             return self.ended(session, from, cx, now).map(Poll::Ready);
         }

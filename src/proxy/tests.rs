@@ -26,6 +26,7 @@ use crate::{
     config::{AuditSettings, Config},
     console::Console,
     events::Events,
+    metrics::Metrics,
     observer::Observer,
     policy::{Action, Ladder, Limits, StuckKind},
     prover::Prover,
@@ -49,10 +50,16 @@ impl World {
         let (clock_stands, moves) = mpsc::channel::<()>();
         task::spawn_blocking(move || moves.recv());
         let (_, config) = watch::channel(Arc::new(Config::default()));
+        let metrics = Metrics::new().unwrap();
+        let traffic = metrics.traffic();
         let shared = Shared {
             registry: Arc::default(),
             console: Console::new().0,
-            events: Events::new(Audit::start(AuditSettings::default()).unwrap()),
+            events: Events::new(
+                Audit::start(AuditSettings::default()).unwrap(),
+                metrics.clone(),
+            ),
+            metrics,
             observer: Observer::default(),
             prover: Prover::start().unwrap(),
             recorder: None,
@@ -60,6 +67,7 @@ impl World {
             config,
         };
         let worker = Arc::new(Worker {
+            traffic,
             shared: Arc::new(shared),
             scratch: Mutex::new(vec![0; SCRATCH].into()),
         });

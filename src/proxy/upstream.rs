@@ -5,12 +5,14 @@ use std::{io, net::SocketAddr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
+    Shared,
     connect::{ConnectError, ResolvedAddress, connect, resolve, tls_attempts, with_timeout},
     server_role::RoleCache,
     stream::Stream,
 };
 use crate::{
     config::{Config, Encryption, Upstream},
+    metrics::UpstreamError,
     policy::Target,
     wire::{ErrorFields, HEADER_LEN},
 };
@@ -53,28 +55,30 @@ impl Opened {
 /// As with libpq, one that takes no sessions now is passed over, where there is another.
 pub(super) async fn open_session(
     config: &Config,
-    roles: &RoleCache,
+    shared: &Shared,
     startup: &[u8],
 ) -> Result<Opened, Vec<ConnectError>> {
+    let metrics = &shared.metrics;
     let mut failed = Vec::new();
     let mut busy = None;
     for &target in config.upstream.target.passes() {
         failed.clear();
         for (index, address) in config.upstream.addresses.iter().enumerate() {
             let places = resolve(index, address).await.unwrap_or_else(|error| {
+                metrics.upstream_failed(UpstreamError::Resolve);
                 failed.push(error);
                 Vec::new()
             });
             let alone = config.upstream.addresses.len() == 1 && places.len() == 1;
             for place in places {
                 let attempt = async {
-                    let mut opened = open_if(target, place, config, roles, startup).await?;
+                    let mut opened = open_if(target, place, config, &shared.roles, startup).await?;
                     if !alone {
                         let limit = config.upstream.connect_timeout;
                         let answer = with_timeout(limit, opened.read_answer()).await;
                         answer.map_err(|source| ConnectError::new(&place, source))?;
                     }
-                    Ok(opened)
+                    Ok::<_, ConnectError>(opened)
                 };
                 match attempt.await {
                     Ok(opened) if opened.refusal() == Some(CANNOT_CONNECT_NOW) => {
@@ -83,6 +87,7 @@ pub(super) async fn open_session(
                     Ok(opened) => return Ok(opened),
                     Err(error) => {
                         tracing::debug!(%error, "no session at this address");
+                        metrics.upstream_failed(error.counts_as());
                         failed.push(error);
                     }
                 }

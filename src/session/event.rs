@@ -322,6 +322,15 @@ pub enum TransactionOutcome {
 }
 
 impl TransactionOutcome {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Commit,
+        Self::Rollback,
+        Self::Prepared,
+        Self::Enforced,
+        Self::Disconnect,
+    ];
+
     /// The name used in audit lines and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -394,6 +403,20 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::ClientLeft,
+        Self::ServerLeft,
+        Self::ClientIo,
+        Self::ServerIo,
+        Self::Protocol,
+        Self::Policy,
+        Self::Console,
+        Self::Drain,
+        Self::Authentication,
+        Self::Target,
+    ];
+
     /// The name used in logs, audit lines and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("prover", 1),
     ("registry", 2),
     ("audit", 2),
+    ("metrics", 2),
     ("observer", 2),
     ("recorder", 2),
     ("console", 3),

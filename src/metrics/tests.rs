@@ -1,0 +1,258 @@
+//! What the metrics show of what they were told.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    policy::{Action, StuckKind},
+    session::{
+        damage::Damage,
+        event::{Cause, Position, Who},
+    },
+};
+
+fn snapshot(application_name: &str, position: Position) -> Snapshot {
+    Snapshot {
+        who: Who {
+            user: "app".into(),
+            database: "shop".into(),
+            application_name: application_name.into(),
+            ..Who::default()
+        },
+        position,
+        position_for: Duration::from_secs(7),
+        transaction_for: Some(Duration::from_secs(9)),
+        statement_count: 0,
+        statement: None,
+        rule: "default".into(),
+        clocks: Vec::new(),
+        enforcement: None,
+        damage: Some(Arc::new(Damage {
+            #[expect(clippy::disallowed_methods, reason = "any time will do")]
+            at: std::time::Instant::now(),
+            locks: Vec::new(),
+            blocked: None,
+            xmin_age: Some(11),
+            awaits_standby: None,
+        })),
+        blocked: Some(2),
+    }
+}
+
+fn incident(rule: &str) -> Incident {
+    Incident {
+        who: Who::default(),
+        cause: Cause::Limit {
+            rule: rule.into(),
+            kind: StuckKind::Idle,
+            limit: Duration::from_secs(1),
+        },
+        action: Action::Release,
+        outcome: Outcome::NotReleasable,
+        why: Some("a portal is open".into()),
+        idle: Duration::from_secs(1),
+        waited: None,
+        age: None,
+        position: Position::IdleInTransaction,
+        statements: Vec::new(),
+        statement_count: 0,
+        damage: None,
+    }
+}
+
+fn text(metrics: &Metrics, sessions: &[Snapshot]) -> String {
+    metrics.render(sessions, &Readings::default()).unwrap()
+}
+
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+}
+
+#[test]
+fn a_name_with_quotes_backslashes_and_newlines_is_escaped() {
+    let metrics = Metrics::new().unwrap();
+    let text = text(&metrics, &[snapshot("a\"b\\c\nd", Position::Idle)]);
+    has(
+        &text,
+        r#"pgidle_sessions{application_name="a\"b\\c\nd",database="shop",state="idle",user="app"} 1"#,
+    );
+}
+
+#[test]
+fn many_names_are_one_and_are_counted() {
+    let metrics = Metrics::new().unwrap();
+    let sessions: Vec<_> = (0..1000)
+        .map(|number| snapshot(&format!("job {number:04}"), Position::Idle))
+        .collect();
+    for _ in 0..2 {
+        let text = text(&metrics, &sessions);
+        let series = text
+            .lines()
+            .filter(|one| one.starts_with("pgidle_sessions{"));
+        assert_eq!(series.count(), 201);
+        has(
+            &text,
+            r#"pgidle_sessions{application_name="other",database="other",state="idle",user="other"} 800"#,
+        );
+        has(
+            &text,
+            r#"pgidle_label_sets_other_total{series="pgidle_sessions"} 800"#,
+        );
+    }
+    // Who is there keeps its name, and who has left makes room.
+    let text = text(&metrics, &sessions[150..400]);
+    has(
+        &text,
+        r#"pgidle_sessions{application_name="job 0199",database="shop",state="idle",user="app"} 1"#,
+    );
+    has(
+        &text,
+        r#"pgidle_sessions{application_name="other",database="other",state="idle",user="other"} 50"#,
+    );
+}
+
+#[test]
+fn names_are_nobodys_before_the_server_has_let_the_client_in() {
+    let metrics = Metrics::new().unwrap();
+    let text = text(&metrics, &[snapshot("x", Position::Startup)]);
+    has(
+        &text,
+        r#"pgidle_sessions{application_name="",database="",state="startup",user=""} 1"#,
+    );
+}
+
+#[test]
+fn a_long_name_is_cut_at_a_character() {
+    let metrics = Metrics::new().unwrap();
+    let text = text(&metrics, &[snapshot(&"ä".repeat(4000), Position::Idle)]);
+    assert!(text.contains(&format!("\"{}\"", "ä".repeat(31))), "{text}");
+}
+
+#[test]
+fn many_rules_are_one() {
+    let metrics = Metrics::new().unwrap();
+    for rule in 0..600 {
+        metrics.incident(&incident(&format!("rule {rule}")));
+    }
+    let text = text(&metrics, &[]);
+    has(
+        &text,
+        r#"pgidle_incidents_total{action="release",kind="idle",outcome="not_releasable",rule="other"} 100"#,
+    );
+    has(
+        &text,
+        r#"pgidle_label_sets_other_total{series="pgidle_incidents_total"} 100"#,
+    );
+    has(
+        &text,
+        r#"pgidle_release_refused_total{reason="a portal is open"} 600"#,
+    );
+    assert_eq!(metrics.totals().incidents, 600);
+}
+
+#[test]
+fn the_worst_session_is_shown() {
+    let metrics = Metrics::new().unwrap();
+    let mut sessions = [
+        snapshot("x", Position::IdleInTransaction),
+        snapshot("y", Position::Running),
+    ];
+    sessions[1].position_for = Duration::from_secs(100);
+    let text = text(&metrics, &sessions);
+    has(&text, "pgidle_longest_idle_in_transaction_seconds 7");
+    has(&text, "pgidle_oldest_transaction_seconds 9");
+    has(&text, "pgidle_blocked_sessions 4");
+    has(&text, "pgidle_xmin_age 11");
+}
+
+#[test]
+fn what_others_count_is_taken_over() {
+    let metrics = Metrics::new().unwrap();
+    metrics.traffic().add(crate::session::Side::Client, 5);
+    metrics.traffic().add(crate::session::Side::Client, 6);
+    let mut readings = Readings {
+        audit_dropped: 3,
+        observer_up: Some(true),
+        blocked_seconds: 1.5,
+    };
+    for observer_up in [Some(true), Some(false), None, Some(true)] {
+        readings.observer_up = observer_up;
+        let text = metrics.render(&[], &readings).unwrap();
+        has(&text, "pgidle_audit_dropped_total 3");
+        has(&text, "pgidle_blocked_seconds_total 1.5");
+        has(&text, r#"pgidle_bytes_total{direction="to_server"} 11"#);
+        let up = observer_up.map(|up| format!("pgidle_observer_up {}", u8::from(up)));
+        match up {
+            Some(line) => has(&text, &line),
+            None => assert!(!text.contains("observer_up"), "{text}"),
+        }
+    }
+}
+
+#[test]
+fn every_reason_and_outcome_counts_from_zero_and_is_listed_once() {
+    let metrics = Metrics::new().unwrap();
+    let text = text(&metrics, &[]);
+    for outcome in TransactionOutcome::ALL {
+        has(
+            &text,
+            &format!(
+                "pgidle_transactions_total{{outcome=\"{}\"}} 0",
+                outcome.name()
+            ),
+        );
+    }
+    for error in UpstreamError::ALL {
+        has(
+            &text,
+            &format!(
+                "pgidle_upstream_errors_total{{reason=\"{}\"}} 0",
+                error.name()
+            ),
+        );
+    }
+    let reasons: BTreeSet<_> = CloseReason::ALL.map(CloseReason::name).into();
+    assert_eq!(reasons.len(), CloseReason::ALL.len());
+}
+
+/// What docs/metrics.md says there is.
+fn documented() -> BTreeSet<String> {
+    let page = include_str!("../../docs/metrics.md");
+    let rows = page
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `pgidle_"));
+    let names = rows.filter_map(|row| row.split(['`', '{']).next());
+    names.map(|name| format!("pgidle_{name}")).collect()
+}
+
+#[test]
+fn the_page_has_every_series_and_no_other() {
+    let metrics = Metrics::new().unwrap();
+    metrics.incident(&incident("x"));
+    let readings = Readings {
+        observer_up: Some(true),
+        ..Readings::default()
+    };
+    let text = metrics
+        .render(&[snapshot("x", Position::Idle)], &readings)
+        .unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
+    let there: BTreeSet<_> = lines
+        .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()))
+        .collect();
+    assert_eq!(there, documented());
+}
+
+#[test]
+fn handles_count_in_the_same_series() {
+    let metrics = Metrics::new().unwrap();
+    let handle = metrics.clone();
+    handle.closed(CloseReason::ServerIo);
+    let text = text(&metrics, &[]);
+    assert_eq!(handle.totals(), metrics.totals());
+    has(
+        &text,
+        r#"pgidle_sessions_closed_total{reason="server_io"} 1"#,
+    );
+    has(&text, r#"pgidle_upstream_errors_total{reason="lost"} 1"#);
+}
