@@ -61,6 +61,7 @@ test_tools() {
     [ -x /usr/sbin/pgbouncer ] || missing "PgBouncer" pgbouncer
     { [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit; } \
         || missing "a Kerberos server" krb5-kdc krb5-admin-server krb5-user
+    have promtool || missing "promtool" prometheus
     have faketime || missing "libfaketime" faketime
 }
 

@@ -19,6 +19,7 @@ use crate::{
     config::{Address, Config, ConfigError, Source},
     console::{self, Console, Context, Doorway, Request},
     events::Events,
+    http,
     metrics::Metrics,
     observer::Observer,
     prover::Prover,
@@ -93,6 +94,10 @@ impl App {
         for address in &config.listen.addresses {
             bound.extend(proxy::bind(address, config.listen.reuse_port)?);
         }
+        let web = match &config.http.address {
+            Some(address) => proxy::bind(address, config.listen.reuse_port)?,
+            None => Vec::new(),
+        };
         let workers = config.listen.workers;
         let (settings, config) = watch::channel(Arc::new(config));
         let (console, doorway) = Console::new();
@@ -125,7 +130,11 @@ impl App {
         };
         app.serve(bound.into(), workers)
             .and_then(|()| app.open_console(doorway, requests))
+            .and_then(|()| app.answer_http(&web))
             .context("could not start a thread")?;
+        for bound in &web {
+            tracing::info!(address = %bound.address(), "listening for HTTP");
+        }
         for address in &app.addresses {
             tracing::info!(%address, "listening");
         }
@@ -166,6 +175,26 @@ impl App {
         );
         self.spawn("console".to_owned(), move || {
             until(ended, console::run(doorway, Arc::new(context)))
+        })
+    }
+
+    fn answer_http(&mut self, bound: &[ListeningSocket]) -> io::Result<()> {
+        if bound.is_empty() {
+            return Ok(());
+        }
+        let listeners = bound.iter().map(ListeningSocket::try_clone);
+        let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+        let (shared, ended) = (&self.shared, self.end.subscribe());
+        shared.metrics.want_transactions();
+        let context = http::Context::new(
+            Arc::clone(&shared.registry),
+            shared.metrics.clone(),
+            self.audit.clone(),
+            shared.observer.clone(),
+            shared.config.clone(),
+        );
+        self.spawn("http".to_owned(), move || {
+            until(ended, http::run(listeners, Arc::new(context)))
         })
     }
 
@@ -336,6 +365,10 @@ fn keep_what_needs_a_restart(config: &mut Config, running: &Config) -> Vec<&'sta
             keep(&mut listen.reuse_port, &was.reuse_port),
         ),
         ("listen.workers", keep(&mut listen.workers, &was.workers)),
+        (
+            "http.address",
+            keep(&mut config.http.address, &running.http.address),
+        ),
         (
             "log.format",
             keep(&mut config.log.format, &running.log.format),

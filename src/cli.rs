@@ -9,7 +9,9 @@ use clap::{
 };
 
 use crate::{
-    config::{Address, AddressError, Dsn, Flags, IdleLimit, LogFormat, Source, parse_dsn},
+    config::{
+        Address, AddressError, Dsn, Flags, IdleLimit, LogFormat, Source, http_address, parse_dsn,
+    },
     policy::{Action, parse_duration},
 };
 
@@ -34,6 +36,9 @@ pub enum Command {
     /// Show on a throwaway PostgreSQL what stuck transactions do, and what pgidle does about them.
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
+    /// Ask a running pgidle whether it is ready: exit status 0 when it is.
+    #[command(after_help = HEALTH_EXAMPLES)]
+    Health(HealthArgs),
 }
 
 /// The flags of `pgidle serve`.
@@ -72,6 +77,9 @@ pub struct ServeArgs {
     /// log].
     #[arg(long, requires = "idle_limit", value_parser = actions(), env = "PGIDLE_ACTION")]
     pub action: Option<Action>,
+    /// Where metrics, probes and lists of sessions and incidents are asked for by HTTP: HOST:PORT; without it they are not.
+    #[arg(long, value_name = "ADDR", value_parser = Unechoed(http_address), env = "PGIDLE_HTTP")]
+    pub http: Option<Address>,
     /// Append incidents and finished transactions to this file as JSON lines.
     #[arg(long, value_name = "FILE", env = "PGIDLE_AUDIT")]
     pub audit: Option<PathBuf>,
@@ -98,6 +106,7 @@ impl ServeArgs {
                 upstream: self.upstream,
                 reuse_port: self.reuse_port,
                 idle_limit: self.idle_limit.map(|limit| IdleLimit { limit, action }),
+                http: self.http,
                 audit: self.audit,
                 observer_dsn: self.observer_dsn,
                 log_format: self.log_format,
@@ -137,6 +146,14 @@ pub struct DemoArgs {
     /// Stay up afterwards, with psql command lines to try, until Ctrl-C.
     #[arg(long, env = "PGIDLE_KEEP")]
     pub keep: bool,
+}
+
+/// The flags of `pgidle health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Where that pgidle answers by HTTP: HOST:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = Unechoed(http_address), env = "PGIDLE_HTTP")]
+    pub http: Address,
 }
 
 /// Reads a value that may hold a password. Unlike clap's own parsers it says what is wrong without the value.
@@ -218,6 +235,10 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   pgidle check --config pgidle.toml";
 
+const HEALTH_EXAMPLES: &str = "\
+Examples:
+  pgidle health --http 127.0.0.1:9187";
+
 const DEMO_EXAMPLES: &str = "\
 Examples:
   pgidle demo
@@ -236,7 +257,9 @@ mod tests {
             .command
         {
             Command::Serve(args) => Ok(args.source()),
-            Command::Check(_) | Command::Demo(_) => Err("not serve".to_owned()),
+            Command::Check(_) | Command::Demo(_) | Command::Health(_) => {
+                Err("not serve".to_owned())
+            }
         }
     }
 
@@ -318,6 +341,7 @@ mod tests {
                 "[possible values: log, notice, release, rollback, terminate]",
             ),
             (&["--listen", "6432"], "expected HOST:PORT"),
+            (&["--http", "unix:/run/s"], "no Unix socket"),
             (&["--log-format", "xml"], "[possible values: text, json]"),
             (
                 &["--observer-dsn", "host=h port=secret"],

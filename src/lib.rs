@@ -14,7 +14,7 @@
 //! | 6 | `lib`, `main` |
 //! | 5 | `app`, `cli`, `log`, `signals` |
 //! | 4 | `proxy`, `demo` |
-//! | 3 | `events`, `console` |
+//! | 3 | `events`, `console`, `http` |
 //! | 2 | `registry`, `audit`, `metrics`, `observer`, `recorder` |
 //! | 1 | `session`, `config`, `line_writer`, `prover` |
 //! | 0 | `wire`, `sql`, `policy` |
@@ -42,6 +42,8 @@ pub mod console;
 pub mod demo;
 #[cfg(feature = "proxy")]
 pub mod events;
+#[cfg(feature = "proxy")]
+pub mod http;
 #[cfg(feature = "proxy")]
 pub mod line_writer;
 #[cfg(feature = "proxy")]

@@ -12,6 +12,7 @@ use pgidle::{
     cli::{CheckArgs, Cli, Command, DemoArgs, ServeArgs},
     config::{Config, Source},
     demo::{self, DemoOptions},
+    http,
     log::Log,
     signals::Signals,
 };
@@ -23,6 +24,10 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(args),
+        Command::Health(args) => match http::check(&args.http) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(ExitCode::FAILURE, error),
+        },
         Command::Demo(DemoArgs { keep }) => match demo::run(DemoOptions { keep }) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(

@@ -5,7 +5,7 @@ use toml::de::DeTable;
 use super::{
     Config, Flags, audit, console,
     error::{Fault, line_at},
-    listen, log, observer, rule,
+    http, listen, log, observer, rule,
     section::{Section, Table, duration, positive},
     tls, upstream,
 };
@@ -35,6 +35,9 @@ pub(super) fn read(text: &str, flags: &Flags) -> Result<(Config, Vec<Rule>, Vec<
     }
     if let Some(section) = root.section("console", &console::TABLE)? {
         config.console.read(&section)?;
+    }
+    if let Some(section) = root.section("http", &http::TABLE)? {
+        config.http.read(&section)?;
     }
     if let Some(section) = root.section("audit", &audit::TABLE)? {
         config.audit.read(&section)?;
@@ -90,6 +93,7 @@ const ROOT: Table = Table {
         "upstream",
         "tls",
         "console",
+        "http",
         "audit",
         "observer",
         "log",
@@ -124,6 +128,7 @@ mod tests {
             tls::TABLE,
             console::TABLE,
             console::USER,
+            http::TABLE,
             audit::TABLE,
             observer::TABLE,
             log::TABLE,
@@ -253,7 +258,7 @@ mod tests {
         refused(
             "drain_timeout = \"30s\"\ndrian = 1",
             &expect![
-                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, release_timeout, builtin_exemptions, listen, upstream, tls, console, audit, observer, log, rule"
+                "f:2: drian: unknown key; expected one of startup_timeout, drain_timeout, release_timeout, builtin_exemptions, listen, upstream, tls, console, http, audit, observer, log, rule"
             ],
         );
         refused(
@@ -297,6 +302,10 @@ mod tests {
             &expect![
                 "f:2: upstream.connect_timeout: `30` is not a duration: the unit is missing; expected one of us, ms, s, min, h, d"
             ],
+        );
+        refused(
+            "[http]\naddress = \"unix:/run/s\"",
+            &expect!["f:2: http.address: expected HOST:PORT or [IPV6]:PORT, and no Unix socket"],
         );
         refused(
             "[audit]\nfile = \"\"",

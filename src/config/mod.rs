@@ -12,6 +12,7 @@ mod console;
 mod dsn;
 mod error;
 mod file;
+mod http;
 mod listen;
 mod log;
 mod observer;
@@ -27,6 +28,7 @@ pub use audit::AuditSettings;
 pub use console::{ConsoleSettings, ConsoleUser, Role, Secret};
 pub use dsn::{Dsn, parse_dsn};
 pub use error::ConfigError;
+pub use http::{HttpSettings, http_address};
 pub use listen::Listen;
 pub use log::{LogFormat, LogSettings};
 pub use observer::ObserverSettings;
@@ -50,6 +52,8 @@ pub struct Config {
     pub tls: TlsSettings,
     /// `[console]`
     pub console: ConsoleSettings,
+    /// `[http]`
+    pub http: HttpSettings,
     /// `[audit]`
     pub audit: AuditSettings,
     /// `[observer]`
@@ -75,6 +79,7 @@ impl Default for Config {
             upstream: Upstream::default(),
             tls: TlsSettings::default(),
             console: ConsoleSettings::default(),
+            http: HttpSettings::default(),
             audit: AuditSettings::default(),
             observer: ObserverSettings::default(),
             log: LogSettings::default(),
@@ -98,6 +103,8 @@ pub struct Flags {
     pub reuse_port: bool,
     /// One more rule, after all others and for every session.
     pub idle_limit: Option<IdleLimit>,
+    /// Replaces `http.address`.
+    pub http: Option<Address>,
     /// Replaces `audit.file`.
     pub audit: Option<PathBuf>,
     /// Replaces `observer.dsn`.
@@ -152,6 +159,9 @@ impl Source {
         config.listen.reuse_port |= flags.reuse_port;
         if !flags.upstream.is_empty() {
             config.upstream.addresses = flags.upstream;
+        }
+        if let Some(address) = flags.http {
+            config.http.address = Some(address);
         }
         if let Some(file) = flags.audit {
             config.audit.file = Some(file);
@@ -271,6 +281,7 @@ mod tests {
                 limit: Duration::from_secs(1),
                 action: Action::Rollback,
             }),
+            http: Some("[::1]:9187".parse().unwrap()),
             audit: Some("flags.jsonl".into()),
             observer_dsn: Some(parse_dsn("host=::1").unwrap()),
             log_format: Some(LogFormat::Json),
@@ -293,6 +304,7 @@ mod tests {
         assert_eq!(config.listen.addresses, flags().listen);
         assert_eq!(config.upstream.addresses, flags().upstream);
         assert!(config.listen.reuse_port);
+        assert_eq!(config.http.address, flags().http);
         assert_eq!(config.audit.file, flags().audit);
         assert_eq!(config.log.format, LogFormat::Json);
         assert!(config.audit.literals);

@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::{config::Config, policy::format_duration};
 
 /// Settings that are read at the start alone.
-const NEED_A_RESTART: [&str; 4] = [
+const NEED_A_RESTART: [&str; 5] = [
     "listen.addresses",
     "listen.reuse_port",
     "listen.workers",
+    "http.address",
     "log.format",
 ];
 
@@ -92,6 +93,7 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
         upstream,
         tls,
         console,
+        http,
         audit,
         observer,
         log,
@@ -138,6 +140,12 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
         (
             "console.database",
             console.database.clone().unwrap_or_default(),
+        ),
+        (
+            "http.address",
+            http.address
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
         ),
         ("audit.file", path(&audit.file)),
         ("audit.literals", audit.literals.to_string()),

@@ -243,6 +243,24 @@ fn the_page_has_every_series_and_no_other() {
     assert_eq!(there, documented());
 }
 
+/// Every series that a text names.
+fn named(text: &str) -> BTreeSet<String> {
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let words = lines.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+    let series = words.filter(|word| word.starts_with("pgidle_"));
+    series.map(str::to_owned).collect()
+}
+
+#[test]
+fn alerts_name_only_series_that_exist() {
+    let alerts = named(include_str!("../../config/alerts.yml"));
+    assert!(alerts.len() > 7, "{alerts:?}");
+    let unknown: Vec<_> = alerts.difference(&documented()).cloned().collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
 #[test]
 fn handles_count_in_the_same_series() {
     let metrics = Metrics::new().unwrap();

@@ -11,13 +11,14 @@ mod queue;
 mod server;
 mod text;
 mod tls;
+mod waits;
 
 use std::{
     collections::HashMap,
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::Waker,
     time::{Duration, Instant},
@@ -28,8 +29,11 @@ use tokio::{
     time::{Instant as Clock, sleep, sleep_until, timeout},
 };
 
-use self::server::{QUESTION_TIMEOUT, Server};
 pub use self::{notices::attend, server::ServerError};
+use self::{
+    server::{QUESTION_TIMEOUT, Server},
+    waits::Waits,
+};
 use crate::{
     config::{Config, Dsn, ObserverSettings, Pooler},
     session::{ObservationRequest, damage::Damage, event::Who},
@@ -43,6 +47,9 @@ pub struct Observer(Arc<Shared>);
 struct Shared {
     /// In microseconds; 0 while there is no observer.
     interval: AtomicU64,
+    /// What became of the last look: 0 before the first one, 1 when it failed, 2 when it succeeded.
+    sight: AtomicU8,
+    waits: Mutex<Waits>,
     watches: Mutex<Watches>,
     changed: Notify,
 }
@@ -119,6 +126,17 @@ impl Observer {
         }
     }
 
+    /// Whether the last look succeeded; `None` while there is no observer.
+    pub fn is_up(&self) -> Option<bool> {
+        self.interval()?;
+        Some(self.0.sight.load(Ordering::Relaxed) == SEES)
+    }
+
+    /// For how long others have waited for stuck sessions, as far as looks have shown.
+    pub fn blocked(&self) -> Duration {
+        self.waits().total()
+    }
+
     /// Has a session looked at; `waker` is woken when it was. `None` for one whose process the server has not named.
     pub fn watch(
         &self,
@@ -177,7 +195,10 @@ impl Observer {
         loop {
             let look = self.look(&mut server, dsn, &mut last, failing.is_none());
             let result = timeout(ANSWER_TIMEOUT, look).await;
-            match result.unwrap_or(Err(LookError::TooLate)) {
+            let result = result.unwrap_or(Err(LookError::TooLate));
+            let sight = if result.is_ok() { SEES } else { BLIND };
+            self.0.sight.store(sight, Ordering::Relaxed);
+            match result {
                 Ok(News::Seen) => {
                     if failing.take().is_some() {
                         tracing::info!("the observer sees locks again");
@@ -255,6 +276,7 @@ impl Observer {
             .into_iter()
             .map(|(pid, damage)| (pid, Arc::new(damage)))
             .collect();
+        self.waits().add(damage.values().map(|damage| &**damage));
         for entry in self.watches().entries.values_mut() {
             let Some(damage) = damage.get(&entry.asked.server_pid) else {
                 continue;
@@ -292,6 +314,10 @@ impl Observer {
         }
     }
 
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.0.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn watches(&self) -> MutexGuard<'_, Watches> {
         self.0
             .watches
@@ -323,6 +349,10 @@ enum LookError {
     )]
     Elsewhere(usize),
 }
+
+/// What became of the last look.
+const BLIND: u8 = 1;
+const SEES: u8 = 2;
 
 /// How long connecting and asking may take together.
 const ANSWER_TIMEOUT: Duration = QUESTION_TIMEOUT.saturating_add(Duration::from_secs(2));

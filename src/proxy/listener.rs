@@ -96,6 +96,14 @@ impl SocketFile {
 }
 
 impl ListeningSocket {
+    /// The socket by itself, for one that is no session's; of TCP.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn try_clone(&self) -> io::Result<std::net::TcpListener> {
+        Ok(self.socket.try_clone()?.into())
+    }
+
     /// Where it listens, with the port that was taken.
     pub fn address(&self) -> &Address {
         &self.address

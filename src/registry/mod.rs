@@ -110,6 +110,11 @@ impl Registry {
         self.broadcast(|| Command::Drain);
     }
 
+    /// Whether sessions end as soon as no transaction is open.
+    pub fn is_draining(&self) -> bool {
+        self.drains.load(Ordering::SeqCst)
+    }
+
     /// Ends the oldest session whose client has tried to log in for longer than `patience`; `false` when there is none.
     pub fn end_slowest_login(&self, patience: Duration) -> bool {
         let slow = |entry: &Entry| {

@@ -28,6 +28,7 @@ mod faults;
 mod gss;
 mod hidden_requests;
 mod hostile;
+mod http;
 mod idle_in_transaction;
 mod in_process;
 mod leaving;

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("recorder", 2),
     ("console", 3),
     ("events", 3),
+    ("http", 3),
     ("proxy", 4),
     ("demo", 4),
     ("app", 5),

@@ -1,0 +1,93 @@
+//! How long others have waited for stuck sessions, put together from looks at them.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::session::damage::Damage;
+
+/// The time that was seen to be waited. Who waits for two sessions, or is seen twice in one wait, counts once.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    total: Duration,
+    /// Until when the waits of each process are counted.
+    counted: HashMap<i32, Instant>,
+}
+
+/// How many processes are known; a server has fewer at a time.
+const MOST_KNOWN: usize = 10_000;
+
+impl Waits {
+    pub(super) fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// Counts what one look has shown.
+    pub(super) fn add<'a>(&mut self, damage: impl IntoIterator<Item = &'a Damage>) {
+        if self.counted.len() > MOST_KNOWN {
+            self.counted.clear();
+        }
+        for damage in damage {
+            for waiter in damage.blocked.iter().flatten() {
+                let Some(waited) = waiter.waiting else {
+                    continue;
+                };
+                let seen = self.counted.insert(waiter.server_pid, damage.at);
+                let since = seen.map_or(waited, |seen| damage.at.saturating_duration_since(seen));
+                self.total += waited.min(since);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::damage::{FreedBy, Waiter};
+
+    fn look(at: Instant, waiters: &[(i32, u64)]) -> Damage {
+        let waiter = |&(server_pid, seconds): &(i32, u64)| Waiter {
+            server_pid,
+            backend_type: None,
+            user: None,
+            application_name: None,
+            statement: None,
+            waits_for: "relation".into(),
+            relation: None,
+            mode: None,
+            waiting: Some(Duration::from_secs(seconds)),
+            blocked_by: [7].into(),
+            prepared: [].into(),
+            depth: 1,
+            freed_by: FreedBy::Rollback,
+        };
+        Damage {
+            at,
+            locks: Vec::new(),
+            blocked: Some(waiters.iter().map(waiter).collect()),
+            xmin_age: None,
+            awaits_standby: None,
+        }
+    }
+
+    #[test]
+    fn each_second_of_a_wait_counts_once() {
+        #[expect(clippy::disallowed_methods, reason = "any time will do")]
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut waits = Waits::default();
+        let mut total = |damage: &[Damage]| {
+            waits.add(damage);
+            waits.total().as_secs()
+        };
+        assert_eq!(total(&[look(at(10), &[(1, 4)])]), 4);
+        // The same wait three seconds later, for two sessions.
+        assert_eq!(
+            total(&[look(at(13), &[(1, 7)]), look(at(13), &[(1, 7)])]),
+            7
+        );
+        // A new wait of the same process, and one of another.
+        assert_eq!(total(&[look(at(30), &[(1, 2), (2, 5)])]), 14);
+    }
+}
