@@ -26,6 +26,8 @@ INITIAL = 1000
 GRACE, PATIENCE = 1.5, 15
 # The same where servers are stopped and started meanwhile.
 GRACE_IN_FAULTS, PATIENCE_IN_FAULTS = 15, 45
+# Whoever has waited for so long is not killed any more.
+UNUSUAL = 3
 
 SCHEMA = f"""
 CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -102,7 +104,10 @@ class Bank:
 
     def kill(self, index):
         """Ends a customer as the kernel does when memory is short."""
-        slot, generation, process, _ = self.slots[index]
+        slot, generation, process, pulse = self.slots[index]
+        since = pulse.value
+        if since and time.time() - since > UNUSUAL:
+            return  # Its death would hide that it waits for ever.
         process.kill()
         process.join()
         self.killed += 1
@@ -114,7 +119,9 @@ class Bank:
         stuck = self.ask(STUCK.format(since="a.xact_start" if aged else "a.state_change", limit=limit))
         self.stuck += [f"holds locks: {row}" for row in stuck]
         for slot, generation, process, pulse in self.slots:
-            if pulse.value and time.time() - pulse.value > self.patience:
+            # Read once: its customer sets it to 0 at any moment.
+            since = pulse.value
+            if since and time.time() - since > self.patience:
                 self.stuck.append(f"slot {slot}.{generation} waits for an answer: {self.last_seen(slot, generation)}")
                 pulse.value = 0
             if process.exitcode is not None:
@@ -123,8 +130,8 @@ class Bank:
     def last_seen(self, slot, generation):
         """What a customer has written last, and what its server process does."""
         (path,) = Path(self.folder).glob(f"*-{slot}.{generation}.jsonl")
-        last = path.read_text().splitlines()[-1]
-        pid = json.loads(last)["server_pid"] or 0
+        last = (path.read_text().splitlines() or ["{}"])[-1]
+        pid = json.loads(last).get("server_pid") or 0
         return last, self.ask(f"SELECT state, wait_event, query, state_change FROM pg_stat_activity WHERE pid = {pid}")
 
     def close(self):

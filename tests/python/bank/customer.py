@@ -47,8 +47,8 @@ class Customer:
             self.session.close()
 
     def connect(self):
-        self.session = DIALECTS[self.dialect](self.where)
-        self.session.begin()
+        self.session = self.ask(DIALECTS[self.dialect], self.where)
+        self.call("begin")
         self.call("execute", "CREATE TEMPORARY TABLE identity AS SELECT pg_backend_pid() AS pid")
         self.ledger.pid = self.identity()
         self.call("commit")
@@ -57,10 +57,13 @@ class Customer:
         return int(self.call("execute", "SELECT pid FROM identity")[0])
 
     def call(self, method, *arguments):
+        return self.ask(getattr(self.session, method), *arguments)
+
+    def ask(self, question, *arguments):
         """Asks the server something; `pulse` tells the bank since when this lasts."""
         self.pulse.value = time.time()
         try:
-            return getattr(self.session, method)(*arguments)
+            return question(*arguments)
         finally:
             self.pulse.value = 0
 
@@ -81,7 +84,7 @@ class Customer:
         token = self.ledger.begin(f"{detour}, {ending}")
         self.committing = False
         try:
-            self.session.begin()
+            self.call("begin")
             self.move(token, giver, taker, amount)
             self.take(detour, token)
             self.end(token, ending)
@@ -164,7 +167,7 @@ class Customer:
             try:
                 self.call("rollback")
                 step = "next transaction"
-                self.session.begin()
+                self.call("begin")
                 if self.identity() != self.ledger.pid:
                     self.ledger.broken(f"another session after {why}")
                 self.call("commit")
