@@ -143,6 +143,12 @@ fn columns(statement: &Statement) -> Vec<(String, Kind)> {
                 .map(|(_, column)| (column.name.to_owned(), column.kind))
                 .collect()
         }
+        Statement::Blockers(..) => {
+            let columns = show::BLOCKERS.iter();
+            columns
+                .map(|column| (column.name.to_owned(), column.kind))
+                .collect()
+        }
         Statement::Parameter(name) => vec![text(&name.replace(' ', "_"))],
         Statement::Rollback(_) | Statement::Terminate(_) => {
             vec![("session".to_owned(), Kind::Number), text("outcome")]
@@ -185,6 +191,10 @@ impl Desk {
         };
         match statement {
             Statement::Show(topic, names) => rows("SHOW", self.show(*topic, names).await?),
+            Statement::Blockers(relation, mode) => {
+                let blockers = show::blockers(&self.context, relation, *mode).await;
+                rows("SHOW", blockers.map_err(|why| error("55000", why))?)
+            }
             Statement::Parameter(name) => {
                 let unknown = || {
                     error(
@@ -234,6 +244,7 @@ impl Desk {
     async fn show(&self, topic: Topic, names: &[String]) -> PgWireResult<Vec<Vec<Value>>> {
         let picked = show::picked(topic, names).map_err(|why| error("42703", why))?;
         let table = show::table(topic, &self.context).await;
+        let table = table.map_err(|why| error("55000", why))?;
         let pick = |row: Vec<Value>| {
             let value = |&(place, _): &(usize, _)| row.get(place).cloned().unwrap_or(Value::Null);
             picked.iter().map(value).collect()

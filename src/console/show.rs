@@ -1,7 +1,12 @@
 //! What `SHOW` shows. Columns are called as in `pg_stat_activity`, `pg_locks` and PgBouncer's console where those have
 //! them, and as in the audit where they do not; times that pass are in milliseconds.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::timeout;
 
 use super::{
     Context, settings,
@@ -13,9 +18,14 @@ use super::{
 };
 use crate::{
     audit::schema::{IncidentLine, Record},
-    policy::{Rule, StuckKind, format_duration},
+    config::Dsn,
+    observer::{self, Holder, PreparedTransaction},
+    policy::{LockMode, Rule, StuckKind, format_duration},
     session::{Snapshot, event::Position},
 };
+
+/// How long the server may take for what it is asked.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What there is to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +39,11 @@ pub(super) enum Topic {
     Rules,
     Config,
     Lists,
+    Prepared,
 }
 
 impl Topic {
-    const ALL: [(&'static str, Self, &'static str); 9] = [
+    const ALL: [(&'static str, Self, &'static str); 10] = [
         ("HELP", Self::Help, "what the console understands"),
         ("VERSION", Self::Version, "the version of pgidle"),
         (
@@ -62,6 +73,11 @@ impl Topic {
         ),
         ("CONFIG", Self::Config, "the settings in force"),
         ("LISTS", Self::Lists, "how many there are of what"),
+        (
+            "PREPARED",
+            Self::Prepared,
+            "the prepared transactions of the server (two-phase commit), as the observer's role sees them",
+        ),
     ];
 
     /// The topic that a word in lower case names.
@@ -87,13 +103,14 @@ impl Topic {
             Self::Rules => RULES,
             Self::Config => CONFIG,
             Self::Lists => LISTS,
+            Self::Prepared => PREPARED,
         }
     }
 }
 
 macro_rules! columns {
     ($($table:ident: $($name:literal $kind:ident),+;)*) => {$(
-        const $table: &[Column] = &[$(Column { name: $name, kind: $kind }),+];
+        pub(super) const $table: &[Column] = &[$(Column { name: $name, kind: $kind }),+];
     )*};
 }
 
@@ -119,10 +136,16 @@ columns! {
         "blocking" Text;
     CONFIG: "key" Text, "value" Text, "default" Text, "changeable" Text;
     LISTS: "list" Text, "items" Number;
+    PREPARED: "gid" Text, "owner" Text, "database" Text, "age_ms" Number, "locks" Number;
+    BLOCKERS: "id" Number, "server_pid" Number, "prepared" Text, "user" Text, "application_name" Text, "state" Text,
+        "mode" Text, "granted" Boolean, "xact_ms" Number;
 }
 
 /// The whole table of a topic.
-pub(super) async fn table(topic: Topic, context: &Context) -> Table {
+///
+/// # Errors
+/// The server cannot be asked.
+pub(super) async fn table(topic: Topic, context: &Context) -> Result<Table, String> {
     let rows = match topic {
         Topic::Help => help(),
         Topic::Version => vec![vec![super::VERSION.into()]],
@@ -136,13 +159,19 @@ pub(super) async fn table(topic: Topic, context: &Context) -> Table {
             .map(|row| row.map(Value::from).to_vec())
             .collect(),
         Topic::Lists => lists(context).await,
+        Topic::Prepared => prepared(context).await?,
     };
-    Table::new(topic.columns(), rows)
+    Ok(Table::new(topic.columns(), rows))
 }
 
 fn help() -> Vec<Vec<Value>> {
     let shows = Topic::ALL.into_iter();
     let shows = shows.map(|(name, _, does)| (format!("SHOW {name} [column, …]"), does, "monitor"));
+    let blockers = (
+        "SHOW BLOCKERS relation [mode]".to_owned(),
+        "who would be in the way of a lock on a relation, by default of an ALTER TABLE (ACCESS EXCLUSIVE)",
+        "monitor",
+    );
     let commands = [
         (
             "ROLLBACK id",
@@ -163,7 +192,7 @@ fn help() -> Vec<Vec<Value>> {
     let row = |(command, does, role): (String, &str, &str)| {
         vec![command.into(), does.into(), role.into()]
     };
-    shows.chain(commands).map(row).collect()
+    shows.chain([blockers]).chain(commands).map(row).collect()
 }
 
 async fn snapshots(context: &Context) -> Vec<Snapshot> {
@@ -192,12 +221,17 @@ fn next(snapshot: &Snapshot) -> [Value; 2] {
     }
 }
 
+/// In which ways it is stuck; that a transaction grows old is none.
+fn stuck(snapshot: &Snapshot) -> impl Iterator<Item = StuckKind> {
+    let kinds = snapshot.clocks.iter().map(|clock| clock.kind);
+    kinds.filter(|&kind| kind != StuckKind::Age)
+}
+
 async fn sessions(context: &Context) -> Vec<Vec<Value>> {
     let snapshots = snapshots(context).await;
     let row = |snapshot: &Snapshot| {
         let who = &snapshot.who;
-        let stuck = snapshot.clocks.iter();
-        let stuck: Vec<_> = stuck.map(|clock| clock.kind.name()).collect();
+        let stuck: Vec<_> = stuck(snapshot).map(StuckKind::name).collect();
         let [action, left] = next(snapshot);
         vec![
             who.session.into(),
@@ -380,6 +414,74 @@ async fn lists(context: &Context) -> Vec<Vec<Value>> {
     lists
         .map(|(list, items)| vec![list.into(), items.into()])
         .to_vec()
+}
+
+/// How the server is asked.
+fn dsn(context: &Context) -> Result<Box<Dsn>, String> {
+    let dsn = context.config.borrow().observer.dsn.clone();
+    dsn.ok_or_else(|| {
+        "only an observer can tell: set `dsn` in [observer], or PGIDLE_OBSERVER_DSN".to_owned()
+    })
+}
+
+async fn prepared(context: &Context) -> Result<Vec<Vec<Value>>, String> {
+    let dsn = dsn(context)?;
+    let asked = timeout(PATIENCE, observer::prepared(&dsn)).await;
+    let prepared = asked
+        .map_err(|_| too_late())?
+        .map_err(|error| error.to_string())?;
+    let row = |one: PreparedTransaction| {
+        vec![
+            one.gid.into(),
+            one.owner.into(),
+            one.database.into(),
+            one.age_ms.into(),
+            one.locks.into(),
+        ]
+    };
+    Ok(prepared.into_iter().map(row).collect())
+}
+
+/// Who would be in the way of a lock.
+///
+/// # Errors
+/// The server cannot be asked, or there is no such relation.
+pub(super) async fn blockers(
+    context: &Context,
+    relation: &str,
+    mode: LockMode,
+) -> Result<Vec<Vec<Value>>, String> {
+    let dsn = dsn(context)?;
+    let asked = timeout(PATIENCE, observer::holders(&dsn, relation, mode)).await;
+    let holders = asked
+        .map_err(|_| too_late())?
+        .map_err(|error| error.to_string())?;
+    let sessions: HashMap<_, _> = snapshots(context)
+        .await
+        .into_iter()
+        .filter_map(|snapshot| Some((snapshot.who.server_pid?, snapshot.who.session)))
+        .collect();
+    let row = |holder: Holder| {
+        let session = holder
+            .server_pid
+            .and_then(|pid| sessions.get(&pid).copied());
+        vec![
+            session.into(),
+            holder.server_pid.into(),
+            holder.prepared.into(),
+            holder.user.into(),
+            holder.application_name.into(),
+            holder.state.into(),
+            holder.mode.into(),
+            holder.granted.into(),
+            holder.xact_ms.into(),
+        ]
+    };
+    Ok(holders.into_iter().map(row).collect())
+}
+
+fn too_late() -> String {
+    format!("the server has not answered within {PATIENCE:?}")
 }
 
 /// The columns of a topic that are wanted, by their places; all of them where none is named.

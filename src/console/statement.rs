@@ -3,12 +3,15 @@
 use std::iter::Peekable;
 
 use super::show::Topic;
+use crate::policy::LockMode;
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Statement {
     /// `SHOW topic`, with the columns that are wanted, or none for all.
     Show(Topic, Vec<String>),
+    /// `SHOW BLOCKERS relation [mode]`
+    Blockers(String, LockMode),
     /// `SHOW parameter`: what a server reports of itself.
     Parameter(String),
     /// `ROLLBACK id`
@@ -200,6 +203,9 @@ fn show(tokens: &[Token]) -> Result<Statement, Misunderstood> {
             "expected SHOW HELP, or what to show".to_owned(),
         ));
     };
+    if word == "blockers" {
+        return blockers(rest);
+    }
     let Some(topic) = Topic::named(word) else {
         let words = tokens.iter().map_while(Token::word);
         return Ok(Statement::Parameter(words.collect::<Vec<_>>().join(" ")));
@@ -218,6 +224,49 @@ fn show(tokens: &[Token]) -> Result<Statement, Misunderstood> {
         }
     }
     Ok(Statement::Show(topic, columns))
+}
+
+/// A relation, with or without its schema, as a string or as names, and the mode of a lock.
+fn blockers(tokens: &[Token]) -> Result<Statement, Misunderstood> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let mut relation = String::new();
+    let mut rest = tokens;
+    while let Some((token, after)) = rest.split_first() {
+        match token {
+            Token::Text(text) if relation.is_empty() => relation.push_str(text),
+            Token::Word(name) | Token::Quoted(name)
+                if relation.is_empty() || relation.ends_with('.') =>
+            {
+                relation.push_str(&quoted(name));
+            }
+            Token::Symbol('.') if !relation.is_empty() => relation.push('.'),
+            Token::Text(_)
+            | Token::Word(_)
+            | Token::Quoted(_)
+            | Token::Number(_)
+            | Token::Symbol(_) => break,
+        }
+        rest = after;
+    }
+    if relation.is_empty() || relation.ends_with('.') {
+        return Err(Misunderstood(
+            "expected a relation, as in SHOW BLOCKERS public.orders".to_owned(),
+        ));
+    }
+    let words: Option<Vec<_>> = rest.iter().map(Token::word).collect();
+    let words = words.unwrap_or_default().concat();
+    if rest.is_empty() {
+        return Ok(Statement::Blockers(relation, LockMode::AccessExclusive));
+    }
+    let named = |mode: &&LockMode| {
+        let name = mode.name().to_lowercase();
+        name == words || name.strip_suffix("lock") == Some(&words)
+    };
+    let mode = LockMode::ALL.iter().find(named).copied();
+    let mode = mode.ok_or_else(|| {
+        Misunderstood("expected the mode of a lock, such as SHARE UPDATE EXCLUSIVE".to_owned())
+    })?;
+    Ok(Statement::Blockers(relation, mode))
 }
 
 fn completion(tokens: &[Token]) -> Option<Statement> {
@@ -401,6 +450,21 @@ mod tests {
                 show(Topic::Sessions, &["id", "state"]),
             ),
             ("-- who\nSHOW /* all */ HELP", show(Topic::Help, &[])),
+            (
+                "SHOW BLOCKERS orders",
+                Statement::Blockers("\"orders\"".to_owned(), LockMode::AccessExclusive),
+            ),
+            (
+                "SHOW BLOCKERS public.\"Or\"\"ders\" SHARE UPDATE EXCLUSIVE",
+                Statement::Blockers(
+                    "\"public\".\"Or\"\"ders\"".to_owned(),
+                    LockMode::ShareUpdateExclusive,
+                ),
+            ),
+            (
+                "SHOW BLOCKERS 'public.orders' ShareLock",
+                Statement::Blockers("public.orders".to_owned(), LockMode::Share),
+            ),
             ("ROLLBACK 17", Statement::Rollback(17)),
             ("rollback", Statement::End("ROLLBACK")),
             (
@@ -445,6 +509,14 @@ mod tests {
             ),
             ("SHOW SESSIONS a,", "a column's name is missing"),
             ("SHOW", "expected SHOW HELP, or what to show"),
+            (
+                "SHOW BLOCKERS",
+                "expected a relation, as in SHOW BLOCKERS public.orders",
+            ),
+            (
+                "SHOW BLOCKERS a hard",
+                "expected the mode of a lock, such as SHARE UPDATE EXCLUSIVE",
+            ),
             ("SHOW /*", "unterminated /* comment"),
             ("SELECT 'x", "unterminated '"),
         ] {

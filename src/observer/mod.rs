@@ -6,6 +6,7 @@
 //! is known.
 
 mod answer;
+mod inspection;
 mod notices;
 mod queue;
 mod server;
@@ -29,7 +30,11 @@ use tokio::{
     time::{Instant as Clock, sleep, sleep_until, timeout},
 };
 
-pub use self::{notices::attend, server::ServerError};
+pub use self::{
+    inspection::{Holder, InspectionError, PreparedTransaction, holders, prepared},
+    notices::attend,
+    server::ServerError,
+};
 use self::{
     server::{QUESTION_TIMEOUT, Server},
     waits::Waits,

@@ -82,7 +82,7 @@ impl fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 /// Connects in the first way, encrypted or not, that the server does not refuse.
-async fn connect(dsn: &Dsn) -> Result<Client, Error> {
+pub(super) async fn connect(dsn: &Dsn) -> Result<Client, Error> {
     let mut config = dsn.postgres.clone();
     if config.get_application_name().is_none() {
         config.application_name("pgidle observer");
@@ -120,7 +120,7 @@ async fn connect(dsn: &Dsn) -> Result<Client, Error> {
 
 /// A question that waits or takes long is given up: what it would tell is old by then. Texts come as bytes: see
 /// [`text`](super::text).
-fn settings() -> String {
+pub(super) fn settings() -> String {
     format!(
         "SET client_encoding = SQL_ASCII; SET search_path = pg_catalog; SET statement_timeout = {0}; \
          SET lock_timeout = {0}; SET jit = off; SET max_parallel_workers_per_gather = 0",

@@ -6,6 +6,7 @@ use crate::support::{
     Endpoint,
     dba::Dba,
     frontend::{bind, execute, parse, query, startup, sync},
+    observed::dsn,
     program::{Libpq, ask, pgbench, psql, psql_as, python},
     proxy::Proxy,
     server::newest,
@@ -158,6 +159,41 @@ fn without_users_this_host_may_look_and_others_may_not() {
     assert!(refused.contains("42501"), "{refused}");
 }
 
+/// Before a migration is begun: who would be in its way?
+#[test]
+fn who_would_be_in_the_way_of_a_migration() {
+    let server = newest();
+    let database = server.database();
+    let without = World::new(&database);
+    let refused = without.ops("SHOW BLOCKERS t");
+    assert!(
+        refused.contains("55000: only an observer can tell"),
+        "{refused}"
+    );
+    let rules = format!("[observer]\ndsn = '{}'", dsn(&database, "postgres"));
+    let proxy = Proxy::with_rules(&database, &rules);
+    let console = console(&proxy);
+    let shown = |sql: &str| psql(&console, &[sql]);
+    assert_eq!(shown("SHOW BLOCKERS t"), "");
+    let mut reader = Client::connect(proxy.endpoint());
+    reader.begin("SELECT v FROM t");
+    let pid = reader.server_pid();
+    let holder = shown("SHOW BLOCKERS t");
+    let (holder, age) = holder.rsplit_once('|').unwrap();
+    assert_eq!(
+        holder,
+        format!("1|{pid}||postgres||idle in transaction|AccessShareLock|t")
+    );
+    assert!(age.parse::<u64>().is_ok(), "{age}");
+    assert_eq!(shown("SHOW BLOCKERS public.t SHARE ROW EXCLUSIVE"), "");
+    let missing = shown("SHOW BLOCKERS nowhere");
+    assert!(
+        missing.contains("relation \"\"nowhere\"\" does not exist in database"),
+        "{missing}"
+    );
+    assert_eq!(shown("SHOW PREPARED"), "");
+}
+
 #[test]
 fn a_reload_says_what_has_changed_or_what_is_wrong() {
     let world = World::new(&newest().database());
@@ -190,7 +226,7 @@ fn a_drain_lets_a_transaction_finish_and_a_shutdown_does_not() {
     let database = newest().database();
     let mut world = World::new(&database);
     let mut client = Client::connect(world.proxy.endpoint());
-    client.begin("INSERT INTO t VALUES ('7')");
+    client.begin("INSERT INTO t VALUES (7)");
     assert_eq!(world.ops("DRAIN"), "");
     wait_for("the drain", || {
         world.proxy.log().contains("draining").then_some(())
@@ -201,13 +237,13 @@ fn a_drain_lets_a_transaction_finish_and_a_shutdown_does_not() {
 
     let mut world = World::new(&database);
     let mut client = Client::connect(world.proxy.endpoint());
-    client.begin("INSERT INTO t VALUES ('8')");
+    client.begin("INSERT INTO t VALUES (8)");
     assert_eq!(world.ops("SHUTDOWN"), "");
     assert!(client.until_closed().ends_with("closed"));
     assert!(world.proxy.exit_status().success());
     let mut dba = Dba::new(&database);
-    assert_eq!(dba.value("SELECT count(*) FROM t WHERE v = '7'"), "1");
-    assert_eq!(dba.value("SELECT count(*) FROM t WHERE v = '8'"), "0");
+    assert_eq!(dba.value("SELECT count(*) FROM t WHERE id = 7"), "1");
+    assert_eq!(dba.value("SELECT count(*) FROM t WHERE id = 8"), "0");
 }
 
 /// What drivers and programs say by themselves, in text and in binary.
