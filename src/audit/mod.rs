@@ -345,7 +345,7 @@ mod tests {
                 "client_addr": "10.0.3.7", "client_port": 51234, "client_pid": null, "user": "app_rw", "database": "prod",
                 "application_name": "celery", "server_pid": null, "tls": false, "position": "idle in transaction",
                 "statements": [{
-                    "at_ms": 1.5, "text": "SELECT * FROM t WHERE $1 = $2",
+                    "at_ms": 1.5, "text": "SELECT * FROM t WHERE card = $1",
                     "fingerprint": sql::fingerprint("SELECT * FROM t WHERE card = ''"), "duration_ms": null,
                     "tags": null,
                 }],

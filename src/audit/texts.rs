@@ -22,8 +22,8 @@ impl Texts {
         }
     }
 
-    /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read to its end,
-    /// words are names only if it could be read, and columns may be anything.
+    /// Normalised text and fingerprint, each where it can be given. Of a text that the server may not have read yet,
+    /// words are names only if it could be read.
     pub(super) fn known(
         &mut self,
         text: &str,
@@ -44,9 +44,6 @@ impl Texts {
         let is_cut = text.len() + MAX_CHAR > MAX_TEXT;
         if may_be_unread && fingerprint.is_none() && !is_cut {
             return (Self::shown(text, Identifiers::Hidden), None);
-        }
-        if may_be_unread {
-            return (Self::shown(text, Identifiers::Unresolved), fingerprint);
         }
         (Some(normalised), fingerprint)
     }

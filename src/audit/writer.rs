@@ -158,9 +158,8 @@ impl Writer {
             let shown = if literals {
                 text.cloned()
             } else {
-                // The server is at work on it; but it looks for columns only in relations that it has locked.
-                let may_be_unread = *waiter.waits_for == *"relation";
-                text.and_then(|text| self.texts.known(text, may_be_unread).0)
+                // The server has read it: it is at work on it.
+                text.and_then(|text| self.texts.known(text, false).0)
             };
             WaiterLine::new(waiter, shown)
         };

@@ -27,7 +27,7 @@ use crate::support::{
 fn the_celery_reader_and_the_alter_table_behind_it() {
     on_every_server(|server| {
         let database = server.database();
-        let proxy = observed(&database, "");
+        let proxy = observed(&database, "exempt = true");
         let mut dba = Dba::new(&database);
         let mut reader = Driver::connect("psycopg2", proxy.endpoint());
         let pid = reader.server_pid();
