@@ -308,3 +308,35 @@ fn a_pipeline_of_many_texts_is_judged_by_those_that_there_is_room_for() {
         assert!(player.transcript.contains(came), "{}", player.transcript);
     }
 }
+
+/// Since the gate was first waited for, more time has passed than a step is given.
+#[test]
+fn a_proof_for_a_client_that_has_left_is_waited_for_until_its_time_is_over() {
+    check(
+        "idle: rollback 1s",
+        expect![[r#"
+            the prover is slow
+            cancel opens
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            +1s
+            C: Q ROLLBACK; SELECT f()
+              > Q ROLLBACK; SELECT f()
+            waits 3s
+            client leaves
+            shutdown
+              ! prove 1
+            +999ms
+            +1ms
+              ! Cancel
+            cancelled
+            S: E 57014 | Z I
+              < E FATAL 57P01 (ours)
+              > X
+              ! close: drain
+              * transaction rollback of 2 statement(s)
+        "#]],
+    );
+}
