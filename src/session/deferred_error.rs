@@ -130,9 +130,12 @@ impl DeferredError {
 }
 
 impl Session {
-    /// Whether bytes from the client have to wait for an answer of the server.
+    /// Whether bytes from the client have to wait for an answer of the server. The rest of a message does not: the server
+    /// waits for it.
     pub(super) fn deferred_error_holds_client(&self) -> bool {
-        self.deferred_error.is_some() && !self.state.pending.is_empty()
+        self.deferred_error.is_some()
+            && !self.state.pending.is_empty()
+            && self.client.missing() == 0
     }
 
     /// Looks at a frame from a client whose transaction was ended.

@@ -177,3 +177,32 @@ fn a_batch_without_sync_that_is_held_for_its_answer_is_answered() {
     ];
     run("idle: release 1s", setting, &ops).unwrap();
 }
+
+/// It begins while the observer is asked, in which the client is not held yet.
+#[test]
+fn a_message_that_is_half_forwarded_when_its_enforcement_gives_up_goes_on() {
+    let setting = Setting {
+        closes_idle: false,
+        standby: false,
+        observed: true,
+        silent: false,
+        early: false,
+    };
+    let ops = [
+        Op::Client(Act::Query(vec!["BEGIN"])),
+        Op::Exchange,
+        Op::Client(Act::Query(vec!["SLEEP"])),
+        Op::Client(Act::Query(vec!["SELECT 1", "COMMIT"])),
+        Op::Client(Act::LargeQuery),
+        Op::Send(33),
+        Op::Serve(2),
+        Op::Lag,
+        Op::Command(Action::Rollback),
+        Op::Send(35_000),
+        Op::CancelsLand,
+        Op::Pass(5000),
+        Op::CancelsLand,
+        Op::Pass(5000),
+    ];
+    run("idle: release 1s", setting, &ops).unwrap();
+}

@@ -178,7 +178,11 @@ impl World {
                 self.session
                     .handle_observation(seen(waits, self.now), self.now);
             }
-            Op::Lag => self.lag = true,
+            // It is for what happens next.
+            Op::Lag => {
+                self.lag = true;
+                return Ok(());
+            }
             Op::ProverLags(lags) => self.prover_lags = *lags,
             Op::Prove(true) => self.prove(),
             Op::Prove(false) => {
