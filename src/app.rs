@@ -22,8 +22,9 @@ use crate::{
     http,
     metrics::Metrics,
     observer::Observer,
+    policy::format_duration,
     prover::Prover,
-    proxy::{self, ListeningSocket, RoleCache, Shared},
+    proxy::{self, ListeningSocket, RefusalLog, RoleCache, Shared},
     recorder::Recorder,
     registry::{Command, Registry},
     sql,
@@ -87,9 +88,7 @@ impl App {
         let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
         let prover = Prover::start().context("could not start a thread")?;
         let recorder = source.flags.record.as_deref().map(Recorder::start);
-        let recorder = recorder
-            .transpose()
-            .context("could not record sessions there")?;
+        let recorder = recorder.transpose().context("cannot record sessions")?;
         let mut bound = Vec::new();
         for address in &config.listen.addresses {
             bound.extend(proxy::bind(address, config.listen.reuse_port)?);
@@ -112,6 +111,7 @@ impl App {
             prover,
             recorder,
             roles: RoleCache::default(),
+            refusals: RefusalLog::default(),
             config,
         });
         let capacity =
@@ -276,7 +276,8 @@ impl App {
         self.stop.send_replace(true);
         let registry = &self.shared.registry;
         let timeout = self.settings.borrow().drain_timeout;
-        tracing::info!(sessions = registry.len(), ?timeout, "draining");
+        let limit = timeout.map(format_duration);
+        tracing::info!(sessions = registry.len(), limit, "draining");
         registry.drain();
         let deadline = timeout.map(|limit| Instant::now() + limit);
         let insisted = async {

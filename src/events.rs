@@ -6,7 +6,7 @@ use crate::{
     metrics::Metrics,
     session::{
         CloseReason,
-        event::{Closed, Event, Who},
+        event::{ClientAddress, Closed, Event, Who},
     },
 };
 
@@ -66,7 +66,7 @@ fn log_opened(who: &Who) {
         user,
         database,
         application_name,
-        client = ?who.client_addr,
+        client = %ClientAddress(who.client_addr),
         "session opened"
     );
 }
@@ -87,7 +87,7 @@ fn log_closed(who: &Who, closed: &Closed) {
         | CloseReason::Authentication
         | CloseReason::Target
         | CloseReason::Protocol => {
-            let error = closed.error.as_deref().unwrap_or_default();
+            let error = closed.error.as_deref();
             tracing::info!(target: LOG_TARGET, session, user, database, reason, error, "session closed");
         }
     }

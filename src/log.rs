@@ -35,11 +35,7 @@ impl Log {
             .as_fd()
             .try_clone_to_owned()
             .context("stderr cannot be used")?;
-        let filter = EnvFilter::builder()
-            .with_env_var("PGIDLE_LOG")
-            .with_default_directive(LevelFilter::INFO.into())
-            .from_env()
-            .map_err(|_| anyhow::anyhow!("PGIDLE_LOG: expected a level (error, warn, info, debug, trace) or directives such as pgidle=debug"))?;
+        let filter = filter(&std::env::var("PGIDLE_LOG").unwrap_or_default())?;
         let target = Target::stream(File::from(descriptor));
         let missing = match format {
             LogFormat::Text => missing_in_text,
@@ -61,6 +57,24 @@ impl Log {
         // The standard library's own message would wait for whoever reads stderr.
         panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         Ok(Self(lines))
+    }
+}
+
+/// What is logged. A word that is no level would name a module that there is not, and nothing would be logged.
+fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    let is_meant = |directive: &str| {
+        let named = directive.split(['=', '[']).next().unwrap_or_default();
+        let is_ours = named == "pgidle" || named.starts_with("pgidle::");
+        directive.len() > named.len() || is_ours || named.parse::<LevelFilter>().is_ok()
+    };
+    let words = directives.split(',').map(str::trim);
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    match filter.parse(directives) {
+        Ok(filter) if words.filter(|word| !word.is_empty()).all(is_meant) => Ok(filter),
+        Ok(_) | Err(_) => anyhow::bail!(
+            "PGIDLE_LOG: {directives:?} is no level: expected error, warn, info, debug, trace or off, or levels of modules \
+             such as info,pgidle::session=debug"
+        ),
     }
 }
 
@@ -112,3 +126,28 @@ const BOUND: usize = 1 << 20;
 
 /// How long the end of the program waits for the last lines.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for fine in [
+            "",
+            "warn",
+            "DEBUG",
+            "off",
+            "pgidle",
+            "info,pgidle::session=debug",
+            "info,hyper=off,",
+            "pgidle[{session=1}]=trace",
+        ] {
+            assert!(filter(fine).is_ok(), "{fine}");
+        }
+        for wrong in ["verbose", "info,verbose", "warning", "pgidle=loud"] {
+            let error = filter(wrong).unwrap_err().to_string();
+            assert!(error.contains("error, warn, info, debug, trace"), "{error}");
+        }
+    }
+}

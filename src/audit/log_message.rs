@@ -7,7 +7,7 @@ use crate::{
     policy::{Action, DEFAULT_RULE, StuckKind, format_duration},
     session::{
         damage::{Damage, Waiter},
-        event::{Cause, Incident, Outcome},
+        event::{Cause, ClientAddress, Incident, Outcome},
     },
     sql,
 };
@@ -47,9 +47,8 @@ fn log_message(incident: &Incident) -> String {
 fn who(incident: &Incident) -> String {
     let who = &incident.who;
     let client = match (who.client_addr, who.client_pid) {
-        (Some(address), _) => address.to_string(),
         (None, Some(pid)) => format!("process {pid} by a Unix socket"),
-        (None, None) => "a Unix socket".to_owned(),
+        (address, _) => ClientAddress(address).to_string(),
     };
     let pid = who
         .server_pid

@@ -110,10 +110,7 @@ pub struct Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            Some(address) => address.fmt(f),
-            None => f.write_str("a Unix socket"),
-        }
+        event::ClientAddress(self.address).fmt(f)
     }
 }
 

@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     config::{Config, Dsn, ObserverSettings, Pooler},
+    policy::format_duration,
     session::{ObservationRequest, damage::Damage, event::Who},
 };
 
@@ -347,7 +348,7 @@ fn settings(config: &Config) -> ObserverSettings {
 enum LookError {
     #[error(transparent)]
     Server(#[from] ServerError),
-    #[error("no answer within {ANSWER_TIMEOUT:?}")]
+    #[error("no answer within {}", format_duration(ANSWER_TIMEOUT))]
     TooLate,
     #[error(
         "none of the {0} sessions asked about is there: does `observer.dsn` lead to the server behind `upstream.address`?"

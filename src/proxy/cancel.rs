@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{Encryption, Upstream},
+    policy::format_duration,
     registry::{Entrance, Entry},
     wire::CancelKey,
 };
@@ -101,7 +102,8 @@ async fn send(
             return;
         }
         Err(_) => {
-            tracing::warn!(%place, "a cancel request could not be sent within {SEND_TIMEOUT:?}");
+            let limit = format_duration(SEND_TIMEOUT);
+            tracing::warn!(%place, "a cancel request could not be sent within {limit}");
             return;
         }
     };
@@ -109,9 +111,10 @@ async fn send(
     let mut answer = Vec::new();
     let closed = tokio::time::timeout(CLOSE_TIMEOUT, stream.read_to_end(&mut answer)).await;
     if closed.is_err() {
+        let limit = format_duration(CLOSE_TIMEOUT);
         tracing::warn!(
             %place,
-            "the server has not closed a cancel request within {CLOSE_TIMEOUT:?}: it may yet cancel a later statement"
+            "the server has not closed a cancel request within {limit}: it may yet cancel a later statement"
         );
     }
 }

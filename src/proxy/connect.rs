@@ -13,6 +13,7 @@ use super::stream::{KEEPALIVE, Stream};
 use crate::{
     config::{ALPN, Address, Encryption, Negotiation, SslMode, Upstream, UpstreamTls},
     metrics::UpstreamError,
+    policy::format_duration,
     wire,
 };
 
@@ -130,7 +131,7 @@ pub(super) async fn with_timeout<T>(
         .unwrap_or_else(|_| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("no answer within {limit:?}"),
+                format!("no answer within {}", format_duration(limit)),
             ))
         })
 }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{Config, Pooler},
     console::Peer,
+    policy::format_duration,
     registry::{Permit, Registry},
     session::{
         ChannelBinding, Session, SessionParams,
@@ -85,6 +86,7 @@ async fn open_in_time(
 ) -> Option<Opened> {
     let limit = worker.config().startup_timeout;
     let until = limit.map(|limit| Instant::now() + limit);
+    let refusals = worker.shared.refusals.clone();
     let opening = open(stream, client, worker, until);
     let Some(limit) = limit else {
         return opening.await;
@@ -92,7 +94,8 @@ async fn open_in_time(
     tokio::time::timeout(limit, opening)
         .await
         .unwrap_or_else(|_| {
-            tracing::info!(?client, "no startup packet within {limit:?}");
+            let reason = format!("no startup packet within {}", format_duration(limit));
+            refusals.refused("timeout", client, &reason);
             None
         })
 }
@@ -104,14 +107,14 @@ async fn open(
     until: Option<Instant>,
 ) -> Option<Opened> {
     let config = worker.config();
-    let client = match announced(&mut stream, &config).await {
-        Ok(announced) => announced.or(client),
-        Err(error) => {
-            tracing::info!(?client, %error, "refused a connection without a PROXY header");
-            return None;
-        }
-    };
-    let failed = |error: io::Error| tracing::info!(?client, %error, "TLS with a client failed");
+    let refusals = &worker.shared.refusals;
+    let announced = announced(&mut stream, &config).await.map_err(|error| {
+        let reason = format!("without a PROXY header: {error}");
+        refusals.refused("proxy_header", client, &reason);
+    });
+    let client = announced.ok()?.or(client);
+    let failed =
+        |error: io::Error| refusals.refused("tls", client, &format!("TLS failed: {error}"));
     let mut stream = tls::accept_direct(stream, &config.tls)
         .await
         .map_err(failed)
@@ -158,7 +161,7 @@ async fn open(
             Startup::DirectTls => break Refusal::TlsNotOffered,
         }
     };
-    refuse(stream, client, refusal).await;
+    refuse(stream, client, refusal, &worker).await;
     None
 }
 
@@ -187,14 +190,17 @@ fn visitor(
 async fn visit(mut stream: Stream, startup: Vec<u8>, peer: Peer, worker: Arc<Worker>) {
     let console = &worker.shared.console;
     if console.bring(&mut stream, &startup, peer).await.is_err() {
-        refuse(stream, peer.address, Refusal::TooManyAtConsole).await;
+        refuse(stream, peer.address, Refusal::TooManyAtConsole, &worker).await;
     }
 }
 
 /// Tells a client why it gets no session, and closes its connection.
-async fn refuse(mut stream: Stream, client: Option<SocketAddr>, refusal: Refusal) {
+async fn refuse(mut stream: Stream, client: Option<SocketAddr>, refusal: Refusal, worker: &Worker) {
+    let cause = refusal.cause();
     let diagnostic = Diagnostic::from(refusal);
-    tracing::info!(?client, reason = diagnostic.message, "refused a connection");
+    let reason = diagnostic.message.trim_start_matches("pgidle: ");
+    let refusals = &worker.shared.refusals;
+    refusals.refused(cause, client, reason);
     let mut fatal = BytesMut::new();
     originate::fatal_response(&diagnostic, &mut fatal);
     if stream.write_all(&fatal).await.is_ok() {

@@ -9,6 +9,7 @@ mod listener;
 mod own_address;
 mod recorded;
 mod refusal;
+mod refusal_log;
 mod relay;
 mod server_role;
 mod sockets;
@@ -38,6 +39,7 @@ use crate::{
 pub use descriptors::capacity;
 pub use listener::{ListenError, ListeningSocket, bind, run};
 pub use own_address::{OwnAddress, refuse_own_address};
+pub use refusal_log::RefusalLog;
 pub use server_role::RoleCache;
 
 /// What the sessions of all threads share.
@@ -59,6 +61,8 @@ pub struct Shared {
     pub recorder: Option<Recorder>,
     /// What servers have said of themselves.
     pub roles: RoleCache,
+    /// Where connections that become no session are logged.
+    pub refusals: RefusalLog,
     /// The settings in force.
     pub config: watch::Receiver<Arc<Config>>,
 }

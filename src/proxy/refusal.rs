@@ -31,6 +31,22 @@ pub(super) enum Refusal {
     Unreachable(Vec<ConnectError>),
 }
 
+impl Refusal {
+    /// What refusals have in common that are logged together.
+    pub(super) const fn cause(&self) -> &'static str {
+        match self {
+            Self::BadStartup(_) => "startup",
+            Self::TlsNotOffered | Self::AlreadyEncrypted | Self::DataAfterTlsRequest => {
+                "encryption"
+            }
+            Self::TlsRequired => "tls_required",
+            Self::CertificateMismatch { .. } => "certificate",
+            Self::TooManySessions | Self::TooManyAtConsole => "too_many_sessions",
+            Self::Unreachable(_) => "unreachable",
+        }
+    }
+}
+
 impl From<Refusal> for Diagnostic {
     /// The SQLSTATEs are those of PostgreSQL for the same cause: 08P01 `protocol_violation`, 08006 `connection_failure`,
     /// 28000 `invalid_authorization_specification`, 53300 `too_many_connections`.

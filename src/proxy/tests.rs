@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     SCRATCH, Shared, Worker,
     recorded::Recorded,
+    refusal_log::RefusalLog,
     relay::{self, Relay},
     server_role::RoleCache,
     stream::Stream,
@@ -64,6 +65,7 @@ impl World {
             prover: Prover::start().unwrap(),
             recorder: None,
             roles: RoleCache::default(),
+            refusals: RefusalLog::default(),
             config,
         };
         let worker = Arc::new(Worker {

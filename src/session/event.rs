@@ -1,6 +1,6 @@
 //! What happened in a session, as data: the audit, the log, the metrics and the console all read these records.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::damage::Damage;
 use crate::policy::{Action, Identity, StuckKind};
@@ -51,6 +51,19 @@ impl Who {
             first_name,
             client: self.client_addr.map(|address| address.ip()),
             replication,
+        }
+    }
+}
+
+/// Where a client connects from, in words; `None` for a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub Option<SocketAddr>);
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("a Unix socket"),
         }
     }
 }
