@@ -62,9 +62,7 @@ pub(super) fn serve(
             Some(Opened::Cancel(stream, key)) => {
                 Box::pin(cancel::serve(stream, &key, &worker.shared)).await;
             }
-            Some(Opened::Console(stream, startup, peer)) => {
-                Box::pin(visit(stream, startup, peer, worker)).await;
-            }
+            Some(Opened::Console(visit)) => Box::pin(visit.make(worker)).await,
             None => {}
         }
     }
@@ -75,8 +73,8 @@ enum Opened {
     Session(Box<Relay>),
     /// A CancelRequest: nothing of what follows is the client's to hurry.
     Cancel(Stream, CancelKey),
-    /// The console, with the startup packet and what came after it.
-    Console(Stream, Vec<u8>, Peer),
+    /// A client for the console.
+    Console(Box<Visit>),
 }
 
 async fn open_in_time(
@@ -140,10 +138,7 @@ async fn open(
             Startup::Cancel(key) => return Some(Opened::Cancel(stream, key)),
             Startup::Session(startup) if is_for_console(&startup, &config) => {
                 match visitor(&stream, client, &config, &startup) {
-                    Ok(peer) => {
-                        let startup = [packet, bytes].concat();
-                        return Some(Opened::Console(stream, startup, peer));
-                    }
+                    Ok(peer) => return Some(Visit::opened(stream, [packet, bytes].concat(), peer)),
                     Err(refusal) => break refusal,
                 }
             }
@@ -186,11 +181,31 @@ fn visitor(
     }
 }
 
-/// Brings a client to the console.
-async fn visit(mut stream: Stream, startup: Vec<u8>, peer: Peer, worker: Arc<Worker>) {
-    let console = &worker.shared.console;
-    if console.bring(&mut stream, &startup, peer).await.is_err() {
-        refuse(stream, peer.address, Refusal::TooManyAtConsole, &worker).await;
+/// A client for the console, in a box: sessions are not larger for it.
+struct Visit {
+    stream: Stream,
+    /// The startup packet, and what came after it.
+    startup: Vec<u8>,
+    peer: Peer,
+}
+
+impl Visit {
+    fn opened(stream: Stream, startup: Vec<u8>, peer: Peer) -> Opened {
+        Opened::Console(Box::new(Self {
+            stream,
+            startup,
+            peer,
+        }))
+    }
+
+    /// Brings the client to the console.
+    async fn make(mut self: Box<Self>, worker: Arc<Worker>) {
+        let console = &worker.shared.console;
+        let brought = console.bring(&mut self.stream, &self.startup, self.peer);
+        if brought.await.is_err() {
+            let Self { stream, peer, .. } = *self;
+            refuse(stream, peer.address, Refusal::TooManyAtConsole, &worker).await;
+        }
     }
 }
 

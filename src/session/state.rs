@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     policy::StuckKind,
-    sql::{self, Commits, Control, Identifier, Inert, Lexing, Semicolons},
+    sql::{self, Commits, Control, Identifier, Inert, Lexing, Outline, Semicolons},
     wire::{self, BackendTag, CommandTag, Frame, FrontendTag},
 };
 
@@ -315,7 +315,10 @@ impl State {
         for request in self.pending.may_run() {
             block = block.filter(|_| !ended);
             ended = false;
-            for (control, last) in request.text.outline.controls(answered) {
+            // Nearly every text is such a one.
+            let ordinary = request.text.outline == Outline::One(Control::Other);
+            let controls = (!ordinary).then(|| request.text.outline.controls(answered));
+            for (control, last) in controls.into_iter().flatten() {
                 if control.ends_block() {
                     since = request.at;
                     block = block.filter(|_| last);
