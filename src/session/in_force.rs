@@ -112,6 +112,11 @@ impl InForce {
         self.all().any(|limits| !limits.ladder(kind).is_empty())
     }
 
+    /// Whether a transaction without a block counts for the `age` of any rule.
+    pub(super) fn count_implicit(&self) -> bool {
+        self.all().any(|limits| limits.age_implicit)
+    }
+
     /// The lock mode whose waiters count for `blocking`; `None` where all do, in one rule at least.
     pub(super) fn blocking_mode(&self) -> Option<LockMode> {
         let mut modes = self

@@ -269,7 +269,11 @@ impl Session {
             return None;
         }
         // That an implicit transaction counts is a matter of each rule.
-        self.state.block_since().or(self.state.transaction.started)
+        let implicit = || {
+            let counts = self.limits.count_implicit();
+            self.state.transaction.started.filter(|_| counts)
+        };
+        self.state.block_since().or_else(implicit)
     }
 
     /// Until when a client that has parsed the unnamed statement is taken to be on its way to bind it.
