@@ -169,7 +169,7 @@ impl Context {
 }
 
 impl Console {
-    /// A way to the console, and its other end, which [`run`](Self::run) takes.
+    /// A way to the console, and its other end, which [`run`] takes.
     pub fn new() -> (Self, Doorway) {
         let (connections, doorway) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
