@@ -257,7 +257,7 @@ async fn sessions(context: &Context) -> Vec<Vec<Value>> {
             action,
             left,
             snapshot.enforcement.into(),
-            snapshot.blocked.into(),
+            snapshot.blocked().into(),
         ]
     };
     snapshots.iter().map(row).collect()
@@ -283,7 +283,7 @@ async fn transactions(context: &Context) -> Vec<Vec<Value>> {
             snapshot.rule.clone().into(),
             action,
             left,
-            snapshot.blocked.into(),
+            snapshot.blocked().into(),
         ]
     };
     snapshots.iter().map(row).collect()
@@ -404,7 +404,7 @@ async fn lists(context: &Context) -> Vec<Vec<Value>> {
         ),
         (
             "sessions_that_block",
-            count(|one| one.blocked.is_some_and(|blocked| blocked > 0)),
+            count(|one| one.blocked().is_some_and(|blocked| blocked > 0)),
         ),
         ("rules", config.rules.as_slice().len()),
         ("console_users", config.console.users.len()),

@@ -67,7 +67,7 @@ fn row<'a>(session: &'a Snapshot, texts: &mut Texts) -> Row<'a> {
         fingerprint,
         rule: &session.rule,
         enforcement: session.enforcement,
-        blocked: session.blocked,
+        blocked: session.blocked(),
         xmin_age: session.damage.as_ref().and_then(|damage| damage.xmin_age),
     }
 }

@@ -90,7 +90,7 @@ impl Sessions {
     }
 
     fn set_worst(&self, sessions: &[Snapshot]) {
-        let blocked: usize = sessions.iter().filter_map(|one| one.blocked).sum();
+        let blocked: usize = sessions.iter().filter_map(Snapshot::blocked).sum();
         self.blocked.set(i64::try_from(blocked).unwrap_or(i64::MAX));
         let damage = sessions.iter().filter_map(|one| one.damage.as_ref());
         let xmin = damage.filter_map(|damage| damage.xmin_age).max();

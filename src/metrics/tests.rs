@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     policy::{Action, StuckKind},
     session::{
-        damage::Damage,
+        damage::{Damage, FreedBy, Waiter},
         event::{Cause, Position, Who},
     },
 };
@@ -31,11 +31,28 @@ fn snapshot(application_name: &str, position: Position) -> Snapshot {
             #[expect(clippy::disallowed_methods, reason = "any time will do")]
             at: std::time::Instant::now(),
             locks: Vec::new(),
-            blocked: None,
+            blocked: Some(vec![waiter(); 2]),
             xmin_age: Some(11),
             awaits_standby: None,
         })),
-        blocked: Some(2),
+    }
+}
+
+fn waiter() -> Waiter {
+    Waiter {
+        server_pid: 8,
+        backend_type: None,
+        user: None,
+        application_name: None,
+        statement: None,
+        waits_for: "relation".into(),
+        relation: None,
+        mode: None,
+        waiting: None,
+        blocked_by: [7].into(),
+        prepared: [].into(),
+        depth: 1,
+        freed_by: FreedBy::Rollback,
     }
 }
 

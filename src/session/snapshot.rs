@@ -39,8 +39,6 @@ pub struct Snapshot {
     pub enforcement: Option<&'static str>,
     /// What it holds and who waits for it, as an observer saw last.
     pub damage: Option<Arc<Damage>>,
-    /// How many others wait for it, as an observer saw last; `None` where there was no observation, or the observer may not see them.
-    pub blocked: Option<usize>,
 }
 
 /// A clock that runs for a session.
@@ -56,6 +54,14 @@ pub struct Clock {
     pub next: Option<(Action, Duration)>,
 }
 
+impl Snapshot {
+    /// How many others wait for it, as an observer saw last; `None` where there was no observation, or the observer may not
+    /// see them.
+    pub fn blocked(&self) -> Option<usize> {
+        Some(self.damage.as_ref()?.blocked.as_ref()?.len())
+    }
+}
+
 impl Session {
     /// How things stand at `now`.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
@@ -65,7 +71,6 @@ impl Session {
         let age = |since: Instant| now.saturating_duration_since(since);
         let since = self.in_position_since(position);
         let running = self.state.pending.running();
-        let damage = self.observed.latest(since);
         Snapshot {
             who: self.who.clone(),
             position,
@@ -76,10 +81,7 @@ impl Session {
             rule: self.limits.rule(RuleIndex::CURRENT),
             clocks: self.clocks(position, now),
             enforcement: self.enforcement_step().map(Step::name),
-            blocked: damage
-                .as_ref()
-                .and_then(|damage| Some(damage.blocked.as_ref()?.len())),
-            damage,
+            damage: self.observed.latest(since),
         }
     }
 

@@ -42,7 +42,7 @@ fn a_snapshot_tells_how_things_stand() {
     );
     assert_eq!(now.transaction_for, Some(Duration::from_secs(4)));
     assert_eq!(
-        (&*now.rule, now.blocked, now.enforcement),
+        (&*now.rule, now.blocked(), now.enforcement),
         ("test", Some(1), None)
     );
     let clock = |kind, seconds, taken: &[Action], next| Clock {
