@@ -282,7 +282,8 @@ impl Observer {
             .into_iter()
             .map(|(pid, damage)| (pid, Arc::new(damage)))
             .collect();
-        self.waits().add(damage.values().map(|damage| &**damage));
+        let seen = damage.values().map(|damage| &**damage);
+        self.waits().add(seen, Clock::now().into_std());
         for entry in self.watches().entries.values_mut() {
             let Some(damage) = damage.get(&entry.asked.server_pid) else {
                 continue;

@@ -23,8 +23,9 @@ impl Waits {
         self.total
     }
 
-    /// Counts what one look has shown.
-    pub(super) fn add<'a>(&mut self, damage: impl IntoIterator<Item = &'a Damage>) {
+    /// Counts what one look has shown, whose answer was there at `seen`: to count on from the question would count the
+    /// look's own time twice.
+    pub(super) fn add<'a>(&mut self, damage: impl IntoIterator<Item = &'a Damage>, seen: Instant) {
         if self.counted.len() > MOST_KNOWN {
             self.counted.clear();
         }
@@ -33,8 +34,8 @@ impl Waits {
                 let Some(waited) = waiter.waiting else {
                     continue;
                 };
-                let seen = self.counted.insert(waiter.server_pid, damage.at);
-                let since = seen.map_or(waited, |seen| damage.at.saturating_duration_since(seen));
+                let counted = self.counted.insert(waiter.server_pid, seen);
+                let since = counted.map_or(waited, |until| seen.saturating_duration_since(until));
                 self.total += waited.min(since);
             }
         }
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
     use crate::session::damage::{FreedBy, Waiter};
 
-    fn look(at: Instant, waiters: &[(i32, u64)]) -> Damage {
+    fn look(waiters: &[(i32, u64)]) -> Damage {
         let waiter = |&(server_pid, seconds): &(i32, u64)| Waiter {
             server_pid,
             backend_type: None,
@@ -63,7 +64,8 @@ mod tests {
             freed_by: FreedBy::Rollback,
         };
         Damage {
-            at,
+            #[expect(clippy::disallowed_methods, reason = "any time will do")]
+            at: Instant::now(),
             locks: Vec::new(),
             blocked: Some(waiters.iter().map(waiter).collect()),
             xmin_age: None,
@@ -77,17 +79,16 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut waits = Waits::default();
-        let mut total = |damage: &[Damage]| {
-            waits.add(damage);
+        let mut total = |seconds, damage: &[Damage]| {
+            waits.add(damage, at(seconds));
             waits.total().as_secs()
         };
-        assert_eq!(total(&[look(at(10), &[(1, 4)])]), 4);
+        assert_eq!(total(10, &[look(&[(1, 4)])]), 4);
         // The same wait three seconds later, for two sessions.
-        assert_eq!(
-            total(&[look(at(13), &[(1, 7)]), look(at(13), &[(1, 7)])]),
-            7
-        );
+        assert_eq!(total(13, &[look(&[(1, 7)]), look(&[(1, 7)])]), 7);
+        // It took a second to be seen, which is not counted twice.
+        assert_eq!(total(15, &[look(&[(1, 10)])]), 9);
         // A new wait of the same process, and one of another.
-        assert_eq!(total(&[look(at(30), &[(1, 2), (2, 5)])]), 14);
+        assert_eq!(total(30, &[look(&[(1, 2), (2, 5)])]), 16);
     }
 }
