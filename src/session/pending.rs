@@ -249,7 +249,13 @@ impl Pending {
 
     /// Whether the server skips to a Sync that has not been sent.
     pub(super) fn skipping(&self) -> bool {
-        self.skipping || self.doubtful && self.queue.len() == 1
+        self.skipping || self.is_doubtful()
+    }
+
+    /// Whether the last request is a Query in a batch without Sync, of which an error has not told whether it failed or is
+    /// skipped.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful && self.queue.len() == 1
     }
 
     /// Notes that the server skips to a Sync, and with it whatever it was sent meanwhile.

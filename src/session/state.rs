@@ -338,7 +338,7 @@ impl State {
     pub(super) fn enforced(
         &mut self,
         kind: StuckKind,
-        status: &[u8],
+        status: TransactionStatus,
         now: Instant,
     ) -> Option<Box<Finished>> {
         self.own_ready(status);
@@ -353,9 +353,9 @@ impl State {
     }
 
     /// Notes a ReadyForQuery that answers a Sync or Query of our own.
-    pub(super) fn own_ready(&mut self, status: &[u8]) {
+    pub(super) fn own_ready(&mut self, status: TransactionStatus) {
         self.pending.batch_ended();
-        self.set_status(status);
+        self.status = status;
     }
 
     /// Ends the transaction in the books; `None` for one that needs no record.
@@ -520,7 +520,7 @@ impl State {
         }
     }
 
-    /// The only writer of the transaction status.
+    /// Notes the transaction status that a ReadyForQuery tells.
     fn set_status(&mut self, body: &[u8]) {
         if let Some(status) = TransactionStatus::read(body) {
             self.status = status;

@@ -74,7 +74,7 @@ impl Session {
             failed,
         } = replies;
         if begun && failed && failed_block {
-            return self.confirmed(status, now);
+            return self.confirmed(TransactionStatus::Failed, now);
         }
         let retries = self.enforcement.as_mut().map_or(0, |enforcement| {
             enforcement.retries += 1;

@@ -101,7 +101,7 @@ impl Session {
             | Step::Fence
             | Step::Cancel(_)
             | Step::Poison
-            | Step::Synced
+            | Step::Synced(_)
             | Step::Abort(_)
             | Step::Release(..) => {
                 if let Some(rung) = terminates {

@@ -212,7 +212,7 @@ impl Session {
         }
     }
 
-    fn ready_of_request(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
+    pub(super) fn ready_of_request(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         let spent = self.cancels.sent_mut().is_some_and(|cancelled| {
             cancelled.takes_back = false;
             std::mem::take(&mut cancelled.spent)

@@ -20,8 +20,9 @@
 //! Each step has a deadline, past which something else may be done ([`deadline`]).
 //!
 //! While a step runs nothing of the client's goes to the server, but for Gate, Ask, and a Prove in front of them or of a
-//! release, in which nothing is done yet. In Poison, Synced, Fence and Abort every reply is an answer to us and is swallowed; in CopyFail and Cancel replies belong
-//! to the client's own request and pass.
+//! release, in which nothing is done yet. In Poison, Synced, Fence and Abort every reply is an answer to us and is
+//! swallowed, but for the end of a Query that shows only in Synced; in CopyFail and Cancel replies belong to the client's
+//! own request and pass.
 //!
 //! A session is ended in the same way, whether by a limit or because pgidle ends: it closes once nothing that was sent can
 //! be carried out any more, or with the word that this is unknown.
@@ -218,7 +219,7 @@ impl Session {
             Step::Gate
             | Step::Fence
             | Step::Poison
-            | Step::Synced
+            | Step::Synced(_)
             | Step::Abort(_)
             | Step::Release(..) => None,
         }
@@ -310,7 +311,7 @@ impl Session {
             _ if tag == BackendTag::NoticeResponse && is_about_ours(step, frame) => Verdict::Drop,
             _ if tag.is_asynchronous() => self.pass_server(frame, now),
             Step::Poison => self.poison_answered(tag),
-            Step::Synced => self.sync_answered(frame, now),
+            Step::Synced(awaited) => self.sync_answered(awaited, frame, now),
             Step::Fence => self.fence_answered(frame, now),
             Step::Abort(replies) => self.abort_answered(replies, frame, now),
             Step::Release(purpose, exchange) => self.release_answered(purpose, exchange, frame),
@@ -370,10 +371,9 @@ impl Session {
             Next::Finish => self.finish_over(),
             Next::FailCopy => self.copy_fail(now),
             Next::EndBatch => {
-                if !enforcement.in_batch {
-                    self.discard.rest_of_batch();
+                if !self.state.pending.is_doubtful() {
+                    self.batch_failed();
                 }
-                self.state.pending.skip();
                 self.sync();
             }
             Next::Stop => self.stop(now),
@@ -396,7 +396,7 @@ impl Session {
     }
 
     /// The server has confirmed with this ReadyForQuery that nothing of the transaction is left.
-    fn confirmed(&mut self, status: &[u8], now: Instant) {
+    fn confirmed(&mut self, status: TransactionStatus, now: Instant) {
         let Some(enforcement) = &mut self.enforcement else {
             return;
         };

@@ -4,6 +4,23 @@
 
 use super::{BackendTag, Frame, Instant, Session, Step, TransactionStatus, Verdict, originate};
 
+/// What the answers to our Sync tell of a Query that the client sent into its batch without Sync.
+///
+/// An error that came for it alone may be the batch's, whose server skips the Query, or the Query's own, which earns a
+/// ReadyForQuery. That may come late, so a Close after the Sync is asked for as well: of the two, the server answers only
+/// one ReadyForQuery before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Awaited {
+    /// There is no such Query.
+    Ready,
+    /// Nothing has come yet.
+    Doubtful,
+    /// One ReadyForQuery has come, with this status.
+    OneReady(TransactionStatus),
+    /// Two have come: the Query has failed, and was answered.
+    Closed,
+}
+
 /// Name of the statement whose Parse fails.
 const STATEMENT: &str = "pgidle_rollback";
 
@@ -31,10 +48,27 @@ impl Session {
         Verdict::Drop
     }
 
-    /// Sends a Sync of our own. The server is skipping to it: nothing can be committed by it.
+    /// Sends a Sync of our own. The server is skipping to it, or was cancelled in a Query after it: nothing can be committed
+    /// by it.
     pub(super) fn sync(&mut self) {
         originate::sync(self.server.output());
-        self.set_step(Step::Synced);
+        let awaited = if self.state.pending.is_doubtful() {
+            originate::close_statement(&self.own_name(), self.server.output());
+            originate::flush(self.server.output());
+            Awaited::Doubtful
+        } else {
+            Awaited::Ready
+        };
+        self.set_step(Step::Synced(awaited));
+    }
+
+    /// The client's batch has failed: what it says up to its Sync is lost, with what the server was sent of it.
+    pub(super) fn batch_failed(&mut self) {
+        let enforcement = self.enforcement.as_ref();
+        if enforcement.is_some_and(|enforcement| !enforcement.in_batch) {
+            self.discard.rest_of_batch();
+        }
+        self.state.pending.skip();
     }
 
     /// Whether the transaction had ended by itself: the Sync ends the skipping that a cancel has brought too late.
@@ -44,17 +78,31 @@ impl Session {
             .is_some_and(|enforcement| enforcement.transaction != self.state.transaction.number)
     }
 
-    /// Looks at the answer to our Sync.
-    pub(super) fn sync_answered(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
-        let status = TransactionStatus::read(frame.body);
-        match (BackendTag::from(frame.tag), status) {
-            (BackendTag::ReadyForQuery, Some(TransactionStatus::Idle))
-                if !self.ended_by_itself() =>
-            {
-                self.confirmed(frame.body, now)
+    /// Looks at the answers to our Sync.
+    pub(super) fn sync_answered(
+        &mut self,
+        awaited: Awaited,
+        frame: Frame<'_>,
+        now: Instant,
+    ) -> Verdict {
+        let tag = BackendTag::from(frame.tag);
+        let status =
+            TransactionStatus::read(frame.body).filter(|_| tag == BackendTag::ReadyForQuery);
+        match (awaited, status) {
+            (Awaited::Ready, Some(status)) => self.batch_ended(status, now),
+            (Awaited::Doubtful, Some(status)) => {
+                self.set_step(Step::Synced(Awaited::OneReady(status)));
             }
-            (BackendTag::ReadyForQuery, Some(_)) => {
-                self.state.own_ready(frame.body);
+            (Awaited::OneReady(first), Some(second)) if first == second => {
+                self.set_step(Step::Synced(Awaited::Closed));
+                // They are alike: the Query is answered by either.
+                return self.ready_of_request(frame, now);
+            }
+            (Awaited::OneReady(status), None) if tag == BackendTag::CloseComplete => {
+                self.batch_failed();
+                self.batch_ended(status, now);
+            }
+            (Awaited::Closed, None) if tag == BackendTag::CloseComplete => {
                 self.cancels.server_is_past();
                 self.next_step(now);
             }
@@ -63,5 +111,14 @@ impl Session {
             ),
         }
         Verdict::Drop
+    }
+
+    fn batch_ended(&mut self, status: TransactionStatus, now: Instant) {
+        if status == TransactionStatus::Idle && !self.ended_by_itself() {
+            return self.confirmed(status, now);
+        }
+        self.state.own_ready(status);
+        self.cancels.server_is_past();
+        self.next_step(now);
     }
 }

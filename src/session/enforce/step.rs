@@ -1,6 +1,6 @@
 //! What an enforcement waits for, and what that means for the frames that come meanwhile.
 
-use super::{Instant, abort, cancel, exchange, proof, release};
+use super::{Instant, abort, cancel, exchange, poison, proof, release};
 
 /// What an enforcement waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(in crate::session) enum Step {
     /// The ErrorResponse to our Parse.
     Poison,
     /// The ReadyForQuery to our Sync.
-    Synced,
+    Synced(poison::Awaited),
     /// The answers to our Query.
     Abort(abort::Replies),
     /// The answers to a batch of ours.
@@ -59,7 +59,7 @@ impl Step {
             Self::Cancel(_) => "cancel",
             Self::Fence => "fence",
             Self::Poison => "poison",
-            Self::Synced => "synced",
+            Self::Synced(_) => "synced",
             Self::Abort(_) => "abort",
             Self::Release(..) => "release",
         }
@@ -74,7 +74,9 @@ impl Step {
             | Self::Read { .. }
             | Self::CopyFail { .. }
             | Self::Cancel(_) => false,
-            Self::Fence | Self::Poison | Self::Synced | Self::Abort(_) | Self::Release(..) => true,
+            Self::Fence | Self::Poison | Self::Synced(_) | Self::Abort(_) | Self::Release(..) => {
+                true
+            }
         }
     }
 
@@ -94,7 +96,7 @@ impl Step {
             | Self::Cancel(_)
             | Self::Fence
             | Self::Poison
-            | Self::Synced
+            | Self::Synced(_)
             | Self::Abort(_)
             | Self::Release(..) => false,
         }

@@ -6,6 +6,9 @@ use super::script::check;
 
 const LIMITS: &str = "stalled: rollback 1s, terminate 3s; age: rollback 4s, terminate 5s";
 
+/// Of an error for a Query in a batch without Sync nobody can tell at first whether it is the batch's.
+const QUERY_IN_BATCH: &str = "age: rollback 3s; implicit:";
+
 /// An `INSERT` and a `COMMIT AND CHAIN`, flushed; a cancel is noticed where the server logs the COMMIT.
 #[test]
 fn an_error_after_the_last_answer_of_a_batch_makes_the_server_skip_to_sync() {
@@ -130,8 +133,8 @@ fn a_query_after_a_batch_that_fails_late_is_skipped_with_it_and_the_client_silen
               * transaction commit of 2 statement(s)
             +999ms
             +1ms
-              > S
-            S: Z E
+              > S | C | H
+            S: Z E | 3
               > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after failed batch without sync for 1 s'::pg_catalog.int4
             S: C ROLLBACK | C BEGIN | E 22P02 | Z E
               * transaction enforced of 0 statement(s)
@@ -222,6 +225,108 @@ fn a_cancel_of_ours_that_comes_after_the_last_answer_of_a_batch_is_told_later() 
               < E 25P04 (ours)
             S: Z E
               < Z E
+        "#]],
+    );
+}
+
+/// A Query in a batch without Sync is hit, and its ReadyForQuery comes late: it has its answer, and no Sync is awaited.
+#[test]
+fn a_query_in_a_batch_without_sync_that_is_cancelled_gets_its_ready_for_query() {
+    check(
+        QUERY_IN_BATCH,
+        expect![[r#"
+            an observer
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+              > P - INSERT INTO t VALUES (1) | B | E | H
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+            C: Q SELECT pg_sleep(60)
+              > Q SELECT pg_sleep(60)
+            +3s
+            seen: nobody
+              ! Cancel
+            cancelled
+            S: E 57014
+              < E 25P04 (ours)
+            +500ms
+              > S | C | H
+            S: Z I
+            S: Z I | 3
+              < Z I
+              * age rollback rolled_back at 3s in "active" after 0ns
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: C SELECT 1 | Z I
+              < C SELECT 1 | Z I
+        "#]],
+    );
+}
+
+/// In a block it is the same, and the block is rolled back.
+#[test]
+fn a_query_in_a_batch_without_sync_that_is_cancelled_in_a_block_gets_its_ready_for_query() {
+    check(
+        QUERY_IN_BATCH,
+        expect![[r#"
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+              > P - INSERT INTO t VALUES (1) | B | E | H
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+            C: Q SELECT pg_sleep(60)
+              > Q SELECT pg_sleep(60)
+            +3s
+              ! Cancel
+            cancelled
+            S: E 57014
+              < E 25P04 (ours)
+            +500ms
+              > S | C | H
+            S: Z E | Z E | 3
+              < Z E
+              > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after not ended for 3 s'::pg_catalog.int4
+            S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+              * transaction enforced of 3 statement(s)
+              * age rollback rolled_back at 3s in "active" after 0ns
+            C: Q COMMIT
+              > Q COMMIT
+            S: C ROLLBACK | Z I
+              < E 25P04 (ours) | Z I
+        "#]],
+    );
+}
+
+/// The batch before it is hit, where the server logs it: the server skips the Query, and the client is in a failed batch.
+#[test]
+fn a_query_in_a_batch_without_sync_that_the_server_skips_is_not_answered() {
+    check(
+        QUERY_IN_BATCH,
+        expect![[r#"
+            an observer
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+              > P - INSERT INTO t VALUES (1) | B | E | H
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+            C: Q SELECT pg_sleep(60)
+              > Q SELECT pg_sleep(60)
+            +3s
+            seen: nobody
+              ! Cancel
+            cancelled
+            S: E 57014
+              < E 25P04 (ours)
+            +500ms
+              > S | C | H
+            S: Z I
+            S: 3
+              * age rollback rolled_back at 3s in "active" after 0ns
+            C: S
+              > S
+            S: Z I
+              < Z I
         "#]],
     );
 }

@@ -337,16 +337,6 @@ impl Client {
         self.sent.iter().filter(counts).count()
     }
 
-    /// Whether it would ask in the simple protocol within a batch without Sync: what an error is about then, neither side
-    /// can say, with pgidle or without it, and no library does so.
-    pub(in crate::session::tests) fn mixes(&self, act: &Act) -> bool {
-        let simple = matches!(
-            act,
-            Act::Query(_) | Act::LargeQuery | Act::Call | Act::Copy(false, _)
-        );
-        simple && (self.batch || self.skipping)
-    }
-
     /// Whether nothing that it wrote is open or under way.
     pub(in crate::session::tests) fn is_settled(&self) -> bool {
         let open = self.open.is_empty() && self.told.is_empty() && self.parsed.is_none();
@@ -389,8 +379,10 @@ impl Client {
                 .is_some();
             self.received += 5 + body.len();
             let letter = char::from(tag);
-            self.message(tag, &body)
-                .map_err(|why| format!("{letter} {}: {why}", String::from_utf8_lossy(&body)))?;
+            self.message(tag, &body).map_err(|why| {
+                let body = String::from_utf8_lossy(&body);
+                format!("{letter} {}: {why}", body.trim_end_matches('\0'))
+            })?;
             if self.closed && !self.inbox.is_empty() {
                 return Err("bytes after a FATAL".to_owned());
             }
