@@ -84,7 +84,7 @@ suites() {
             2>"$work/$1.log" &
         proxy=$!
         for _ in $(seq 100); do
-            port=$(sed -n 's/.*listening.*127\.0\.0\.1:\([0-9]*\).*/\1/p' "$work/$1.log")
+            port=$(sed -n 's/.*listening.* address=127\.0\.0\.1:\([0-9]*\).*/\1/p' "$work/$1.log")
             [ -z "$port" ] || break
             sleep 0.1
         done

@@ -3,7 +3,8 @@
 use std::{
     io,
     num::NonZeroUsize,
-    sync::Arc,
+    process,
+    sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -15,8 +16,11 @@ use tokio::{
 };
 
 use crate::{
-    audit::Audit,
-    config::{Address, Config, ConfigError, Source},
+    audit::{
+        Audit,
+        schema::{Policy, Record, ReloadedLine, StartedLine, StoppedLine},
+    },
+    config::{self, Address, Change, Config, ConfigError, Reloaded, Source},
     console::{self, Console, Context, Doorway, Request},
     events::Events,
     http,
@@ -35,6 +39,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// How long sessions that were told to end at once may take to end what runs in them, and to say so to their clients.
 const FAREWELL: Duration = Duration::from_secs(6);
+
+/// The version that runs.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Reads the settings, and looks whether they make sense on this machine: pgidle must not be its own server.
 ///
@@ -69,13 +76,43 @@ pub struct App {
     shared: Arc<Shared>,
     audit: Audit,
     addresses: Vec<Address>,
+    http: Vec<Address>,
+    /// How many sessions there can be.
+    capacity: NonZeroUsize,
     /// Tells the threads to accept no more.
     stop: watch::Sender<bool>,
     /// Tells the threads that the last session has ended.
     end: watch::Sender<bool>,
     /// What users of the console ask of the program.
     requests: Mutex<mpsc::UnboundedReceiver<Request>>,
+    /// The user of the console who has it end, unless a signal does.
+    stopped_by: OnceLock<Arc<str>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+/// The sockets that are listened on.
+struct Bound {
+    sessions: Vec<ListeningSocket>,
+    http: Vec<ListeningSocket>,
+}
+
+impl Bound {
+    fn new(config: &Config) -> anyhow::Result<Self> {
+        let mut sessions = Vec::new();
+        for address in &config.listen.addresses {
+            sessions.extend(proxy::bind(address, config.listen.reuse_port)?);
+        }
+        let http = match &config.http.address {
+            Some(address) => proxy::bind(address, config.listen.reuse_port)?,
+            None => Vec::new(),
+        };
+        Ok(Self { sessions, http })
+    }
+
+    /// Where they are, with the ports that were taken.
+    fn addresses(bound: &[ListeningSocket]) -> Vec<Address> {
+        bound.iter().map(|bound| bound.address().clone()).collect()
+    }
 }
 
 impl App {
@@ -86,17 +123,9 @@ impl App {
     pub fn start(config: Config, source: Source) -> anyhow::Result<Self> {
         warn(&config);
         let audit = Audit::start(config.audit.clone()).context("could not open the audit file")?;
-        let prover = Prover::start().context("could not start a thread")?;
         let recorder = source.flags.record.as_deref().map(Recorder::start);
         let recorder = recorder.transpose().context("cannot record sessions")?;
-        let mut bound = Vec::new();
-        for address in &config.listen.addresses {
-            bound.extend(proxy::bind(address, config.listen.reuse_port)?);
-        }
-        let web = match &config.http.address {
-            Some(address) => proxy::bind(address, config.listen.reuse_port)?,
-            None => Vec::new(),
-        };
+        let bound = Bound::new(&config)?;
         let workers = config.listen.workers;
         let (settings, config) = watch::channel(Arc::new(config));
         let (console, doorway) = Console::new();
@@ -108,7 +137,7 @@ impl App {
             events: Events::new(audit.clone(), metrics.clone()),
             metrics,
             observer: Observer::default(),
-            prover,
+            prover: Prover::start().context("could not start a thread")?,
             recorder,
             roles: RoleCache::default(),
             refusals: RefusalLog::default(),
@@ -122,27 +151,62 @@ impl App {
             settings,
             shared,
             audit,
-            addresses: bound.iter().map(|bound| bound.address().clone()).collect(),
+            addresses: Bound::addresses(&bound.sessions),
+            http: Bound::addresses(&bound.http),
+            capacity,
             stop: watch::channel(false).0,
             end: watch::channel(false).0,
             requests: Mutex::new(asked),
+            stopped_by: OnceLock::new(),
             threads: Vec::new(),
         };
-        app.serve(bound.into(), workers)
+        app.write_down_start();
+        app.serve(bound.sessions.into(), workers)
             .and_then(|()| app.open_console(doorway, requests))
-            .and_then(|()| app.answer_http(&web))
+            .and_then(|()| app.answer_http(&bound.http))
             .context("could not start a thread")?;
-        for bound in &web {
-            tracing::info!(address = %bound.address(), "listening for HTTP");
-        }
-        for address in &app.addresses {
-            tracing::info!(%address, "listening");
-        }
-        tracing::info!(
-            sessions = capacity,
-            "as many sessions as the limit of open files allows"
-        );
         Ok(app)
+    }
+
+    fn write_down_start(&self) {
+        let config = self.settings.borrow();
+        let policy = Policy::new(&config.rules);
+        let strings = |addresses: &[Address]| addresses.iter().map(ToString::to_string).collect();
+        let started = Record::Started(Box::new(StartedLine {
+            version: VERSION.to_owned(),
+            pid: process::id(),
+            listen: strings(&self.addresses),
+            upstream: strings(&config.upstream.addresses),
+            policy_hash: policy.hash(),
+            policy,
+        }));
+        self.audit.record(started.into());
+    }
+
+    /// Says in one line of the log what runs here: where it listens, which server it leads to and whether that answers, by
+    /// which rules, and who else looks. It takes as long as the server takes to answer, up to two seconds for each address.
+    pub async fn announce(&self) {
+        let config = Arc::clone(&self.settings.borrow());
+        let upstream = list(&config.upstream.addresses);
+        let audit = config.audit.file.as_ref();
+        let audit = audit.map_or_else(nothing, |file| file.display().to_string());
+        let observer = config.observer.dsn.as_ref();
+        let observer = observer.map_or_else(nothing, ToString::to_string);
+        let http = match &*self.http {
+            [] => nothing(),
+            addresses => list(addresses),
+        };
+        let (address, rules, capacity) = (list(&self.addresses), &config.rules, self.capacity);
+        match http::reach(&config.upstream).await {
+            Ok(()) => tracing::info!(
+                %address, version = VERSION, upstream = format!("{upstream} (answers)"), %rules, audit, observer, http,
+                max_sessions = capacity, "listening"
+            ),
+            Err(error) => tracing::warn!(
+                %address, version = VERSION, upstream = format!("{upstream} (does not answer)"), error, %rules, audit,
+                observer, http, max_sessions = capacity, "listening, but the server does not answer"
+            ),
+        }
     }
 
     /// Starts the threads. They stop listening when the last of them drops its share of `bound`.
@@ -222,47 +286,48 @@ impl App {
         &self.shared.registry
     }
 
-    /// Reads the settings again, and returns those whose new values need a restart. The log says what has come of it.
+    /// Reads the settings again, for this user of the console or because of a signal, and returns what has changed. The log
+    /// says what has come of it, and so does the audit.
     ///
     /// # Errors
     /// The settings are wrong: the running ones stay.
-    pub fn reload(&self) -> Result<Vec<&'static str>, ConfigError> {
+    pub fn reload(&self, by: Option<Arc<str>>) -> Result<Reloaded, ConfigError> {
         let running = Arc::clone(&self.settings.borrow());
         let loaded = self.source.load().and_then(|mut config| {
-            let kept = keep_what_needs_a_restart(&mut config, &running);
+            let reloaded = config::reconcile(&running, &mut config);
             refuse_own_address(&self.addresses, &config, &self.source)?;
-            Ok((config, kept))
+            Ok((config, reloaded))
         });
-        let (config, kept) = loaded.inspect_err(|error| {
+        let (config, reloaded) = loaded.inspect_err(|error| {
             tracing::error!(%error, "not reloaded; the running settings stay");
         })?;
         warn(&config);
+        let line = ReloadedLine::new(by, &reloaded, &config.rules);
         self.audit.reopen(config.audit.clone());
+        self.audit.record(Record::Reloaded(Box::new(line)).into());
         self.settings.send_replace(Arc::new(config));
         self.shared.registry.broadcast(|| Command::Reload);
-        if kept.is_empty() {
-            tracing::info!("reloaded");
-        } else {
-            let kept = kept.join(", ");
-            tracing::warn!("reloaded, but a restart is needed for the new {kept}");
-        }
-        Ok(kept)
+        log_reload(&reloaded);
+        Ok(reloaded)
     }
 
     /// Carries out what users of the console ask for; returns when the program is to end, with whether at once.
     pub async fn operate(&self) -> bool {
         let mut requests = self.requests.lock().await;
-        loop {
+        let (by, at_once) = loop {
             match requests.recv().await {
-                Some(Request::Reload(reply)) => {
+                Some(Request::Reload(by, reply)) => {
                     // Who asked may not wait any more.
-                    drop(reply.send(self.reload().map_err(|error| error.to_string())));
+                    let reloaded = self.reload(Some(by));
+                    drop(reply.send(reloaded.map_err(|error| error.to_string())));
                 }
-                Some(Request::Drain) => return false,
-                Some(Request::Shutdown) => return true,
+                Some(Request::Drain(by)) => break (by, false),
+                Some(Request::Shutdown(by)) => break (by, true),
                 None => std::future::pending().await,
             }
-        }
+        };
+        self.stopped_by.get_or_init(|| by);
+        at_once
     }
 
     /// Waits until a user of the console wants the end at once.
@@ -276,7 +341,7 @@ impl App {
         self.stop.send_replace(true);
         let registry = &self.shared.registry;
         let timeout = self.settings.borrow().drain_timeout;
-        let limit = timeout.map(format_duration);
+        let limit = timeout.map_or_else(nothing, format_duration);
         tracing::info!(sessions = registry.len(), limit, "draining");
         registry.drain();
         let deadline = timeout.map(|limit| Instant::now() + limit);
@@ -312,6 +377,10 @@ impl App {
                 Err(_) => anyhow::bail!("a worker panicked"),
             }
         }
+        let cut_off = u64::try_from(self.shared.registry.len()).unwrap_or(u64::MAX);
+        let by = self.stopped_by.get().cloned();
+        let stopped = Record::Stopped(Box::new(StoppedLine { by, cut_off }));
+        self.audit.record(stopped.into());
         self.audit.close();
         if let Some(recorder) = &self.shared.recorder {
             recorder.close();
@@ -335,6 +404,39 @@ fn until(mut ended: watch::Receiver<bool>, what: impl Future<Output = ()>) -> io
     Ok(())
 }
 
+fn log_reload(reloaded: &Reloaded) {
+    let said = |changes: &[Change]| match changes {
+        [] => nothing(),
+        changes => {
+            let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+            changes.join(", ")
+        }
+    };
+    let changed = said(&reloaded.changed);
+    if reloaded.needs_restart.is_empty() {
+        tracing::info!(changed, "reloaded");
+    } else {
+        let keys = reloaded.needs_restart.iter();
+        let keys: Vec<_> = keys.map(|change| &*change.key).collect();
+        let kept = said(&reloaded.needs_restart);
+        tracing::warn!(
+            changed,
+            kept,
+            "reloaded, but a restart is needed for the new {}",
+            keys.join(", ")
+        );
+    }
+}
+
+fn list(addresses: &[Address]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(", ")
+}
+
+fn nothing() -> String {
+    "none".to_owned()
+}
+
 async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -346,35 +448,4 @@ async fn emptied(registry: &Registry) {
     while !registry.is_empty() {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-}
-
-/// Puts back the settings that are read at the start alone, and names those that had changed.
-fn keep_what_needs_a_restart(config: &mut Config, running: &Config) -> Vec<&'static str> {
-    fn keep<T: Clone + PartialEq>(setting: &mut T, running: &T) -> bool {
-        let changed = setting != running;
-        setting.clone_from(running);
-        changed
-    }
-    let (listen, was) = (&mut config.listen, &running.listen);
-    let settings = [
-        (
-            "listen.addresses",
-            keep(&mut listen.addresses, &was.addresses),
-        ),
-        (
-            "listen.reuse_port",
-            keep(&mut listen.reuse_port, &was.reuse_port),
-        ),
-        ("listen.workers", keep(&mut listen.workers, &was.workers)),
-        (
-            "http.address",
-            keep(&mut config.http.address, &running.http.address),
-        ),
-        (
-            "log.format",
-            keep(&mut config.log.format, &running.log.format),
-        ),
-    ];
-    let changed = settings.into_iter().filter(|(_, changed)| *changed);
-    changed.map(|(name, _)| name).collect()
 }

@@ -29,19 +29,18 @@ impl LineWriter {
         name: &'static str,
         target: Target,
         bound: usize,
-        missing: fn(u64) -> Vec<u8>,
+        missing: impl Missing,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             name,
             bound,
-            missing,
             state: Mutex::default(),
             changed: Condvar::new(),
         });
         let writer = Self(Arc::clone(&shared));
         thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || shared.run(target))?;
+            .spawn(move || shared.run(target, missing))?;
         Ok(writer)
     }
 
@@ -87,11 +86,25 @@ impl LineWriter {
     }
 }
 
+/// Makes the line that stands for missing ones.
+pub trait Missing: Send + 'static {
+    /// The line that stands for so many. It is asked for again, with a number that has grown, until it is written.
+    fn line(&mut self, count: u64) -> Vec<u8>;
+
+    /// The line that was made last is written; the next one stands for others.
+    fn said(&mut self) {}
+}
+
+impl<F: FnMut(u64) -> Vec<u8> + Send + 'static> Missing for F {
+    fn line(&mut self, count: u64) -> Vec<u8> {
+        self(count)
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     name: &'static str,
     bound: usize,
-    missing: fn(u64) -> Vec<u8>,
     state: Mutex<State>,
     /// Tells the thread of something to do, and who closes that it has ended.
     changed: Condvar,
@@ -143,7 +156,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, mut target: Target) {
+    fn run(&self, mut target: Target, mut missing: impl Missing) {
         let mut failing = false;
         let mut attempts_left = LAST_ATTEMPTS;
         while let Some(mut work) = self.next() {
@@ -156,7 +169,7 @@ impl Shared {
                     self.lock().dropped += 1;
                 }
             }
-            let Err(error) = self.carry_out(work, &mut target) else {
+            let Err(error) = self.carry_out(work, &mut target, &mut missing) else {
                 if std::mem::take(&mut failing) {
                     tracing::warn!("the {} can be written again", self.name);
                 }
@@ -208,12 +221,21 @@ impl Shared {
     }
 
     /// Writes; what cannot be written is put in front of what came since.
-    fn carry_out(&self, mut work: Work, target: &mut Target) -> io::Result<()> {
+    fn carry_out(
+        &self,
+        mut work: Work,
+        target: &mut Target,
+        missing: &mut impl Missing,
+    ) -> io::Result<()> {
         let said_at = work.lines.len();
         if work.missing > 0 {
-            work.lines.extend_from_slice(&(self.missing)(work.missing));
+            work.lines.extend_from_slice(&missing.line(work.missing));
         }
         let result = target.write(&work.lines);
+        let written = result.as_ref().err().map(|interrupted| interrupted.written);
+        if work.missing > 0 && written.is_none_or(|written| written > said_at) {
+            missing.said();
+        }
         let mut state = self.lock();
         state.in_hand = Size::default();
         let Err(Interrupted { written, error }) = result else {

@@ -1,6 +1,7 @@
 //! The `pgidle` program: parse, configure, run, exit status.
 
 use std::{
+    convert::Infallible,
     fmt::Display,
     io::{self, Write},
     process::ExitCode,
@@ -69,8 +70,9 @@ fn run(config: Config, source: Source) -> anyhow::Result<()> {
     runtime.block_on(async {
         let at_once = tokio::select! {
             // The log says what has come of a reload.
-            () = signals.serve(|| drop(app.reload())) => false,
+            () = signals.serve(|| drop(app.reload(None))) => false,
             at_once = app.operate() => at_once,
+            never = announce(&app) => match never {},
         };
         let insisted = async {
             if !at_once {
@@ -83,6 +85,11 @@ fn run(config: Config, source: Source) -> anyhow::Result<()> {
         app.drain(insisted).await;
     });
     app.join()
+}
+
+async fn announce(app: &App) -> Infallible {
+    app.announce().await;
+    std::future::pending().await
 }
 
 fn check(args: CheckArgs) -> ExitCode {

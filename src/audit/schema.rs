@@ -7,8 +7,10 @@ use std::{collections::BTreeMap, net::IpAddr, str::FromStr, sync::Arc, time::Dur
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+pub use super::policy::{MatchLine, Policy, RuleLine};
 use crate::{
-    policy::LockMode,
+    config::{Change, Reloaded},
+    policy::{LockMode, Rules},
     session::{
         damage::{Lock, Waiter},
         event::{Incident, TransactionRecord, Who},
@@ -27,6 +29,12 @@ pub struct Line {
     schema: u32,
     /// When it was written down: UTC, RFC 3339, with microseconds.
     pub time: String,
+    /// Which run of pgidle wrote it; empty in files from before there was this field, as 0 is below.
+    #[serde(default)]
+    pub run: Arc<str>,
+    /// Its number in this run: where one is missing, a line is.
+    #[serde(default)]
+    pub sequence: u64,
     /// What it tells.
     #[serde(flatten)]
     pub record: Record,
@@ -34,10 +42,12 @@ pub struct Line {
 
 impl Line {
     /// A line of this version.
-    pub(super) fn new(time: String, record: Record) -> Self {
+    pub(super) fn new(time: String, run: Arc<str>, sequence: u64, record: Record) -> Self {
         Self {
             schema: SCHEMA,
             time,
+            run,
+            sequence,
             record,
         }
     }
@@ -78,6 +88,74 @@ pub enum Record {
         /// How many.
         count: u64,
     },
+    /// pgidle listens.
+    Started(Box<StartedLine>),
+    /// The settings were read again.
+    Reloaded(Box<ReloadedLine>),
+    /// Every session has ended, and pgidle does.
+    Stopped(Box<StoppedLine>),
+}
+
+/// `event: "started"`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/audit.md says what each field means")]
+pub struct StartedLine {
+    pub version: String,
+    pub pid: u32,
+    pub listen: Vec<String>,
+    pub upstream: Vec<String>,
+    pub policy_hash: String,
+    pub policy: Policy,
+}
+
+/// `event: "reloaded"`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/audit.md says what each field means")]
+pub struct ReloadedLine {
+    pub by: Option<Arc<str>>,
+    pub changed: Vec<ChangeLine>,
+    pub needs_restart: Vec<ChangeLine>,
+    pub policy_hash: String,
+    pub policy: Policy,
+}
+
+/// A setting or rule that a reload has found changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/audit.md says what each field means")]
+pub struct ChangeLine {
+    pub key: String,
+    pub was: String,
+    pub is: String,
+}
+
+/// `event: "stopped"`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/audit.md says what each field means")]
+pub struct StoppedLine {
+    pub by: Option<Arc<str>>,
+    pub cut_off: u64,
+}
+
+impl ReloadedLine {
+    /// What a reload has brought about, and the rules that hold since.
+    pub fn new(by: Option<Arc<str>>, reloaded: &Reloaded, rules: &Rules) -> Self {
+        let lines = |changes: &[Change]| changes.iter().map(ChangeLine::new).collect();
+        let policy = Policy::new(rules);
+        Self {
+            by,
+            changed: lines(&reloaded.changed),
+            needs_restart: lines(&reloaded.needs_restart),
+            policy_hash: policy.hash(),
+            policy,
+        }
+    }
+}
+
+impl ChangeLine {
+    fn new(change: &Change) -> Self {
+        let Change { key, was, is } = change.clone();
+        Self { key, was, is }
+    }
 }
 
 /// `event: "incident"`
@@ -142,6 +220,8 @@ impl IncidentLine {
 #[expect(missing_docs, reason = "docs/audit.md says what each field means")]
 pub struct TransactionLine {
     pub id: String,
+    /// Null in files from before there was this field alone.
+    pub rule: Option<Arc<str>>,
     pub outcome: Arc<str>,
     pub duration_ms: Millis,
     pub busy_ms: Millis,
@@ -161,6 +241,7 @@ impl TransactionLine {
     ) -> Self {
         Self {
             id,
+            rule: Some(Arc::clone(&transaction.rule)),
             outcome: transaction.outcome.name().into(),
             duration_ms: Millis(transaction.duration),
             busy_ms: Millis(transaction.busy),

@@ -6,7 +6,7 @@ use std::{
     process,
     sync::{
         Arc,
-        atomic::Ordering,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender},
     },
     thread,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::AuditSettings,
-    line_writer::{LineWriter, Target},
+    line_writer::{LineWriter, Missing, Target},
     session::{damage::Waiter, event::Statement},
     sql,
 };
@@ -34,7 +34,7 @@ pub(super) struct Writer {
     lines: Vec<u8>,
     /// How many of the events that found the queue full have been said.
     said: u64,
-    ids: Ids,
+    run: Arc<Run>,
     texts: Texts,
 }
 
@@ -50,7 +50,7 @@ impl Writer {
             shared,
             lines: Vec::new(),
             said: 0,
-            ids: Ids::default(),
+            run: Arc::new(Run::new()),
             texts: Texts::default(),
         };
         writer.write_to(writer.settings.file.as_deref())?;
@@ -98,8 +98,11 @@ impl Writer {
     }
 
     fn entry(&mut self, at: SystemTime, entry: &Entry) {
-        let time = rfc3339(at);
-        let id = self.ids.next(at);
+        if !matches!(entry, Entry::Incident(_)) && self.settings.file.is_none() {
+            return;
+        }
+        let sequence = self.run.next();
+        let id = self.run.id(sequence);
         if let Entry::Incident(incident) = entry {
             log_message::log(&id, incident);
         }
@@ -113,13 +116,13 @@ impl Writer {
                     id, incident, statements, blocked,
                 )))
             }
-            Entry::Transaction(_) if self.settings.file.is_none() => return,
             Entry::Transaction(transaction) => {
                 let statements = self.statements(&transaction.statements);
                 Record::Transaction(Box::new(TransactionLine::new(id, transaction, statements)))
             }
+            Entry::Life(record) => Record::clone(record),
         };
-        let line = Arc::new(Line::new(time, record));
+        let line = Arc::new(self.run.line(rfc3339(at), sequence, record));
         if self.settings.file.is_some() {
             self.line(&line);
         }
@@ -183,6 +186,7 @@ impl Writer {
             return;
         }
         self.said = dropped;
+        self.run.skip(count);
         tracing::warn!(count, "audit events were dropped");
         if let Some(lines) = &*lock(&self.shared.lines) {
             lines.lost(count);
@@ -218,6 +222,7 @@ impl Writer {
         match (&*lines, target) {
             (Some(lines), Some(target)) => lines.replace(target),
             (None, Some(target)) => {
+                let missing = Gap::new(Arc::clone(&self.run));
                 *lines = Some(LineWriter::start("audit file", target, BOUND, missing)?);
             }
             (_, None) => {
@@ -231,33 +236,69 @@ impl Writer {
     }
 }
 
-/// The line that stands for so many missing ones.
-pub(super) fn missing(count: u64) -> Vec<u8> {
-    let time = format!("{:.6}", Timestamp::now());
-    let line = Line::new(time, Record::Dropped { count });
-    let mut line = serde_json::to_vec(&line).expect("names are strings");
-    line.push(b'\n');
-    line
+/// This run of the program, as its lines name it, and the number of the line that was made last.
+#[derive(Debug)]
+pub(super) struct Run {
+    name: Arc<str>,
+    last: AtomicU64,
 }
 
-/// Numbers for lines that no other process and no other run gives out.
-#[derive(Default)]
-struct Ids {
-    prefix: Option<String>,
-    last: u64,
+impl Run {
+    /// The name comes from the process and the time: no other process and no other run has it.
+    pub(super) fn new() -> Self {
+        let since = Timestamp::now().as_microsecond();
+        Self {
+            name: format!("{since:x}{:x}", process::id()).into(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.skip(1)
+    }
+
+    /// Gives numbers to lines that will not be written, so that they are missing; returns the last of them.
+    fn skip(&self, count: u64) -> u64 {
+        self.last.fetch_add(count, Ordering::Relaxed) + count
+    }
+
+    fn id(&self, sequence: u64) -> String {
+        format!("{}-{sequence}", self.name)
+    }
+
+    fn line(&self, time: String, sequence: u64, record: Record) -> Line {
+        Line::new(time, Arc::clone(&self.name), sequence, record)
+    }
 }
 
-impl Ids {
-    /// The next one; the prefix comes from the process and the time of its first event.
-    fn next(&mut self, now: SystemTime) -> String {
-        let prefix = self.prefix.get_or_insert_with(|| {
-            let since = now
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
-            format!("{:x}{:x}", since.as_micros(), process::id())
-        });
-        self.last += 1;
-        format!("{prefix}-{}", self.last)
+/// Makes the lines that stand for missing ones. Each takes a number when it is first made, and keeps it until it is
+/// written.
+pub(super) struct Gap {
+    run: Arc<Run>,
+    sequence: Option<u64>,
+}
+
+impl Gap {
+    pub(super) fn new(run: Arc<Run>) -> Self {
+        Self {
+            run,
+            sequence: None,
+        }
+    }
+}
+
+impl Missing for Gap {
+    fn line(&mut self, count: u64) -> Vec<u8> {
+        let sequence = *self.sequence.get_or_insert_with(|| self.run.next());
+        let time = format!("{:.6}", Timestamp::now());
+        let line = self.run.line(time, sequence, Record::Dropped { count });
+        let mut line = serde_json::to_vec(&line).expect("names are strings");
+        line.push(b'\n');
+        line
+    }
+
+    fn said(&mut self) {
+        self.sequence = None;
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! tokio-postgres reads the string; what it does not know is taken out before, or refused with the words that are known.
 
-use std::error::Error as _;
+use std::{error::Error as _, fmt};
+
+use tokio_postgres::config::Host;
 
 use super::{
     section::hint,
@@ -16,6 +18,41 @@ pub struct Dsn {
     pub postgres: tokio_postgres::Config,
     /// TLS; without `sslmode` it is `prefer`, as with libpq.
     pub tls: UpstreamTls,
+}
+
+/// The role and where it connects, without what is secret.
+impl fmt::Display for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (postgres, mut separator) = (&self.postgres, "");
+        if let Some(user) = postgres.get_user() {
+            write!(f, "{user}@")?;
+        }
+        let ports = postgres.get_ports();
+        for (index, host) in postgres.get_hosts().iter().enumerate() {
+            f.write_str(separator)?;
+            match host {
+                Host::Tcp(name) => f.write_str(name)?,
+                Host::Unix(path) => path.display().fmt(f)?,
+            }
+            // One port may stand for all hosts.
+            if let Some(port) = ports.get(index).or_else(|| ports.first()) {
+                write!(f, ":{port}")?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+impl Dsn {
+    /// Whether the other one was written in the same way, whatever was read from the files that it names.
+    pub(super) fn says_the_same_as(&self, other: &Self) -> bool {
+        let written = |tls: &UpstreamTls| UpstreamTls {
+            connector: None,
+            ..tls.clone()
+        };
+        self.postgres == other.postgres && written(&self.tls) == written(&other.tls)
+    }
 }
 
 /// Reads `host=… user=…` or `postgresql://…`.
@@ -198,6 +235,17 @@ fn plain(value: &str, in_url: bool) -> String {
 mod tests {
     use super::*;
     use crate::config::Negotiation;
+
+    #[test]
+    fn the_password_is_not_shown() {
+        for (text, expected) in [
+            ("host=db user=u password=secret port=7", "u@db:7"),
+            ("host=a,b port=7,8 dbname=d", "a:7,b:8"),
+            ("host=a,/run/b user=u", "u@a,/run/b"),
+        ] {
+            assert_eq!(parse_dsn(text).unwrap().to_string(), expected);
+        }
+    }
 
     #[test]
     fn tls_is_read_from_both_forms() {

@@ -82,7 +82,7 @@ pub(super) fn line_of_upstream(text: &str) -> Option<usize> {
     Some(line_at(text, fault.span.start))
 }
 
-const ROOT: Table = Table {
+pub(super) const ROOT: Table = Table {
     name: "",
     keys: &[
         "startup_timeout",

@@ -18,6 +18,7 @@ mod log;
 mod observer;
 mod rule;
 mod section;
+mod settings;
 mod tls;
 mod upstream;
 
@@ -32,6 +33,7 @@ pub use http::{HttpSettings, http_address};
 pub use listen::Listen;
 pub use log::{LogFormat, LogSettings};
 pub use observer::ObserverSettings;
+pub use settings::{Change, Reloaded, reconcile, rows};
 pub use tls::{
     ALPN, Acceptor, Connector, Encryption, Negotiation, SslMode, TlsSettings, UpstreamTls,
 };

@@ -114,6 +114,16 @@ pub enum Negotiation {
     Direct,
 }
 
+impl Negotiation {
+    /// libpq's word for it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Direct => "direct",
+        }
+    }
+}
+
 impl FromStr for Negotiation {
     type Err = &'static str;
 

@@ -19,13 +19,13 @@ use pgwire::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Desk, Request, error, settings,
+    Desk, Request, error,
     show::{self, Topic},
     statement::{self, Known, Selected, Statement},
     table::{Kind, Table, Value, fields},
 };
 use crate::{
-    config::Role,
+    config::{Change, Role},
     registry::{Command, Order},
 };
 
@@ -230,12 +230,12 @@ impl Desk {
             }
             Statement::Drain => {
                 self.must_be_admin("DRAIN")?;
-                self.request(Request::Drain)?;
+                self.request(Request::Drain(self.name().into()))?;
                 Ok(Response::Execution(Tag::new("DRAIN")))
             }
             Statement::Shutdown => {
                 self.must_be_admin("SHUTDOWN")?;
-                self.request(Request::Shutdown)?;
+                self.request(Request::Shutdown(self.name().into()))?;
                 Ok(Response::Execution(Tag::new("SHUTDOWN")))
             }
         }
@@ -322,19 +322,18 @@ impl Desk {
 
     /// What has changed, a row for each.
     async fn reload(&self) -> PgWireResult<Vec<Vec<Value>>> {
-        let before = Arc::clone(&self.context.config.borrow());
         let (reply, answer) = oneshot::channel();
-        self.request(Request::Reload(reply))?;
+        self.request(Request::Reload(self.name().into(), reply))?;
         let reloaded = answer
             .await
             .unwrap_or_else(|_| Err("pgidle is ending".to_owned()));
-        let need_restart = reloaded.map_err(|why| error("F0000", why))?;
-        let after = Arc::clone(&self.context.config.borrow());
-        let changes = settings::changes(&before, &after);
-        let changed = changes.into_iter().map(|row| row.map(Value::from).to_vec());
-        let kept = need_restart.into_iter().map(|key| {
+        let reloaded = reloaded.map_err(|why| error("F0000", why))?;
+        let changed = reloaded.changed.into_iter();
+        let changed =
+            changed.map(|Change { key, was, is }| [key, was, is].map(Value::from).to_vec());
+        let kept = reloaded.needs_restart.into_iter().map(|change| {
             vec![
-                key.into(),
+                change.key.into(),
                 Value::Null,
                 "a restart is needed for the new value".into(),
             ]

@@ -7,7 +7,6 @@
 
 mod access;
 mod handler;
-mod settings;
 mod show;
 mod statement;
 mod table;
@@ -45,7 +44,7 @@ use self::{
 };
 use crate::{
     audit::{Audit, Texts},
-    config::Config,
+    config::{Config, Reloaded},
     registry::Registry,
     session::event,
 };
@@ -68,21 +67,21 @@ const ON_THE_WAY: usize = 64 << 10;
 /// What the console asks of the program.
 #[derive(Debug)]
 pub enum Request {
-    /// Read the settings again; what comes back are the changed settings that need a restart, or what is wrong.
-    Reload(oneshot::Sender<Result<Vec<&'static str>, String>>),
-    /// Accept no more, let transactions finish, and end.
-    Drain,
-    /// End at once.
-    Shutdown,
+    /// Read the settings again, for this user; what comes back is what has changed, or what is wrong.
+    Reload(Arc<str>, oneshot::Sender<Result<Reloaded, String>>),
+    /// Accept no more, let transactions finish, and end; this user wants it.
+    Drain(Arc<str>),
+    /// End at once; this user wants it.
+    Shutdown(Arc<str>),
 }
 
 impl Request {
     /// The command.
     const fn name(&self) -> &'static str {
         match self {
-            Self::Reload(_) => "RELOAD",
-            Self::Drain => "DRAIN",
-            Self::Shutdown => "SHUTDOWN",
+            Self::Reload(..) => "RELOAD",
+            Self::Drain(_) => "DRAIN",
+            Self::Shutdown(_) => "SHUTDOWN",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::{
-    Context, settings,
+    Context,
     table::{
         Column,
         Kind::{Boolean, Number, Text, Time},
@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     audit::schema::{IncidentLine, Record},
-    config::Dsn,
+    config::{self, Dsn},
     observer::{self, Holder, PreparedTransaction},
-    policy::{LockMode, Rule, StuckKind, format_duration},
+    policy::{LockMode, Rule, StuckKind},
     session::{Snapshot, event::Position},
 };
 
@@ -154,7 +154,7 @@ pub(super) async fn table(topic: Topic, context: &Context) -> Result<Table, Stri
         Topic::Locks => locks(context).await,
         Topic::Incidents => incidents(context),
         Topic::Rules => rules(context),
-        Topic::Config => settings::rows(&context.config.borrow())
+        Topic::Config => config::rows(&context.config.borrow())
             .into_iter()
             .map(|row| row.map(Value::from).to_vec())
             .collect(),
@@ -347,7 +347,11 @@ fn incidents(context: &Context) -> Vec<Vec<Value>> {
     let recent = context.audit.recent();
     let incidents = recent.iter().rev().filter_map(|line| match &line.record {
         Record::Incident(incident) => Some(row(&line.time, incident)),
-        Record::Transaction(_) | Record::Dropped { .. } => None,
+        Record::Transaction(_)
+        | Record::Dropped { .. }
+        | Record::Started(_)
+        | Record::Reloaded(_)
+        | Record::Stopped(_) => None,
     });
     incidents.collect()
 }
@@ -379,11 +383,8 @@ fn rules(context: &Context) -> Vec<Vec<Value>> {
 
 /// A ladder as the file has it.
 fn ladder(rule: &Rule, kind: StuckKind) -> Value {
-    let rungs = rule.limits.ladder(kind).rungs().iter();
-    let rungs: Vec<_> = rungs
-        .map(|(limit, action)| format!("{} {}", action.name(), format_duration(*limit)))
-        .collect();
-    (!rungs.is_empty()).then(|| rungs.join(", ")).into()
+    let ladder = rule.limits.ladder(kind);
+    (!ladder.is_empty()).then(|| ladder.to_string()).into()
 }
 
 async fn lists(context: &Context) -> Vec<Vec<Value>> {

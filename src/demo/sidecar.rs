@@ -115,7 +115,10 @@ impl Sidecar {
 /// The address in the log line that says where pgidle listens.
 fn listening_address(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
-    (line.get("message")? == "listening").then_some(())?;
+    line.get("message")?
+        .as_str()?
+        .starts_with("listening")
+        .then_some(())?;
     line.get("address")?.as_str()?.parse().ok()
 }
 

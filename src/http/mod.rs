@@ -36,6 +36,7 @@ use crate::{
 };
 
 pub use health::{HealthError, check};
+pub use readiness::reach;
 
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

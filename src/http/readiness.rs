@@ -41,7 +41,10 @@ impl Readiness {
 }
 
 /// Connects to the first server that can be reached, and leaves.
-async fn reach(upstream: &Upstream) -> Result<(), String> {
+///
+/// # Errors
+/// Says of each address what is in the way.
+pub async fn reach(upstream: &Upstream) -> Result<(), String> {
     let mut failed = Vec::new();
     for address in &upstream.addresses {
         let connected = timeout(CONNECT_TIMEOUT, connect(address)).await;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::LockMode;
+use super::{LockMode, format_duration};
 
 /// What pgidle does when a limit is reached, mildest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,6 +163,16 @@ impl Ladder {
     /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Ladder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, &(at, action)) in self.0.iter().enumerate() {
+            let comma = if number > 0 { ", " } else { "" };
+            write!(f, "{comma}{action} {}", format_duration(at))?;
+        }
+        Ok(())
     }
 }
 

@@ -60,6 +60,20 @@ impl Rules {
     }
 }
 
+/// Rules with their limits, in the order in which they are tried, and first of all whether none of them does anything.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default = self.default_rule();
+        if !self.rules.iter().any(|rule| rule.limits.acts()) {
+            f.write_str("observing only; ")?;
+        }
+        for rule in &self.rules {
+            write!(f, "{rule}; ")?;
+        }
+        default.fmt(f)
+    }
+}
+
 impl Default for Rules {
     fn default() -> Self {
         Self::new(Vec::new())
@@ -88,6 +102,24 @@ impl Rule {
             application_name,
             ..*identity
         })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        let mut separator = ": ";
+        for kind in StuckKind::ALL {
+            let ladder = self.limits.ladder(kind);
+            if !ladder.is_empty() {
+                write!(f, "{separator}{kind} {ladder}")?;
+                separator = ", ";
+            }
+        }
+        if self.limits.is_exempt() {
+            f.write_str(": exempt")?;
+        }
+        Ok(())
     }
 }
 

@@ -361,6 +361,8 @@ impl TransactionOutcome {
 pub struct TransactionRecord {
     /// Whose it was.
     pub who: Who,
+    /// The rule that the session matched at its end, also one that is exempt.
+    pub rule: Arc<str>,
     /// How it ended.
     pub outcome: TransactionOutcome,
     /// From the request that opened it to its end.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Action, CloseReason, Session, diagnostics,
     event::{Event, TransactionRecord},
+    in_force::RuleIndex,
     state::{Finished, TransactionStatus},
     transfer::Verdict,
 };
@@ -164,6 +165,7 @@ impl Session {
         self.events
             .push_back(Event::Transaction(Box::new(TransactionRecord {
                 who: self.who.clone(),
+                rule: self.limits.rule(RuleIndex::CURRENT),
                 outcome,
                 duration: transaction.busy + transaction.idle,
                 busy: transaction.busy,

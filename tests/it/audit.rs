@@ -5,7 +5,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{let_pass, proxy::Proxy, server::newest, wait_for, wire::Client};
+use crate::support::{
+    let_pass,
+    proxy::{Proxy, address},
+    server::newest,
+    wait_for,
+    wire::Client,
+};
 
 fn stuck_session(proxy: &Proxy) -> Client {
     let mut client = Client::connect_with(proxy.endpoint(), &[("application_name", "nightly job")]);
@@ -230,4 +236,69 @@ fn lines_survive_the_end_of_the_process() {
     proxy.signal(Signal::SIGTERM);
     proxy.exit_status();
     assert_eq!(proxy.audit().len(), 50);
+}
+
+/// What an auditor needs to know of the program itself: from when to when it ran, under which policy.
+#[test]
+fn pgidle_writes_down_its_own_life() {
+    let database = newest().database();
+    let exempt = "[[rule]]\nname = 'batch'\nmatch = { user = 'postgres' }\nexempt = true\n";
+    let mut proxy = Proxy::with_rules(&database, exempt);
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("BEGIN");
+    client.run("COMMIT");
+    let line = proxy.audit_line(&[("event", "transaction")]);
+    assert_eq!(line["rule"], "batch", "an exempt one too");
+    proxy.change_rules("drain_timeout = '5s'\n[listen]\nworkers = 7\n");
+    client.run("BEGIN");
+    client.run("COMMIT");
+    proxy.audit_line(&[("event", "transaction"), ("rule", "default")]);
+    assert!(!proxy.try_rules("nonsense = 1"));
+    proxy.signal(Signal::SIGTERM);
+    assert!(proxy.exit_status().success());
+
+    let lines = proxy.whole_audit();
+    let events: Vec<_> = lines
+        .iter()
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        events,
+        [
+            "started",
+            "transaction",
+            "reloaded",
+            "transaction",
+            "stopped"
+        ]
+    );
+    for (line, number) in lines.iter().zip(1..) {
+        assert_eq!(line["sequence"], number);
+        assert_eq!(line["run"], lines[0]["run"]);
+    }
+    let [started, _, reloaded, _, stopped] = &lines[..] else {
+        unreachable!()
+    };
+    let listen = address(proxy.endpoint());
+    assert_eq!(started["listen"], serde_json::json!([listen]));
+    assert_eq!(started["version"], env!("CARGO_PKG_VERSION"));
+    let names = |line: &Value| -> Vec<String> {
+        let rules = line["policy"].as_array().unwrap().iter();
+        rules
+            .map(|rule| rule["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(started), ["builtin: replication", "batch", "default"]);
+    assert_eq!(names(reloaded), ["builtin: replication", "default"]);
+    assert_ne!(started["policy_hash"], reloaded["policy_hash"]);
+    let keys = |field: &str| -> Vec<&str> {
+        let changes = reloaded[field].as_array().unwrap().iter();
+        changes
+            .map(|change| change["key"].as_str().unwrap())
+            .collect()
+    };
+    assert_eq!(keys("changed"), ["drain_timeout", "rule \"batch\""]);
+    assert_eq!(keys("needs_restart"), ["listen.workers"]);
+    assert_eq!(stopped["cut_off"], 0);
+    assert_eq!(stopped["by"], Value::Null);
 }

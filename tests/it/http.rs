@@ -21,9 +21,10 @@ fn address(proxy: &Proxy) -> String {
     let lines = log
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
-    let mut lines = lines.filter(|line: &Value| line["message"] == "listening for HTTP");
-    let line = lines.next().unwrap_or_else(|| panic!("no HTTP:\n{log}"));
-    line["address"].as_str().unwrap().to_owned()
+    let mut addresses = lines.filter_map(|line: Value| Some(line["http"].as_str()?.to_owned()));
+    addresses
+        .next()
+        .unwrap_or_else(|| panic!("no HTTP:\n{log}"))
 }
 
 /// The whole answer to a request that is sent as it is.

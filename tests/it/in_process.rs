@@ -62,7 +62,7 @@ fn another_program_can_run_it() {
         "[[rule]]\nname = \"new\"\nidle = { rollback = \"100ms\" }\n",
     )
     .unwrap();
-    app.reload().unwrap();
+    app.reload(None).unwrap();
     let mut direct = Client::connect(&database);
     let state = format!(
         "SELECT state FROM pg_stat_activity WHERE pid = {}",

@@ -181,13 +181,13 @@ impl Proxy {
         let mode = Arc::clone(&reading);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if let Some(port) = listening_port(&line) {
-                    bound.send(port).ok();
-                }
                 let mut log = written.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
                 drop(log);
+                if let Some(port) = listening_port(&line) {
+                    bound.send(port).ok();
+                }
                 while *mode.lock().unwrap() == Reading::StandsStill {
                     let_pass(Duration::from_millis(5));
                 }
@@ -231,8 +231,16 @@ impl Proxy {
         self.folder.path().join("audit.jsonl")
     }
 
-    /// Every whole line of the audit file so far.
+    /// Every whole line of the audit file so far that is about a session.
     pub(crate) fn audit(&self) -> Vec<Value> {
+        let mut lines = self.whole_audit();
+        let own = ["started", "reloaded", "stopped"];
+        lines.retain(|line| !own.contains(&line["event"].as_str().unwrap_or_default()));
+        lines
+    }
+
+    /// Every whole line of the audit file so far.
+    pub(crate) fn whole_audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.audit_file()).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole
@@ -382,9 +390,9 @@ pub(crate) fn address(endpoint: &Endpoint) -> String {
 fn listening_port(line: &str) -> Option<u16> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
-    if fields["message"] != "listening" {
+    if !fields["message"].as_str()?.starts_with("listening") {
         return None;
     }
-    let (_, port) = fields["address"].as_str()?.rsplit_once(':')?;
-    port.parse().ok()
+    let mut addresses = fields["address"].as_str()?.split(", ");
+    addresses.find_map(|address| address.rsplit_once(':')?.1.parse().ok())
 }
