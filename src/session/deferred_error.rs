@@ -133,9 +133,12 @@ impl Session {
     /// Whether bytes from the client have to wait for an answer of the server. The rest of a message does not: the server
     /// waits for it.
     pub(super) fn deferred_error_holds_client(&self) -> bool {
-        self.deferred_error.is_some()
-            && !self.state.pending.is_empty()
-            && self.client.missing() == 0
+        self.deferred_error_holds_message() && self.client.missing() == 0
+    }
+
+    /// Whether a message that the client begins, be it a large one, has to wait for an answer of the server.
+    pub(super) fn deferred_error_holds_message(&self) -> bool {
+        self.deferred_error.is_some() && !self.state.pending.is_empty()
     }
 
     /// Looks at a frame from a client whose transaction was ended.

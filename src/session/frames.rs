@@ -23,7 +23,8 @@ impl Session {
     pub(super) fn client_frame(&mut self, frame: Frame<'_>, now: Instant) -> Verdict {
         self.abandon_enforcement();
         let leaves = FrontendTag::from(frame.tag) == FrontendTag::Terminate;
-        if self.holds_client() || !leaves && self.begins_again(now) {
+        let held = self.holds_client() || self.deferred_error_holds_message();
+        if held || !leaves && self.begins_again(now) {
             return Verdict::Hold;
         }
         self.client_spoke(now);

@@ -451,3 +451,18 @@ fn a_client_that_goes_away_untold_leaves_nothing_behind() {
         });
     });
 }
+
+/// A client that does not wait for the answer to its ROLLBACK, and goes on with a statement too large to be held: what
+/// is said to each is about each.
+#[test]
+fn a_large_statement_sent_with_the_rollback_is_carried_out_after_it() {
+    on_every_server(|server| {
+        let mut ended = Ended::on(server);
+        let large = format!("INSERT INTO t VALUES (3, 'three'){}", " ".repeat(50_000));
+        let both = [query("ROLLBACK"), query(&large)].concat();
+        ended.writer.send(&both);
+        assert_eq!(ended.writer.until_ready(), "C ROLLBACK / Z I");
+        assert_eq!(ended.writer.until_ready(), "C INSERT 0 1 / Z I");
+        assert!(ended.dba.sees_row(3) && !ended.dba.sees_row(2));
+    });
+}

@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::{check, untold};
-use crate::session::tests::script::Player;
+use crate::session::tests::script::{Player, frame, frontend};
 
 #[test]
 fn a_statement_is_refused_and_the_next_one_is_the_servers() {
@@ -240,4 +240,45 @@ fn a_batch_that_was_ended_is_closed_without_being_told() {
           < E 25P03 (ours) | Z I
     "#]]
     .assert_eq(&player.transcript);
+}
+
+/// What is too large to be held until it is whole waits for the answer before it all the same: an error that overtakes
+/// that answer would be read as the ROLLBACK's, and the ROLLBACK's tag as that of the INSERT.
+#[test]
+fn a_large_message_waits_for_the_answer_before_it() {
+    let large = format!("INSERT INTO t VALUES (1){}\0", " ".repeat(50_000));
+    let large = frame(b'Q', large.as_bytes());
+    let mut player = untold("");
+    player.client_raw(&[&frontend("Q ROLLBACK"), &large[..30_000]].concat());
+    player.play("S: C ROLLBACK | Z I");
+    player.client_raw(&large[30_000..]);
+    player.play("S: C INSERT 0 1 | Z I");
+    let batch = ["P - SAVEPOINT a", "B - -", "E -", "S"].map(frontend);
+    player.play("C: Q BEGIN\nS: C BEGIN | Z T\n+1s\nS: C ROLLBACK | C BEGIN | E 22P02 | Z E");
+    player.client_raw(&[&batch.concat(), &large[..30_000]].concat());
+    player.play("S: Z E");
+    player.client_raw(&large[30_000..]);
+    expect![[r#"
+          > Q ROLLBACK
+        S: C ROLLBACK | Z I
+          < C ROLLBACK | Z I
+          > Q INSERT INTO t VALUES (1)
+          > … 20030 bytes
+        S: C INSERT 0 1 | Z I
+          < C INSERT 0 1 | Z I
+        C: Q BEGIN
+          > Q BEGIN
+        S: C BEGIN | Z T
+          < C BEGIN | Z T
+        +1s
+          > Q ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 'pgidle: rolled back after idle in transaction for 1 s'::pg_catalog.int4
+        S: C ROLLBACK | C BEGIN | E 22P02 | Z E
+          * transaction enforced of 1 statement(s)
+          * idle rollback rolled_back at 1s in "idle in transaction" after 1s
+          > S
+          < 1 | 2 | C SAVEPOINT
+        S: Z E
+          < Z T
+          < E 25P03 (ours) | Z E
+    "#]].assert_eq(&player.transcript);
 }
