@@ -7,7 +7,7 @@
 //! |---|---|
 //! | Gate | the enforcement goes on: a cancel of the client's that hits what is injected has it sent again |
 //! | Prove | the enforcement goes on: what is not proven by then is not proven |
-//! | Cancel, and the statement has ended | the enforcement goes on; the client waits until the cancel can hit nothing more |
+//! | Cancel, and the statement has ended | the enforcement goes on, with one more cancel at most; the client waits until none can hit anything more |
 //! | Cancel, for `terminate` | both connections are closed |
 //! | any, when pgidle ends | both connections are closed |
 //! | any | `terminate` acts when it is due, and a client that has left takes its session with it |
@@ -16,7 +16,7 @@ use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use super::{
     Action, CloseReason, Incident, Instant, Outcome, Phase, Rung, Session, Step, cancel,
-    diagnostics, policy,
+    diagnostics, next::Next, policy,
 };
 use crate::{
     session::{event::Cause, transaction::Refusal},
@@ -65,13 +65,17 @@ impl Session {
         }
         let terminates = self.terminate_rung().filter(|rung| rung.at <= now);
         let client_left = self.client_left();
-        let request_ended = self.is_over() || self.state.pending.is_empty();
+        let next = self.enforcement.as_ref().map(|it| self.next(it, now));
+        // Who has left waits for no answer to another cancel.
+        let goes_on = (self.is_over() || self.state.pending.is_empty())
+            && !(client_left && next == Some(Next::Stop));
         let Some(enforcement) = &mut self.enforcement else {
             return;
         };
         enforcement.checked = now;
         let action = enforcement.incident.action;
-        match enforcement.step {
+        let step = enforcement.step;
+        match step {
             Step::Gate if action == policy::Action::Release => {
                 self.not_releasable(Refusal::for_now(
                     "a cancel request of the client's is on its way",
@@ -79,9 +83,12 @@ impl Session {
             }
             Step::Gate => self.act(now),
             Step::Prove { then, .. } => self.claimed(then, Proof::Missing, now),
-            Step::Cancel(_) if request_ended => self.next_step(now),
+            Step::Cancel(_) if goes_on => {
+                enforcement.since = now;
+                self.next_step(now);
+            }
             _ if client_left => self.leave_with_client(),
-            step if self.operator.insists() => {
+            _ if self.operator.insists() => {
                 enforcement.closes = Some(CloseReason::Drain);
                 if step.is_ours() {
                     self.send_cancel();
@@ -109,6 +116,7 @@ impl Session {
                 }
             }
         }
+        self.step_ended(Some(step), now);
     }
 
     /// Goes on to end the session: the enforcement that is stuck has come to nothing, and its incident says so.
@@ -140,6 +148,7 @@ impl Session {
         enforcement.incident = terminate;
         enforcement.closes = Some(CloseReason::Policy);
         enforcement.acted = now;
+        enforcement.since = now;
         enforcement.cancels = 0;
         let ours = enforcement.step.is_ours();
         self.emit_incident(stuck);

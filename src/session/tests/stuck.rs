@@ -443,3 +443,117 @@ fn a_ready_for_query_of_a_doubtful_query_is_not_taken_for_that_of_the_next_batch
         "#]],
     );
 }
+
+/// The transaction that was meant has ended, and the next request works, while the server keeps the cancel's connection.
+#[test]
+fn a_client_that_has_left_has_one_more_cancel_and_not_all_of_them_at_once() {
+    check(
+        "",
+        expect![[r#"
+            C: Q SELECT pg_sleep(60) | Q SELECT pg_sleep(61)
+              > Q SELECT pg_sleep(60) | Q SELECT pg_sleep(61)
+            console: terminate
+              ! Cancel
+            S: C SELECT 1 | Z I
+              < C SELECT 1 | Z I
+            client leaves
+            +1999ms
+            +1ms
+              ! Cancel
+              ! close: client_left
+              * command terminate not_possible at 0ns in "active" after 0ns
+            +0ms
+        "#]],
+    );
+}
+
+#[test]
+fn what_comes_after_the_statement_that_was_meant_is_cancelled_once_a_deadline() {
+    check(
+        "",
+        expect![[r#"
+            C: Q SELECT pg_sleep(60) | Q SELECT pg_sleep(61)
+              > Q SELECT pg_sleep(60) | Q SELECT pg_sleep(61)
+            console: terminate
+              ! Cancel
+            S: C SELECT 1 | Z I
+              < C SELECT 1 | Z I
+            +1999ms
+            +1ms
+              ! Cancel
+            +1999ms
+            +1ms
+              ! Cancel
+            S: E 57014 | Z I
+            cancelled
+            cancelled
+            cancelled
+              > X
+              < E FATAL 57P01 (ours)
+              ! close: console
+              * command terminate terminated at 0ns in "active" after 0ns
+        "#]],
+    );
+}
+
+/// Whatever the step before it has waited for.
+#[test]
+fn a_step_has_a_deadline_of_its_own() {
+    check(
+        "age: rollback 1s, terminate 3100ms",
+        expect![[r#"
+            an observer
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: P - SELECT pg_sleep(60) | B - - | E - | H
+              > P - SELECT pg_sleep(60) | B | E | H
+            +1s
+              > H
+              ! Cancel
+            seen: nobody
+            S: 1 | 2 | C SELECT 1
+              < 1 | 2 | C SELECT 1
+            +2s
+              > P pgidle_rollback- pgidle: rolled back after not ended for 1 s | H
+            +100ms
+            +1899ms
+            +1ms
+              > X
+              < E FATAL 25P04 (ours)
+              ! Cancel
+              ! close: policy
+              * age rollback not_possible at 1s in "active" after 0ns
+              * age terminate terminated at 3.1s in "active" after 0ns
+        "#]],
+    );
+}
+
+/// A `terminate` that takes over has as much time for its cancels as one that has begun by itself.
+#[test]
+fn a_terminate_that_takes_over_cancels_as_long_as_another() {
+    check(
+        "age: rollback 1s, terminate 9s",
+        expect![[r#"
+            an observer
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q SELECT pg_sleep(60)
+              > Q SELECT pg_sleep(60)
+            +1s
+              ! Cancel
+            seen: nobody
+            +8s
+              ! Cancel
+              * age rollback not_possible at 1s in "active" after 0ns
+            +7999ms
+            +1ms
+              < E FATAL 25P04 (ours)
+              ! close: policy
+              * age terminate terminated at 9s in "active" after 0ns
+        "#]],
+    );
+}
