@@ -29,7 +29,10 @@ use pgwire::{
 use tokio::sync::Mutex;
 
 use super::{Desk, fatal};
-use crate::config::{ConsoleSettings, Role, Secret};
+use crate::{
+    config::{ConsoleSettings, Role, Secret},
+    wire::cstr,
+};
 
 /// Who a client has proven to be.
 #[derive(Clone, Debug)]
@@ -117,17 +120,15 @@ impl Desk {
         let mut step = self.login.0.lock().await;
         match step.take() {
             Some(Step::Asked(user, secret)) => {
-                let first = message
-                    .into_sasl_initial_response()
-                    .map_err(|_| garbled())?;
-                if first.auth_method != MECHANISM {
+                let (mechanism, first) = initial_response(&message).ok_or_else(garbled)?;
+                if mechanism != MECHANISM.as_bytes() {
                     return Err(fatal(
                         "28000",
                         format!("expected the mechanism {MECHANISM}"),
                     ));
                 }
                 let (challenge, waiting) = ScramServerAuth::new()
-                    .on_client_first_message_with_secret(&first.data.unwrap_or_default(), secret)
+                    .on_client_first_message_with_secret(first, secret)
                     .map_err(|_| garbled())?;
                 *step = Some(Step::Challenged(user, Box::new(waiting)));
                 let challenge = Authentication::SASLContinue(challenge.into());
@@ -138,13 +139,14 @@ impl Desk {
             }
             Some(Step::Challenged(user, waiting)) => {
                 let last = message.into_sasl_response().map_err(|_| garbled())?;
-                let Ok(proof) = waiting.on_client_final_message(&last.data) else {
+                let proof = waiting.on_client_final_message(&last.data).map_err(|why| {
                     tracing::warn!(user = &*user.name, client = %self.peer, "a user of the console has failed to log in");
-                    return Err(fatal(
-                        "28P01",
-                        format!("password authentication failed for user \"{}\"", user.name),
-                    ));
-                };
+                    if !matches!(why, PgWireError::InvalidPassword(_)) {
+                        return garbled();
+                    }
+                    let why = format!("password authentication failed for user \"{}\"", user.name);
+                    fatal("28P01", why)
+                })?;
                 let proof = Authentication::SASLFinal(proof.into());
                 client
                     .feed(PgWireBackendMessage::Authentication(proof))
@@ -169,6 +171,17 @@ impl Desk {
         parameters.is_superuser = false;
         finish_authentication(client, &parameters).await
     }
+}
+
+/// The mechanism and the data of a SASLInitialResponse, which pgwire reads past the end of.
+fn initial_response(message: &PasswordMessageFamily) -> Option<(&[u8], &[u8])> {
+    let PasswordMessageFamily::Raw(body) = message else {
+        return None;
+    };
+    let (mechanism, rest) = cstr(body)?;
+    let (length, data) = rest.split_first_chunk()?;
+    let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+    (length == data.len()).then_some((mechanism, data))
 }
 
 fn garbled() -> PgWireError {

@@ -32,6 +32,9 @@ use crate::{
 /// How long a command waits for what has come of it: longer than every deadline of an enforcement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many statements may come at once: each may have a long answer.
+const MAX_STATEMENTS: usize = 16;
+
 #[async_trait]
 impl SimpleQueryHandler for Desk {
     async fn do_query<C>(&self, _: &mut C, query: &str) -> PgWireResult<Vec<Response>>
@@ -44,6 +47,10 @@ impl SimpleQueryHandler for Desk {
         let statements = statement::read(query).map_err(|why| error("42601", why.0))?;
         if statements.is_empty() {
             return Ok(vec![Response::EmptyQuery]);
+        }
+        if statements.len() > MAX_STATEMENTS {
+            let why = format!("more than {MAX_STATEMENTS} statements at once");
+            return Err(error("54000", why));
         }
         let mut responses = Vec::new();
         for statement in &statements {

@@ -7,6 +7,7 @@
 
 mod access;
 mod handler;
+mod messages;
 mod show;
 mod statement;
 mod table;
@@ -14,9 +15,7 @@ mod table;
 use std::{
     fmt, io,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    task::{Context as TaskContext, Poll},
     time::SystemTime,
 };
 
@@ -28,10 +27,7 @@ use pgwire::{
     tokio::server::{PgWireMessageServerCodec, process_error, process_message},
 };
 use tokio::{
-    io::{
-        AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, copy_bidirectional,
-        duplex,
-    },
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, copy_bidirectional, duplex},
     sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
@@ -39,6 +35,7 @@ use tokio_util::codec::Framed;
 
 use self::{
     access::{Login, User},
+    messages::Messages,
     statement::Statement,
     table::Value,
 };
@@ -57,9 +54,6 @@ const SERVER_VERSION: &str = concat!("18.0 (pgidle ", env!("CARGO_PKG_VERSION"),
 
 /// How many connections there may be at once: each is a person or a monitor.
 const MAX_CONNECTIONS: usize = 100;
-
-/// Bytes of one message: far more than a command takes, and little enough for strangers to send.
-const MAX_MESSAGE: usize = 1 << 20;
 
 /// Bytes that are on their way between a worker and the console.
 const ON_THE_WAY: usize = 64 << 10;
@@ -247,10 +241,7 @@ async fn serve(connection: Connection, context: Arc<Context>) -> io::Result<()> 
         .address
         .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let client = DefaultClient::<Statement>::new(address, peer.tls);
-    let stream = Bounded {
-        stream: connection.stream,
-        left: MAX_MESSAGE,
-    };
+    let stream = Messages::new(connection.stream);
     let mut socket = Framed::new(stream, PgWireMessageServerCodec::new(client));
     socket.set_state(PgWireConnectionState::AwaitingStartup);
     let authenticated = async {
@@ -262,7 +253,14 @@ async fn serve(connection: Connection, context: Arc<Context>) -> io::Result<()> 
         Ok::<_, io::Error>(true)
     };
     let authenticated = match login_time {
-        Some(limit) => timeout(limit, authenticated).await.unwrap_or(Ok(false)),
+        Some(limit) => match timeout(limit, authenticated).await {
+            Ok(authenticated) => authenticated,
+            Err(_) => {
+                let why = "canceling authentication due to timeout";
+                let late = fatal("57014", why.to_owned());
+                process_error(&mut socket, late, true).await.map(|()| false)
+            }
+        },
         None => authenticated.await,
     };
     if authenticated? {
@@ -271,14 +269,15 @@ async fn serve(connection: Connection, context: Arc<Context>) -> io::Result<()> 
     Ok(())
 }
 
-type Socket = Framed<Bounded, PgWireMessageServerCodec<Statement>>;
+type Socket = Framed<Messages, PgWireMessageServerCodec<Statement>>;
 
 /// Deals with one message; `false` when it was the last.
 async fn step(socket: &mut Socket, desk: &Arc<Desk>) -> io::Result<bool> {
-    socket.get_mut().left = MAX_MESSAGE;
     let message = match socket.next().await {
         None => return Ok(false),
-        Some(Err(PgWireError::IoError(error))) => return Err(error),
+        Some(Err(PgWireError::IoError(error))) if error.kind() != io::ErrorKind::InvalidData => {
+            return Err(error);
+        }
         Some(Err(why)) => {
             process_error(socket, fatal("08P01", why.to_string()), true).await?;
             return Ok(false);
@@ -327,45 +326,4 @@ fn said(severity: &str, sqlstate: &str, message: String) -> PgWireError {
 )]
 fn now() -> SystemTime {
     SystemTime::now()
-}
-
-/// A stream of which only so much is read until the next message begins: a message may announce 2 GiB.
-#[derive(Debug)]
-struct Bounded {
-    stream: DuplexStream,
-    left: usize,
-}
-
-impl AsyncRead for Bounded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.left == 0 {
-            return Poll::Ready(Err(io::Error::other("a message of more than 1 MiB")));
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.left = self.left.saturating_sub(buf.filled().len() - before);
-        read
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

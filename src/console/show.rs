@@ -491,6 +491,12 @@ pub(super) fn picked(topic: Topic, names: &[String]) -> Result<Vec<(usize, Colum
     if names.is_empty() {
         return Ok(columns.iter().copied().enumerate().collect());
     }
+    if names.len() > columns.len() {
+        let (asked, known) = (names.len(), columns.len());
+        return Err(format!(
+            "{asked} columns are asked for, and there are {known}"
+        ));
+    }
     let place = |name: &String| {
         let mut places = columns.iter().copied().enumerate();
         places
