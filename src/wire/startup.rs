@@ -2,6 +2,8 @@
 //!
 //! Source: `ProcessStartupPacket` in `src/backend/tcop/backend_startup.c` and `src/include/libpq/pqcomm.h`.
 
+use std::fmt;
+
 /// The largest first packet in bytes, length field included (`MAX_STARTUP_PACKET_LENGTH`).
 pub const MAX_STARTUP_PACKET: usize = 10_000;
 
@@ -32,12 +34,20 @@ pub enum Startup {
 }
 
 /// What names a session in a CancelRequest: as the server gave it in BackendKeyData.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CancelKey {
     /// The server's process id.
     pub pid: i32,
     /// The secret key: 4 bytes in protocol 3.0, up to 256 in 3.2.
     pub secret: Box<[u8]>,
+}
+
+/// Without the secret, which is in no log.
+impl fmt::Debug for CancelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("CancelKey");
+        shown.field("pid", &self.pid).finish_non_exhaustive()
+    }
 }
 
 impl CancelKey {

@@ -7,6 +7,7 @@ pub(crate) mod driver;
 pub(crate) mod fragile;
 pub(crate) mod frontend;
 pub(crate) mod keyless;
+pub(crate) mod keys;
 pub(crate) mod link;
 pub(crate) mod observed;
 pub(crate) mod pair;
