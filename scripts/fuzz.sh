@@ -8,7 +8,7 @@ PATH=$PWD/.cache/cargo-fuzz/bin:$PATH
 
 # Those that the core of pgidle is enough for, and those that need all of it.
 readonly core=(startup frames messages proxy_header tags session)
-readonly program=(statement grammar audit_line configuration dsn)
+readonly program=(statement grammar audit_line configuration dsn console)
 
 # The longest inputs, where the bounds of the target lie beyond those of the fuzzer.
 longest() {
@@ -25,7 +25,7 @@ longest() {
 without_sanitizer() {
     local subcommand=$1
     shift
-    cargo "+${FUZZ_TOOLCHAIN:-nightly}" fuzz "$subcommand" --sanitizer none "$@"
+    cargo "+$toolchain" fuzz "$subcommand" --sanitizer none "$@"
 }
 
 fuzz() {
@@ -57,6 +57,7 @@ minimise() {
         "$(cat "fuzz/corpus/$target"/* | wc -c)"
 }
 
+toolchain=$(scripts/fuzz-toolchain.sh)
 seconds=${1:?usage: scripts/fuzz.sh SECONDS|minimise [TARGET...]}
 shift
 chosen=" ${*:-${core[*]} ${program[*]}} "

@@ -88,8 +88,9 @@ lints() {
 
 # Only a nightly compiler puts in what the fuzzers see by.
 nightly() {
-    cargo "+${FUZZ_TOOLCHAIN:-nightly}" --version >/dev/null 2>&1 \
-        || sentences+=("missing: a nightly Rust; run  rustup toolchain install nightly --profile minimal  (where none can be had: \`make test\` replays what the fuzzers have found, on any Rust)")
+    local command
+    command=$(scripts/fuzz-toolchain.sh) \
+        || sentences+=("missing: the nightly Rust of the fuzzers; run  $command  (or take another by FUZZ_TOOLCHAIN=nightly; where none can be had: \`make test\` replays what the fuzzers have found, on any Rust)")
 }
 
 # Looks for each of these, and returns whether nothing is missing.

@@ -50,5 +50,6 @@ replay!(
     grammar,
     audit_line,
     configuration,
-    dsn
+    dsn,
+    console
 );

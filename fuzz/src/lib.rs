@@ -4,6 +4,8 @@
 #[cfg(feature = "proxy")]
 mod against_grammar;
 #[cfg(feature = "proxy")]
+mod console;
+#[cfg(feature = "proxy")]
 mod files;
 mod session;
 mod wire;
@@ -11,6 +13,7 @@ mod wire;
 #[cfg(feature = "proxy")]
 pub use self::{
     against_grammar::{grammar, statement},
+    console::console,
     files::{audit_line, configuration, dsn},
 };
 pub use self::{
