@@ -118,33 +118,37 @@ impl<'a> Parser<'a> {
     }
 
     /// Goes to the end of a statement. A semicolon ends it unless it stands in the parentheses of CREATE RULE or in the
-    /// body of a routine (`BEGIN ATOMIC … END`), where CASE has an END of its own.
+    /// body of a routine (`BEGIN ATOMIC … END`). The END of a body stands where a statement would; any other is that of a
+    /// CASE, or the name of a column.
     fn skip_statement(&mut self) {
         let created = self.take(b"create");
         if created && self.take(b"or") {
             self.take(b"replace");
         }
         let routine = created && (self.take(b"function") || self.take(b"procedure"));
-        let (mut parentheses, mut blocks) = (0_usize, 0_usize);
-        let mut before = Token::Other;
-        while self.next != Token::End
-            && (self.next != Token::Semicolon || parentheses > 0 || blocks > 0)
+        let (mut parentheses, mut cases, mut body) = (0_usize, 0_usize, false);
+        let (mut before, mut begins) = (Token::Other, false);
+        while self.next != Token::End && (self.next != Token::Semicolon || parentheses > 0 || body)
         {
             let is = |token, word: &[u8]| matches!(token, Token::Word(found) if found.eq_ignore_ascii_case(word));
             // What follows AS or a dot is a name.
             let keyword = routine && parentheses == 0 && before != Token::Dot && !is(before, b"as");
+            let opens = keyword && !body && is(before, b"begin") && is(self.next, b"atomic");
             if self.next == Token::Open {
                 parentheses += 1;
             } else if self.next == Token::Close {
                 parentheses = parentheses.saturating_sub(1);
-            } else if keyword
-                && (blocks > 0 && is(self.next, b"case")
-                    || is(before, b"begin") && is(self.next, b"atomic"))
-            {
-                blocks += 1;
+            } else if self.next == Token::Semicolon {
+                cases = 0;
+            } else if opens {
+                body = true;
+            } else if keyword && is(self.next, b"case") {
+                cases += 1;
             } else if keyword && is(self.next, b"end") {
-                blocks = blocks.saturating_sub(1);
+                body &= cases > 0 || !begins;
+                cases = cases.saturating_sub(1);
             }
+            begins = opens || self.next == Token::Semicolon;
             before = self.next;
             self.advance();
         }
