@@ -12,7 +12,7 @@ use crate::{
     config::{
         Address, AddressError, Dsn, Flags, IdleLimit, LogFormat, Source, http_address, parse_dsn,
     },
-    policy::{Action, parse_duration},
+    policy::{Action, Described, parse_duration},
 };
 
 /// A sidecar that ends stuck PostgreSQL transactions without killing the session.
@@ -122,6 +122,10 @@ pub struct CheckArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE", env = "PGIDLE_CONFIG")]
     pub config: PathBuf,
+    /// Say which rule a session would come under, and what that allows it: KEY=VALUE divided by commas, of user, database
+    /// [default: as the user], application_name, client (an IP address or unix) [default: 127.0.0.1] and replication.
+    #[arg(long, value_name = "SESSION", env = "PGIDLE_SESSION")]
+    pub session: Option<Described>,
     /// How the observer will connect, when the file does not say so.
     #[arg(long, value_name = "DSN", value_parser = Unechoed(parse_dsn), env = "PGIDLE_OBSERVER_DSN", hide_env_values = true)]
     pub observer_dsn: Option<Box<Dsn>>,
@@ -233,7 +237,11 @@ Examples:
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
-  pgidle check --config pgidle.toml";
+  pgidle check --config pgidle.toml
+
+  # Which limits would a session have?
+  pgidle check --config pgidle.toml --session user=app,database=shop,application_name=celery,client=10.1.2.3
+  pgidle check --config pgidle.toml --session user=backup,client=unix";
 
 const HEALTH_EXAMPLES: &str = "\
 Examples:

@@ -93,7 +93,7 @@ async fn announce(app: &App) -> Infallible {
 }
 
 fn check(args: CheckArgs) -> ExitCode {
-    let file = args.config.clone();
+    let (file, session) = (args.config.clone(), args.session.clone());
     match app::load(&args.source()) {
         Ok(config) => {
             for warning in &config.warnings {
@@ -101,10 +101,12 @@ fn check(args: CheckArgs) -> ExitCode {
                 drop(writeln!(io::stderr(), "pgidle: warning: {warning}"));
             }
             let rules = config.rules.as_slice().len();
-            let said = writeln!(
+            let decided = session.map(|session| session.explain(&config.rules));
+            let said = write!(
                 io::stdout(),
-                "{}: ok, {rules} rules with the built-in one",
-                file.display()
+                "{}: ok, {rules} rules with the built-in one\n{}",
+                file.display(),
+                decided.unwrap_or_default()
             );
             said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }

@@ -112,32 +112,14 @@ mod tests {
     use toml::de::DeValue;
 
     use super::{
-        super::{parse_dsn, rule::CHOSEN_NAME},
+        super::{
+            SAMPLE, parse_dsn,
+            rule::CHOSEN_NAME,
+            schema::{tables, whole_sample},
+        },
         *,
     };
     use crate::policy::{Action, ClientNet, Pattern, StuckKind, builtin_rules};
-
-    const SAMPLE: &str = include_str!("../../config/pgidle.toml");
-
-    /// Every table that a file can have.
-    fn tables() -> Vec<Table> {
-        let mut tables = vec![
-            ROOT,
-            listen::TABLE,
-            upstream::TABLE,
-            tls::TABLE,
-            console::TABLE,
-            console::USER,
-            http::TABLE,
-            audit::TABLE,
-            observer::TABLE,
-            log::TABLE,
-            rule::TABLE,
-            rule::MATCH,
-        ];
-        tables.extend(rule::KINDS.map(|(_, table)| table));
-        tables
-    }
 
     fn refused(text: &str, expected: &Expect) {
         let fault = read(text, &Flags::default()).map(drop).unwrap_err();
@@ -154,20 +136,7 @@ mod tests {
 
     #[test]
     fn the_sample_shows_every_key_and_each_is_accepted() {
-        let is_setting = |line: &str| {
-            let name = line.split([' ', ']']).next().unwrap_or_default();
-            line.starts_with("[[")
-                || (line.contains(" = ") && tables().iter().any(|table| table.keys.contains(&name)))
-        };
-        let uncommented: Vec<_> = SAMPLE
-            .lines()
-            .map(|line| {
-                line.strip_prefix("# ")
-                    .filter(|rest| is_setting(rest))
-                    .unwrap_or(line)
-            })
-            .collect();
-        let text = uncommented.join("\n");
+        let text = whole_sample();
         let (_, rules, _) = read(&text, &Flags::default()).unwrap();
         assert_eq!(rules.len(), builtin_rules().len() + 1);
 

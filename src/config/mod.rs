@@ -16,7 +16,10 @@ mod http;
 mod listen;
 mod log;
 mod observer;
+mod reference;
 mod rule;
+#[cfg(test)]
+mod schema;
 mod section;
 mod settings;
 mod tls;
@@ -33,6 +36,7 @@ pub use http::{HttpSettings, http_address};
 pub use listen::Listen;
 pub use log::{LogFormat, LogSettings};
 pub use observer::ObserverSettings;
+pub use reference::{Part, SAMPLE, reference};
 pub use settings::{Change, Reloaded, reconcile, rows};
 pub use tls::{
     ALPN, Acceptor, Connector, Encryption, Negotiation, SslMode, TlsSettings, UpstreamTls,
@@ -269,8 +273,6 @@ const FLAGS_RULE: &str = "flags";
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::policy::Identity;
 
@@ -356,21 +358,11 @@ mod tests {
             path: Some(folder.path().join("pgidle.toml")),
             flags: Flags::default(),
         };
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let pages = fs::read_dir(root.join("docs")).unwrap();
-        let pages = pages.map(|page| page.unwrap().path());
-        let mut examples = 0;
-        for page in pages.chain([root.join("README.md")]) {
-            let text = fs::read_to_string(&page).unwrap();
-            for example in text.split("```toml\n").skip(1) {
-                let (example, _) = example.split_once("```").unwrap();
-                fs::write(source.path.as_ref().unwrap(), example).unwrap();
-                let read = source.load();
-                assert!(read.is_ok(), "{}: {read:?}\n{example}", page.display());
-                examples += 1;
-            }
+        for (page, example) in schema::examples() {
+            fs::write(source.path.as_ref().unwrap(), &example).unwrap();
+            let read = source.load();
+            assert!(read.is_ok(), "{page}: {read:?}\n{example}");
         }
-        assert!(examples > 10, "{examples}");
     }
 
     #[test]

@@ -166,6 +166,7 @@ impl Ladder {
     }
 }
 
+/// The rungs in words, such as `log 5s, rollback 1min`; empty without any.
 impl fmt::Display for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, &(at, action)) in self.0.iter().enumerate() {

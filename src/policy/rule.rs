@@ -190,6 +190,32 @@ impl Match {
     }
 }
 
+/// The conditions as the file has them.
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |key, value: String| format!("{key} = {value:?}");
+        let pattern = |key, pattern: &Option<Pattern>| {
+            pattern
+                .as_ref()
+                .map(|pattern| text(key, pattern.to_string()))
+        };
+        let client = self.client.map(|client| text("client", client.to_string()));
+        let conditions = [
+            pattern("application_name", &self.application_name),
+            pattern("database", &self.database),
+            pattern("user", &self.user),
+            client,
+            self.replication
+                .map(|wanted| format!("replication = {wanted}")),
+        ];
+        let conditions: Vec<_> = conditions.into_iter().flatten().collect();
+        match conditions.is_empty() {
+            true => f.write_str("every session"),
+            false => f.write_str(&conditions.join(", ")),
+        }
+    }
+}
+
 /// Where a client connects from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientNet {

@@ -29,11 +29,11 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// The process at the other end, where it is on this host.
+    /// The process at the other end, where it is on this host. One that another PID namespace hides has the number 0.
     pub(super) fn peer_pid(&self) -> Option<i32> {
         match self {
             Self::Tcp(_) | Self::Tls(_) => None,
-            Self::Unix(stream) => stream.peer_cred().ok()?.pid(),
+            Self::Unix(stream) => stream.peer_cred().ok()?.pid().filter(|&pid| pid > 0),
         }
     }
 
