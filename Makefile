@@ -1,12 +1,14 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test bank soak explore faults release-cases hidden-requests drivers drivers-all waits test-next test-postgres fuzz fuzz-corpus
+.PHONY: help setup build demo lint doc test deployment deb test-deb sbom bank soak explore faults release-cases hidden-requests drivers drivers-all waits test-next test-postgres fuzz fuzz-corpus
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
 # Runs a command between a line that names it and one that says how long it took.
 step = @printf '\n== %s\n' '$(1)'; from=$$(date +%s); $(2) || exit; \
 	printf '== %s: %s s\n' '$(1)' $$(($$(date +%s) - from))
+
+comma := ,
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -35,11 +37,26 @@ doc: setup-build ## Build the documentation of every item, private ones too
 test: setup lint doc ## Check everything: lints, dependencies, documentation, unit tests, tests on real servers
 	$(call step,tests of setup,tests/setup.sh)
 	$(call step,licences and sources of dependencies,.cache/deny/bin/cargo-deny --locked --log-level error check bans licenses sources)
+	$(call step,workflows$(comma) image and manifests,.cache/deployment/bin/python tests/deployment)
 	$(call step,unit tests,cargo test --locked --lib --bins)
 	$(call step,documentation tests,cargo test --locked --doc)
 	$(call step,corpora of the fuzzers,cargo test --locked --test fuzz)
 	$(call step,house rules,cargo test --locked --test tidy)
 	$(call step,tests on PostgreSQL 15 to 18,cargo test --locked --test it -- --test-threads 4)
+
+deployment: setup-deployment ## Check the workflows, the Dockerfile and the Kubernetes manifests
+	$(call step,workflows$(comma) image and manifests,.cache/deployment/bin/python tests/deployment)
+
+deb: setup-deb ## Build the Debian package into .cache/package, with manual pages and shell completions
+	$(call step,files of the package,cargo run --locked --quiet --example package_files -- .cache/package)
+	$(call step,Debian package,.cache/deb/bin/cargo-deb --locked --output .cache/package/pgidle.deb)
+
+SUITE ?= bookworm
+test-deb: deb setup-deb-test ## Install, upgrade and remove the package in a bare Debian, of SUITE=bookworm; it needs root
+	$(call step,package in a bare Debian,scripts/test-deb.sh $(SUITE) .cache/package/pgidle.deb)
+
+sbom: setup-sbom ## Write what the program is made of into target/pgidle.cdx.json, as CycloneDX
+	$(call step,bill of materials,scripts/sbom.sh)
 
 SECONDS ?= 60
 bank: setup ## Run the bank for SECONDS=60 in each mode, with SEED=number or a new one

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|deny|test|faults|next|fuzz
+# Makes what a target of the Makefile needs, and nothing more: scripts/setup.sh build|demo|lint|deny|test|deployment|faults|next|fuzz|deb|deb-test|sbom
 #
 # Tools come from Debian's packages: root gets them installed, an ordinary user is told which command does.
 # The PostgreSQL servers and the drivers of the tests are pinned by tests/servers, tests/node and tests/requirements.txt
@@ -13,7 +13,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # What is missing: Debian's packages, and sentences for the person who has to install them.
 packages=() sentences=()
-readonly deny='cargo-deny 0.20.2'
+readonly deny='cargo-deny 0.20.2' deb='cargo-deb 3.8.0' cyclonedx='cargo-cyclonedx 0.5.9'
 readonly install='apt-get install -y --no-install-recommends'
 
 # missing WHAT PACKAGE...: what Debian's packages bring.
@@ -57,12 +57,23 @@ test_tools() {
     psql --version >/dev/null 2>&1 || missing "psql" postgresql-client
     pgbench --version >/dev/null 2>&1 || missing "pgbench" postgresql
     have npm || missing "npm, which fetches the test servers and two drivers" nodejs npm
-    python3 -c 'import venv, ensurepip' 2>/dev/null || missing "Python with venv" python3 python3-venv
+    python
     [ -x /usr/sbin/pgbouncer ] || missing "PgBouncer" pgbouncer
     { [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit; } \
         || missing "a Kerberos server" krb5-kdc krb5-admin-server krb5-user
     have promtool || missing "promtool" prometheus
     have faketime || missing "libfaketime" faketime
+}
+
+python() {
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing "Python with venv" python3 python3-venv
+}
+
+# What finds the libraries that a package depends on.
+dpkg_tools() { have dpkg-shlibdeps || missing "dpkg-shlibdeps" dpkg-dev; }
+
+bare_debian() {
+    PATH=$PATH:/usr/sbin:/sbin have debootstrap || missing "debootstrap" debootstrap
 }
 
 # What makes the networks of `make faults`.
@@ -182,16 +193,29 @@ python_drivers() {
     "$1/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 }
 
-# Without optimisation, which would take longer than all that it ever checks.
-cargo_deny() {
-    cargo install --quiet --debug --locked --root "$1" --target-dir "$1/target" "${deny/ /@}"
+deployment_checkers() {
+    python3 -m venv "$1"
+    "$1/bin/pip" install --quiet --disable-pip-version-check --requirement tests/deployment/requirements.txt
+}
+
+deployment_folder() {
+    umask 022
+    cache=$(cache_folder)
+    keyed deployment deployment_checkers tests/deployment/requirements.txt <(python3 --version)
+}
+
+# Without optimisation, which would take longer than all that such a tool ever does.
+cargo_tool() {
+    cargo install --quiet --debug --locked --root "$1" --target-dir "$1/target" "${tool/ /@}"
     rm -rf "$1/target"
 }
 
-deny_folder() {
+# tool_folder NAME 'PACKAGE VERSION'
+tool_folder() {
+    local tool=$2
     umask 022
     cache=$(cache_folder)
-    keyed deny cargo_deny <(echo "$deny")
+    keyed "$1" cargo_tool <(echo "$tool")
 }
 
 test_folders() {
@@ -218,8 +242,13 @@ case ${1:-} in
     lint) provide rust lints compiler libclang ;;
     test)
         provide rust lints compiler libclang server test_tools
-        deny_folder
+        tool_folder deny "$deny"
         test_folders
+        deployment_folder
+        ;;
+    deployment)
+        provide python
+        deployment_folder
         ;;
     faults)
         provide rust lints compiler libclang server test_tools namespace_tools
@@ -227,7 +256,7 @@ case ${1:-} in
         ;;
     deny)
         provide rust compiler
-        deny_folder
+        tool_folder deny "$deny"
         ;;
     next)
         provide rust lints compiler libclang server test_tools
@@ -240,5 +269,14 @@ case ${1:-} in
         provide rust nightly compiler libclang
         fuzzer
         ;;
-    *) fail "usage: scripts/setup.sh build|demo|lint|deny|test|faults|next|fuzz" ;;
+    deb)
+        provide rust compiler libclang dpkg_tools
+        tool_folder deb "$deb"
+        ;;
+    deb-test) provide bare_debian ;;
+    sbom)
+        provide rust compiler
+        tool_folder cyclonedx "$cyclonedx"
+        ;;
+    *) fail "usage: scripts/setup.sh build|demo|lint|deny|test|deployment|faults|next|fuzz|deb|deb-test|sbom" ;;
 esac
