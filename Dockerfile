@@ -7,12 +7,17 @@ WORKDIR /pgidle
 COPY Cargo.toml Cargo.lock ./
 COPY config config
 COPY src src
-RUN cargo build --locked --release --bin pgidle
+RUN cargo build --locked --release --bin pgidle \
+    && strip --strip-debug target/release/pgidle
 
-FROM debian:bookworm-slim
-COPY --from=build /pgidle/target/release/pgidle /usr/local/bin/pgidle
+# The C library and what belongs to it: no shell, no package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /pgidle/target/release/pgidle /usr/bin/pgidle
 USER 65534:65534
 EXPOSE 6432
 STOPSIGNAL SIGTERM
+# It asks what `serve` below answers; with other arguments, let pgidle have HTTP at that address too.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=5s \
+    CMD ["pgidle", "health", "--http", "127.0.0.1:9187"]
 ENTRYPOINT ["pgidle"]
-CMD ["serve", "--listen", "0.0.0.0:6432"]
+CMD ["serve", "--listen", "0.0.0.0:6432", "--http", "127.0.0.1:9187"]
