@@ -15,7 +15,7 @@ leave() {
 trap leave EXIT
 
 fail() { printf 'failed: %s\n' "$*" >&2; exit 1; }
-inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
+inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
 # expect WORDS... -- COMMAND...: that what the command prints is those words.
 expect() {
     local wanted=() found
