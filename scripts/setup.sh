@@ -69,6 +69,8 @@ python() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing "Python with venv" python3 python3-venv
 }
 
+interpreter() { have python3 || missing "Python" python3; }
+
 # What finds the libraries that a package depends on.
 dpkg_tools() { have dpkg-shlibdeps || missing "dpkg-shlibdeps" dpkg-dev; }
 
@@ -275,7 +277,7 @@ case ${1:-} in
         ;;
     deb-test) provide bare_debian ;;
     sbom)
-        provide rust compiler
+        provide rust compiler interpreter
         tool_folder cyclonedx "$cyclonedx"
         ;;
     *) fail "usage: scripts/setup.sh build|demo|lint|deny|test|deployment|faults|next|fuzz|deb|deb-test|sbom" ;;
