@@ -1,8 +1,9 @@
 //! Builds the parts, owns the threads and tasks, and takes the program down in order.
 
 use std::{
-    io,
+    fs, io,
     num::NonZeroUsize,
+    path::Path,
     process,
     sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
@@ -37,20 +38,41 @@ use crate::{
 /// How often a drain looks whether the last session has gone.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
+/// How long a drain waits for connections that may become sessions.
+const ARRIVALS: Duration = Duration::from_secs(2);
+
 /// How long sessions that were told to end at once may take to end what runs in them, and to say so to their clients.
 const FAREWELL: Duration = Duration::from_secs(6);
 
 /// The version that runs.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Reads the settings, and looks whether they make sense on this machine: pgidle must not be its own server.
+/// Reads the settings, and looks whether they make sense on this machine: pgidle must not be its own server, and the folder
+/// of the audit file must be there.
 ///
 /// # Errors
 /// Something in the file or the flags does not make sense.
 pub fn load(source: &Source) -> Result<Config, ConfigError> {
     let config = source.load()?;
     refuse_own_address(&config.listen.addresses, &config, source)?;
+    if let Some(file) = &config.audit.file {
+        require_folder(file).map_err(|problem| source.wrong_audit(problem))?;
+    }
     Ok(config)
+}
+
+/// Says why a file cannot be made.
+fn require_folder(file: &Path) -> Result<(), String> {
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    let expected = "expected the folder of the file to be there";
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!("{} is no folder; {expected}", folder.display())),
+        Err(error) => Err(format!("{}: {error}; {expected}", folder.display())),
+    }
 }
 
 fn refuse_own_address(
@@ -199,11 +221,11 @@ impl App {
         let (address, rules, capacity) = (list(&self.addresses), &config.rules, self.capacity);
         match http::reach(&config.upstream).await {
             Ok(()) => tracing::info!(
-                %address, version = VERSION, upstream = format!("{upstream} (answers)"), %rules, audit, observer, http,
+                %address, version = VERSION, upstream = format!("{upstream} (answers)"), rules = rules.to_string(), audit, observer, http,
                 max_sessions = capacity, "listening"
             ),
             Err(error) => tracing::warn!(
-                %address, version = VERSION, upstream = format!("{upstream} (does not answer)"), error, %rules, audit,
+                %address, version = VERSION, upstream = format!("{upstream} (does not answer)"), error, rules = rules.to_string(), audit,
                 observer, http, max_sessions = capacity, "listening, but the server does not answer"
             ),
         }
@@ -344,6 +366,7 @@ impl App {
         let limit = timeout.map_or_else(nothing, format_duration);
         tracing::info!(sessions = registry.len(), limit, "draining");
         registry.drain();
+        let emptied = || emptied(registry, Instant::now() + ARRIVALS);
         let deadline = timeout.map(|limit| Instant::now() + limit);
         let insisted = async {
             tokio::select! {
@@ -352,7 +375,7 @@ impl App {
             }
         };
         tokio::select! {
-            () = emptied(registry) => return,
+            () = emptied() => return,
             () = insisted => {}
         }
         tracing::warn!(
@@ -361,7 +384,7 @@ impl App {
         );
         registry.broadcast(|| Command::Shutdown);
         // Those who do not take their farewell are cut off.
-        drop(timeout_at(Instant::now() + FAREWELL, emptied(registry)).await);
+        drop(timeout_at(Instant::now() + FAREWELL, emptied()).await);
     }
 
     /// Ends the threads, cuts off the sessions that are left, and returns when the audit is written. It blocks.
@@ -444,8 +467,11 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-async fn emptied(registry: &Registry) {
-    while !registry.is_empty() {
+/// Waits until no session is alive, and until then for those that are on their way.
+async fn emptied(registry: &Registry, until: Instant) {
+    let awaited = || registry.arrivals.any() && Instant::now() < until;
+    // What has arrived is a session before it is no arrival any more.
+    while awaited() || !registry.is_empty() {
         tokio::time::sleep(DRAIN_POLL).await;
     }
 }

@@ -71,14 +71,12 @@ fn refuse_unasked(root: &Section<'_>, config: &Config, flags: &Flags) -> Result<
     Ok(())
 }
 
-/// The line of `upstream.address` in a file that was read before.
-pub(super) fn line_of_upstream(text: &str) -> Option<usize> {
+/// The line of a key in a file that was read before.
+pub(super) fn line_of(text: &str, table: &Table, key: &'static str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let root = Section::new(&ROOT, document.get_ref(), document.span()).ok()?;
-    let fault = root
-        .section("upstream", &upstream::TABLE)
-        .ok()??
-        .fault_at("address", String::new());
+    let section = root.section(table.name, table).ok()??;
+    let fault = section.fault_at(key, String::new());
     Some(line_at(text, fault.span.start))
 }
 

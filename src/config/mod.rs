@@ -43,6 +43,8 @@ pub use tls::{
 };
 pub use upstream::{Pooler, Upstream};
 
+use section::Table;
+
 use crate::policy::{
     Action, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, StuckKind, builtin_rules,
 };
@@ -207,20 +209,38 @@ impl Source {
 impl Source {
     /// Settings whose server's address cannot be used, as was found only when it was looked for on this machine.
     pub fn wrong_upstream(&self, problem: String) -> ConfigError {
-        let Some(path) = self
-            .path
-            .as_ref()
-            .filter(|_| self.flags.upstream.is_empty())
-        else {
-            return ConfigError::in_flag("--upstream", problem);
+        let by_flag = !self.flags.upstream.is_empty();
+        self.wrong(
+            ("--upstream", by_flag),
+            &upstream::TABLE,
+            "address",
+            problem,
+        )
+    }
+
+    /// Settings whose audit file cannot be made, as was found only when its folder was looked for on this machine.
+    pub fn wrong_audit(&self, problem: String) -> ConfigError {
+        let by_flag = self.flags.audit.is_some();
+        self.wrong(("--audit", by_flag), &audit::TABLE, "file", problem)
+    }
+
+    fn wrong(
+        &self,
+        (flag, by_flag): (&str, bool),
+        table: &Table,
+        key: &'static str,
+        problem: String,
+    ) -> ConfigError {
+        let Some(path) = self.path.as_ref().filter(|_| !by_flag) else {
+            return ConfigError::in_flag(flag, problem);
         };
         let line = fs::read_to_string(path)
             .ok()
-            .and_then(|text| file::line_of_upstream(&text));
+            .and_then(|text| file::line_of(&text, table, key));
         ConfigError {
             path: Some(path.clone()),
             line,
-            key: Some("upstream.address".to_owned()),
+            key: Some(format!("{}.{key}", table.name)),
             problem,
         }
     }

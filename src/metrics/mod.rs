@@ -121,6 +121,7 @@ struct Shared {
     durations: Histogram,
     longest_waits: Histogram,
     upstream_errors: Vec<IntCounter>,
+    accept_errors: IntCounter,
     scraped: Mutex<Scraped>,
 }
 
@@ -173,6 +174,7 @@ impl Metrics {
             upstream_errors: UpstreamError::ALL
                 .map(|error| errors.with_label_values(&[error.name()]))
                 .into(),
+            accept_errors: counter(&registry, ACCEPT_ERRORS)?,
             scraped: Mutex::new(Scraped {
                 traffic: Vec::new(),
                 sessions: Sessions::new(&registry)?,
@@ -231,6 +233,11 @@ impl Metrics {
         if let Some(counter) = index.and_then(|index| self.0.upstream_errors.get(index)) {
             counter.inc();
         }
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self) {
+        self.0.accept_errors.inc();
     }
 
     /// A transaction block is over.
@@ -420,6 +427,11 @@ const UPSTREAM_ERRORS: Series = (
     "pgidle_upstream_errors_total",
     "Attempts to connect to a server that failed, and connections to servers that were lost, by why.",
     &["reason"],
+);
+const ACCEPT_ERRORS: Series = (
+    "pgidle_accept_errors_total",
+    "Attempts to accept a connection that failed, for want of descriptors or memory; each is tried again after 100 ms.",
+    &[],
 );
 const BYTES: Series = (
     "pgidle_bytes_total",

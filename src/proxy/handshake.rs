@@ -54,16 +54,19 @@ pub(super) fn serve(
     client: Option<SocketAddr>,
     worker: Arc<Worker>,
 ) -> impl Future<Output = ()> {
+    let arrival = worker.shared.registry.arrivals.note();
     // The handshake's state is large and short-lived: it lives in a box of its own.
     let opening = Box::pin(open_in_time(stream, client, Arc::clone(&worker)));
     async move {
-        match opening.await {
+        let opened = opening.await;
+        if let Some(Opened::Cancel(stream, key)) = opened {
+            return Box::pin(cancel::serve(stream, &key, &worker.shared)).await;
+        }
+        drop(arrival);
+        match opened {
             Some(Opened::Session(relay)) => relay::run(relay, worker).await,
-            Some(Opened::Cancel(stream, key)) => {
-                Box::pin(cancel::serve(stream, &key, &worker.shared)).await;
-            }
             Some(Opened::Console(visit)) => Box::pin(visit.make(worker)).await,
-            None => {}
+            Some(Opened::Cancel(..)) | None => {}
         }
     }
 }

@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -28,6 +29,22 @@ const BACKLOG: i32 = 1024;
 
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a process that another one takes over from still accepts: as long as the last part of a handshake may be on its
+/// way. It is less than the second after which a client sends its first part again, which the other process then answers.
+const LAST_ACCEPTS: Duration = Duration::from_millis(500);
+
+/// How long others take what is in their queue.
+const QUEUE_ACCEPTS: Duration = Duration::from_millis(20);
+
+/// Drops the first part of a TCP handshake (SYN without ACK, in byte 13 of the header) and lets all else in.
+const NO_NEWCOMERS: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),       // A = byte 13
+    SockFilter::new(0x54, 0, 0, 0x12),     // A &= SYN | ACK
+    SockFilter::new(0x15, 0, 1, 0x02),     // is A == SYN?
+    SockFilter::new(0x06, 0, 0, 0),        // yes: drop
+    SockFilter::new(0x06, 0, 0, u32::MAX), // no: keep
+];
 
 /// How often a timer rings in a thread that has nothing else to do.
 const TIMER_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,6 +83,8 @@ pub struct ListeningSocket {
     socket: Socket,
     address: Address,
     file: Option<SocketFile>,
+    /// Whether another process may listen at the same address.
+    shared: bool,
 }
 
 /// The file of a Unix socket, by path and identity: another process may have put its own there since.
@@ -165,6 +184,7 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<ListeningSocket
             port: bound.port(),
         },
         file: None,
+        shared: reuse_port,
     })
 }
 
@@ -191,6 +211,7 @@ fn bind_unix(path: &Path, reuse_port: bool) -> io::Result<ListeningSocket> {
         socket,
         address: Address::Unix(path.to_owned()),
         file: Some(SocketFile::new(path)?),
+        shared: reuse_port,
     })
 }
 
@@ -237,11 +258,13 @@ pub(super) async fn accept(
         Address::Tcp { .. } => Listener::Tcp(TcpListener::from_std(socket.into())?),
         Address::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
     };
+    // Until it is closed, sessions may come of it.
+    let _arrival = worker.shared.registry.arrivals.note();
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|&stop| stop) => return Ok(()),
+            _ = stop.wait_for(|&stop| stop) => break,
         };
         match accepted {
             Ok((stream, client)) => {
@@ -253,9 +276,27 @@ pub(super) async fn accept(
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(address = %bound.address, %error, "could not accept a connection");
                 }
+                worker.shared.metrics.accept_failed();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    accept_last(&listener, bound, &worker).await;
+    Ok(())
+}
+
+/// Accepts who has connected already. What is in the queue of a socket that is closed would be reset, and so would clients
+/// whose handshake is under way, although another process listens at the same address.
+async fn accept_last(listener: &Listener, bound: &ListeningSocket, worker: &Arc<Worker>) {
+    let mut until = Instant::now() + QUEUE_ACCEPTS;
+    if bound.shared && matches!(listener, Listener::Tcp(_)) {
+        match bound.socket.attach_filter(&NO_NEWCOMERS) {
+            Ok(()) => until = Instant::now() + LAST_ACCEPTS,
+            Err(error) => tracing::debug!(%error, "could not keep newcomers off the socket"),
+        }
+    }
+    while let Ok(Ok((stream, client))) = timeout_at(until, listener.accept()).await {
+        tokio::spawn(handshake::serve(stream, client, Arc::clone(worker)));
     }
 }
 

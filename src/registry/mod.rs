@@ -3,6 +3,7 @@
 //! A session's task owns its state; others leave a [`Command`] in its mailbox and wake it. The [gate](Entry::enter_gate)
 //! keeps a client's CancelRequest and an injection of ours from meeting in the server.
 
+mod arrivals;
 mod command;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::{
     wire::CancelKey,
 };
 
+pub use arrivals::{Arrival, Arrivals};
 pub use command::{Command, Order, Reply};
 
 /// All live sessions.
@@ -40,6 +42,8 @@ pub struct Registry {
     full: AtomicBool,
     /// Whether sessions end as soon as no transaction is open, also those that are entered yet.
     drains: AtomicBool,
+    /// What sessions may come of.
+    pub arrivals: Arrivals,
 }
 
 /// A place for one session, from before its server is connected until the session is over.

@@ -54,6 +54,7 @@ impl Session {
             self.ladders.restart(kind);
         }
         self.observed.forget();
+        self.operator.spoke();
         self.state.client_spoke(now);
     }
 
@@ -88,6 +89,7 @@ impl Session {
         let second = tag == BackendTag::ErrorResponse && self.is_second_error(frame);
         if tag == BackendTag::ReadyForQuery && self.state.phase.is_startup() {
             self.actions.push_back(Action::Authenticated);
+            self.operator.logged_in(now);
         }
         let transaction = self.state.transaction.number;
         if let Some(finished) = self.state.received(frame, now) {

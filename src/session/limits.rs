@@ -97,7 +97,8 @@ impl Session {
         }
         let transaction = &self.state.transaction;
         if transaction.started.is_none() && transaction.enforced.is_none() {
-            return self.flush_at();
+            let timeouts = [self.flush_at(), self.operator.due()];
+            return timeouts.into_iter().flatten().min();
         }
         let rung = self.next_rung().map(|rung| rung.at);
         let timeouts = [rung, self.flush_at(), self.read_ahead_at()];
@@ -113,6 +114,10 @@ impl Session {
             return self.insist(now);
         }
         self.startup_late(now);
+        if self.operator.due().is_some_and(|at| at <= now) {
+            self.operator.time_passes(now);
+            self.close_if_drained();
+        }
         if self.flush_at().is_some_and(|at| at <= now) {
             self.flush_batch();
         }

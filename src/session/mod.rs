@@ -329,9 +329,10 @@ impl Session {
         });
     }
 
-    /// Ends the session as soon as no transaction is open; at once when none is.
-    pub fn handle_drain(&mut self, _now: Instant) {
-        self.operator.drain();
+    /// Ends the session as soon as no transaction is open; at once when none is, but for a client that has just logged in:
+    /// it has two seconds for its first request.
+    pub fn handle_drain(&mut self, now: Instant) {
+        self.operator.drain(now);
         self.close_if_drained();
     }
 

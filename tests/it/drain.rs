@@ -1,11 +1,21 @@
 //! SIGTERM: no new sessions, open transactions finish, idle sessions are told, the process ends in order.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    dba::Dba, frontend::query, proxy::Proxy, server::newest, wait_for, wire::Client,
+    dba::Dba,
+    frontend::query,
+    program::pgbench,
+    proxy::{Proxy, address},
+    server::newest,
+    wait_for,
+    wire::Client,
 };
 
 /// Waits until nobody can connect any more. Sessions whose transactions are open do not delay that.
@@ -115,4 +125,58 @@ fn a_second_sigint_ends_at_once() {
     proxy.signal(Signal::SIGINT);
     proxy.exit_status();
     assert!(writer.until_closed().ends_with("closed"));
+}
+
+/// As a sidecar is told to end when the application has gone.
+#[test]
+fn without_a_client_it_ends_at_once() {
+    let database = newest().database();
+    let mut proxy = Proxy::with_rules(&database, "drain_timeout = '10min'");
+    Client::connect(proxy.endpoint()).run("SELECT 1");
+    proxy.signal(Signal::SIGTERM);
+    assert!(proxy.exit_status().success());
+    let lines = proxy.whole_audit();
+    assert_eq!(lines.last().unwrap()["event"], "stopped", "{lines:?}");
+}
+
+/// New processes take over one after the other, from TCP's accept queue to the last open transaction, and clients that
+/// connect for each transaction see nothing of it.
+#[test]
+fn clients_that_connect_for_each_transaction_see_no_hand_over() {
+    const HAND_OVERS: usize = 3;
+    let database = newest().database();
+    pgbench(&database, &["-i", "-q", "-s", "1"]);
+    let mut old = Proxy::start(&database, &["--reuse-port"]);
+    let (port, upstream) = (address(old.endpoint()), address(&database));
+    let endpoint = old.endpoint().clone();
+    let over = AtomicBool::new(false);
+    let rounds = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut rounds = 0;
+            while !over.load(Ordering::Relaxed) {
+                // It fails when a connection does.
+                let report = pgbench(&endpoint, &["-n", "-C", "-c", "6", "-j", "2", "-t", "10"]);
+                assert!(report.contains("processed: 60/60"), "{report}");
+                rounds += 1;
+            }
+            rounds
+        });
+        let busy = |proxy: &Proxy| {
+            wait_for("transactions", || {
+                (proxy.audit().len() > 20 || load.is_finished()).then_some(())
+            });
+        };
+        for _ in 0..HAND_OVERS {
+            busy(&old);
+            let addresses = ["--listen", &port, "--upstream", &upstream];
+            let new = Proxy::start_with(&database, &addresses, &["--reuse-port"]);
+            old.signal(Signal::SIGTERM);
+            assert!(old.exit_status().success());
+            old = new;
+        }
+        busy(&old);
+        over.store(true, Ordering::Relaxed);
+        load.join().unwrap()
+    });
+    assert!(rounds > 0);
 }

@@ -39,7 +39,7 @@ fn raw(proxy: &Proxy, request: &str) -> String {
 }
 
 /// Status and body.
-fn get(proxy: &Proxy, path: &str) -> (u16, String) {
+pub(crate) fn get(proxy: &Proxy, path: &str) -> (u16, String) {
     let answer = raw(
         proxy,
         &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),

@@ -191,3 +191,31 @@ fn a_reload_says_what_needs_a_restart_and_leads_to_no_loop() {
     assert!(proxy.log().contains("itself listens"), "{}", proxy.log());
     Dba::new(proxy.endpoint()).value("SELECT 1");
 }
+
+#[test]
+fn an_audit_file_without_a_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pgidle.toml");
+    let missing = folder.path().join("no/audit.jsonl");
+    let file = path.to_str().unwrap();
+    fs::write(
+        &path,
+        format!("[audit]\n# Here.\nfile = \"{}\"\n", missing.display()),
+    )
+    .unwrap();
+    for command in ["check", "serve"] {
+        let (status, said) = refused(&[command, "--config", file]);
+        assert_eq!(status, Some(2), "{said}");
+        let expected = format!(
+            "{file}:3: audit.file: {}: No such file",
+            folder.path().join("no").display()
+        );
+        assert!(said.contains(&expected), "{said}");
+    }
+    let (status, said) = refused(&["serve", "--audit", &format!("{file}/audit.jsonl")]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(
+        said.contains("--audit: ") && said.contains("is no folder"),
+        "{said}"
+    );
+}

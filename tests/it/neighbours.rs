@@ -6,14 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{
-    dba::Dba,
-    frontend::{cancel_request, messages, query, startup},
-    let_pass,
-    proxy::Proxy,
-    server::newest,
-    wait_for,
-    wire::Client,
+use crate::{
+    http::get,
+    support::{
+        dba::Dba,
+        frontend::{cancel_request, messages, query, startup},
+        let_pass,
+        proxy::Proxy,
+        server::newest,
+        wait_for,
+        wire::Client,
+    },
 };
 
 /// Rows that a client sends behind a lock.
@@ -130,4 +133,29 @@ fn who_comes_when_descriptors_run_out_is_refused_and_those_inside_go_on() {
         client.send(&hello);
         client.until_ready().ends_with("Z I").then_some(())
     });
+}
+
+/// Connections that say nothing take descriptors that sessions were to have: accepting fails, and goes on when there are
+/// some again.
+#[test]
+fn without_descriptors_it_accepts_no_more_for_a_while() {
+    let database = newest().database();
+    let folder = tempfile::tempdir().unwrap();
+    let limited = ["prlimit", "--nofile=64:64"];
+    let proxy = Proxy::in_folder(&database, folder, &limited, &["--http", "127.0.0.1:0"]);
+    let mut inside = Client::connect(proxy.endpoint());
+    let silent: Vec<_> = (0..100).map(|_| Client::silent(proxy.endpoint())).collect();
+    let complaint = "could not accept a connection\"";
+    wait_for("the last descriptor", || {
+        proxy.log().contains(complaint).then_some(())
+    });
+    inside.run("SELECT 1");
+    drop(silent);
+    let mut late = Client::connect(proxy.endpoint());
+    late.run("SELECT 1");
+    let (_, series) = get(&proxy, "/metrics");
+    let errors = series
+        .lines()
+        .find_map(|line| line.strip_prefix("pgidle_accept_errors_total "));
+    assert!(errors.unwrap().parse::<u32>().unwrap() >= 1, "{series}");
 }

@@ -73,3 +73,65 @@ fn a_session_that_drains_closes_after_its_batch_was_made_to_fail() {
         "#]],
     );
 }
+
+#[test]
+fn a_client_that_has_just_logged_in_may_do_what_it_came_for() {
+    check(
+        "idle: rollback 5s",
+        expect![[r#"
+            +1s
+            drain
+            +500ms
+            C: Q BEGIN
+              > Q BEGIN
+            S: C BEGIN | Z T
+              < C BEGIN | Z T
+            C: Q COMMIT
+              > Q COMMIT
+            S: C COMMIT | Z I
+              < C COMMIT | Z I | E FATAL 57P01 (ours)
+              > X
+              ! close: drain
+              * transaction commit of 1 statement(s)
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_has_just_logged_in_is_waited_for_only_so_long() {
+    check(
+        "idle: rollback 5s",
+        expect![[r#"
+            +1s
+            drain
+            +500ms
+            +500ms
+              > X
+              < E FATAL 57P01 (ours)
+              ! close: drain
+        "#]],
+    );
+    check(
+        "idle: rollback 5s",
+        expect![[r#"
+            +2s
+            drain
+              > X
+              < E FATAL 57P01 (ours)
+              ! close: drain
+        "#]],
+    );
+    check(
+        "idle: rollback 5s",
+        expect![[r#"
+            C: Q SELECT 1
+              > Q SELECT 1
+            S: T | C SELECT 1 | Z I
+              < T | C SELECT 1 | Z I
+            drain
+              > X
+              < E FATAL 57P01 (ours)
+              ! close: drain
+        "#]],
+    );
+}
