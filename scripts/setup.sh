@@ -63,6 +63,7 @@ test_tools() {
         || missing "a Kerberos server" krb5-kdc krb5-admin-server krb5-user
     have promtool || missing "promtool" prometheus
     have faketime || missing "libfaketime" faketime
+    have systemd-analyze || missing "systemd-analyze" systemd
 }
 
 python() {

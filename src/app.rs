@@ -303,6 +303,17 @@ impl App {
         &self.addresses
     }
 
+    /// What runs, in a few words.
+    pub fn status(&self) -> String {
+        let upstream = list(&self.settings.borrow().upstream.addresses);
+        format!("listens at {}, leads to {upstream}", list(&self.addresses))
+    }
+
+    /// How long a drain waits for transactions; `None` is for ever.
+    pub fn drain_timeout(&self) -> Option<Duration> {
+        self.settings.borrow().drain_timeout
+    }
+
     /// The live sessions.
     pub fn registry(&self) -> &Registry {
         &self.shared.registry
@@ -362,7 +373,7 @@ impl App {
     pub async fn drain(&self, insisted: impl Future<Output = ()>) {
         self.stop.send_replace(true);
         let registry = &self.shared.registry;
-        let timeout = self.settings.borrow().drain_timeout;
+        let timeout = self.drain_timeout();
         let limit = timeout.map_or_else(nothing, format_duration);
         tracing::info!(sessions = registry.len(), limit, "draining");
         registry.drain();

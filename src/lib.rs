@@ -12,7 +12,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 6 | `lib`, `main` |
-//! | 5 | `app`, `cli`, `log`, `signals` |
+//! | 5 | `app`, `cli`, `log`, `service_manager`, `signals` |
 //! | 4 | `proxy`, `demo` |
 //! | 3 | `events`, `console`, `http` |
 //! | 2 | `registry`, `audit`, `metrics`, `observer`, `recorder` |
@@ -60,5 +60,7 @@ pub mod proxy;
 pub mod recorder;
 #[cfg(feature = "proxy")]
 pub mod registry;
+#[cfg(feature = "proxy")]
+pub mod service_manager;
 #[cfg(feature = "proxy")]
 pub mod signals;

@@ -15,6 +15,7 @@ use pgidle::{
     demo::{self, DemoOptions},
     http,
     log::Log,
+    service_manager,
     signals::Signals,
 };
 
@@ -67,10 +68,19 @@ fn run(config: Config, source: Source) -> anyhow::Result<()> {
     // Before the log says that it listens: a signal that comes earlier kills the process.
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let app = App::start(config, source)?;
+    let status = app.status();
+    service_manager::ready(&status);
+    let reload = || {
+        service_manager::reloading();
+        // The log says what has come of it.
+        match app.reload(None) {
+            Ok(_) => service_manager::ready(&status),
+            Err(error) => service_manager::ready(&format!("{status}; not reloaded: {error}")),
+        }
+    };
     runtime.block_on(async {
         let at_once = tokio::select! {
-            // The log says what has come of a reload.
-            () = signals.serve(|| drop(app.reload(None))) => false,
+            () = signals.serve(reload) => false,
             at_once = app.operate() => at_once,
             never = announce(&app) => match never {},
         };
@@ -82,6 +92,7 @@ fn run(config: Config, source: Source) -> anyhow::Result<()> {
                 }
             }
         };
+        service_manager::stopping(app.drain_timeout());
         app.drain(insisted).await;
     });
     app.join()

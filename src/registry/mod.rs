@@ -5,9 +5,9 @@
 
 mod arrivals;
 mod command;
+mod server;
 
 use std::{
-    net::SocketAddr,
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -29,6 +29,7 @@ use crate::{
 
 pub use arrivals::{Arrival, Arrivals};
 pub use command::{Command, Order, Reply};
+pub use server::Server;
 
 /// All live sessions.
 #[derive(Debug, Default)]
@@ -182,17 +183,6 @@ impl Registry {
         let found = entries.find(|entry| entry.key.get() == Some(key))?;
         Some(Arc::clone(&found))
     }
-}
-
-/// The server end of a session.
-#[derive(Clone, Copy, Debug)]
-pub struct Server {
-    /// Where it listens: the place among the settings' addresses.
-    pub index: usize,
-    /// What that address stood for; `None` for a Unix socket.
-    pub resolved: Option<SocketAddr>,
-    /// Whether the connection is encrypted.
-    pub encrypted: bool,
 }
 
 /// One live session, as others see it.

@@ -48,6 +48,7 @@ mod release_question;
 mod reload;
 mod rollback;
 mod secrets;
+mod service_manager;
 mod sizes;
 mod soak;
 mod standby;

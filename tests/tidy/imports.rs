@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("app", 5),
     ("cli", 5),
     ("log", 5),
+    ("service_manager", 5),
     ("signals", 5),
     ("main", 6),
     ("lib", 6),
