@@ -209,12 +209,30 @@ const SECRET: [&str; 4] = [
     "enfzzwnyzx",
 ];
 
-fn has_no_key(what: &str, text: &str) {
+/// The first line that shows a key, in any form.
+fn shown(text: &str) -> Option<String> {
     let text = text.to_lowercase();
-    for form in SECRET {
-        let line = text.lines().find(|line| line.contains(form));
-        assert_eq!(line, None, "{what} shows a key");
+    let has_key = |line: &&str| SECRET.iter().any(|form| line.contains(form));
+    text.lines().find(has_key).map(str::to_owned)
+}
+
+fn has_no_key(what: &str, text: &str) {
+    assert_eq!(shown(text), None, "{what} shows a key");
+}
+
+#[test]
+fn a_key_is_found_in_every_form() {
+    let key = b"zqsecret000000000000000000000001";
+    let hexadecimal: String = key.iter().map(|byte| format!("{byte:02X}")).collect();
+    for form in [
+        format!("{{\"key\":\"{}\"}}", key.escape_ascii()),
+        format!("{key:?}"),
+        format!("\n\\x{hexadecimal}"),
+        "enFzZWNyZXQwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDE=".to_owned(),
+    ] {
+        assert!(shown(&form).is_some(), "{form}");
     }
+    assert_eq!(shown("CancelKey { pid: 7, .. }"), None);
 }
 
 #[test]
