@@ -1,9 +1,9 @@
 //! The console: a database name at which pgidle itself answers, on every listener.
 //!
 //! A worker hands the connection over to a thread of the console's own and from then on only moves its bytes, so that
-//! nothing that is asked here costs a session anything: neither a long table nor garbage. pgwire speaks the protocol;
-//! what is asked is read in `statement.rs`, what is shown is put together in `show.rs`, and who may ask is decided in
-//! `access.rs`.
+//! nothing that is asked here costs a session anything: neither a long table nor garbage. pgwire speaks the protocol,
+//! with messages that `messages.rs` has found whole and in form; what is asked is read in `statement.rs`, what is shown
+//! is put together in `show.rs`, and who may ask is decided in `access.rs`.
 
 mod access;
 mod handler;
