@@ -20,15 +20,15 @@ const MOST_SETS: usize = 200;
 const LONGEST_LABEL: usize = 63;
 
 /// A database, a user and an application name.
-type Names = [String; 3];
+type Names<T> = [T; 3];
 
 /// The gauges.
 #[derive(Debug)]
 pub(super) struct Sessions {
     /// Those who have a name of their own: each keeps it while it has a session.
-    named: BTreeSet<Names>,
+    named: BTreeSet<Names<String>>,
     /// Those who had none when someone last asked.
-    folded: BTreeSet<Names>,
+    folded: BTreeSet<Names<String>>,
     by_state: IntGaugeVec,
     blocked: IntGauge,
     xmin_age: IntGauge,
@@ -54,7 +54,7 @@ impl Sessions {
 
     /// Brings the gauges up to date; returns how many names have newly become `other`.
     pub(super) fn set(&mut self, sessions: &[Snapshot]) -> u64 {
-        let mut counts: BTreeMap<Names, BTreeMap<&'static str, i64>> = BTreeMap::new();
+        let mut counts: BTreeMap<Names<&str>, BTreeMap<&'static str, i64>> = BTreeMap::new();
         for session in sessions {
             let states = counts.entry(names(&session.who, session.position));
             *states
@@ -62,31 +62,28 @@ impl Sessions {
                 .entry(session.position.name())
                 .or_default() += 1;
         }
-        self.named.retain(|names| counts.contains_key(names));
-        for names in counts.keys() {
-            if self.named.len() >= MOST_SETS {
-                break;
-            }
-            self.named.insert(names.clone());
-        }
-        let others = counts.keys().filter(|names| !self.named.contains(*names));
-        let others: BTreeSet<_> = others.cloned().collect();
-        let newly = others.difference(&self.folded).count();
-        self.folded = others;
-
+        let is_there =
+            |names: &Names<String>| counts.contains_key(&names.each_ref().map(String::as_str));
+        self.named.retain(is_there);
+        let (mut others, mut newly) = (BTreeSet::new(), 0);
         self.by_state.reset();
         for (names, states) in &counts {
-            let [database, user, application_name] = match self.named.contains(names) {
-                true => names.each_ref().map(|name| name.as_str()),
-                false => [OTHER; 3],
-            };
+            let owned = names.map(str::to_owned);
+            let is_named = self.named.contains(&owned)
+                || self.named.len() < MOST_SETS && self.named.insert(owned.clone());
             for (state, count) in states {
+                let [database, user, application_name] = if is_named { *names } else { [OTHER; 3] };
                 let labels = [database, user, application_name, state];
                 self.by_state.with_label_values(&labels).add(*count);
             }
+            if !is_named {
+                newly += u64::from(!self.folded.contains(&owned));
+                others.insert(owned);
+            }
         }
+        self.folded = others;
         self.set_worst(sessions);
-        newly as u64
+        newly
     }
 
     fn set_worst(&self, sessions: &[Snapshot]) {
@@ -127,13 +124,13 @@ fn is_idle(position: Position) -> bool {
 }
 
 /// The names of a session, which are nobody's until the server has let the client in.
-fn names(who: &Who, position: Position) -> Names {
+fn names(who: &Who, position: Position) -> Names<&str> {
     if position == Position::Startup {
         return Names::default();
     }
     [&who.database, &who.user, &who.application_name].map(|name| {
         let end = name.floor_char_boundary(LONGEST_LABEL);
-        name.get(..end).unwrap_or_default().to_owned()
+        name.get(..end).unwrap_or_default()
     })
 }
 

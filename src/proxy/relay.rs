@@ -21,7 +21,7 @@ use super::{
 use crate::{
     events::LOG_TARGET,
     observer::Subscription,
-    registry::{Command, Entry, Order, Reply},
+    registry::{Asked, Command, Entry, Order, Reply},
     session::{
         Action, Refused, Side,
         event::{self, Event, Incident, Position},
@@ -179,7 +179,8 @@ impl Relay {
         scratch: &mut [u8],
         now: StdInstant,
     ) -> Result<bool, Closed> {
-        self.handle_commands(worker, now);
+        self.entry.goes_on();
+        let asked = self.handle_commands(worker, now);
         let (session, sockets) = (&mut self.session, &mut self.sockets);
         let traffic = &*worker.traffic;
         let mut more = sockets.pump(session, Side::Client, cx, (scratch, traffic), now)?;
@@ -192,14 +193,19 @@ impl Relay {
             self.decide_cancels(was_open, now);
         }
         self.publish(worker);
+        if !asked.is_empty() {
+            self.say_how_things_stand(asked, now);
+        }
         // A client that was held was not read, and wakes no task.
         let resumed = held && !self.session.holds_client();
         let unsent = self.session.wants_write(Side::Server);
         Ok(acted || resumed || unsent || more)
     }
 
-    /// Carries out what others have asked for.
-    fn handle_commands(&mut self, worker: &Worker, now: StdInstant) {
+    /// Carries out what others have asked for, and returns those who want to know how things stand: they are answered when
+    /// everything else is done, so that the answer holds until the next turn.
+    fn handle_commands(&mut self, worker: &Worker, now: StdInstant) -> Vec<Asked> {
+        let mut asked = Vec::new();
         for command in self.entry.take_commands() {
             match command {
                 Command::Drain => self.session.handle_drain(now),
@@ -220,13 +226,22 @@ impl Relay {
                 Command::Terminate(order) => {
                     self.carry_out(order, |session, by| session.handle_terminate(by, now));
                 }
-                // Who asked may not wait any more.
-                Command::Snapshot(reply) => drop(reply.send(self.session.snapshot(now))),
+                Command::Snapshot(reply) => asked.push(reply),
             }
         }
         if let Some(damage) = self.watch.as_ref().and_then(|watch| watch.take()) {
             self.session.handle_observation(damage, now);
         }
+        asked
+    }
+
+    fn say_how_things_stand(&self, asked: Vec<Asked>, now: StdInstant) {
+        let snapshot = self.session.snapshot(now);
+        for reply in asked {
+            // Who asked may not wait any more.
+            drop(reply.send(snapshot.clone()));
+        }
+        self.entry.keep(snapshot, Instant::from_std(now));
     }
 
     /// Begins to carry out a command from the console: its reply waits for the incident that tells what has come of it.

@@ -39,7 +39,7 @@ pub enum Command {
     /// End the session.
     Terminate(Order),
     /// Say how things stand.
-    Snapshot(oneshot::Sender<Snapshot>),
+    Snapshot(Asked),
 }
 
 /// A command from the console. Where the session ends before it is carried out, the reply is dropped.
@@ -50,6 +50,9 @@ pub struct Order {
     /// What has come of it, or why nothing is done.
     pub reply: Reply,
 }
+
+/// Where someone waits to hear how things stand.
+pub type Asked = oneshot::Sender<Snapshot>;
 
 /// Where the console waits for what has come of its command.
 pub type Reply = oneshot::Sender<Result<Outcome, Refused>>;

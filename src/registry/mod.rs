@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub use arrivals::{Arrival, Arrivals};
-pub use command::{Command, Order, Reply};
+pub use command::{Asked, Command, Order, Reply};
 pub use server::Server;
 
 /// All live sessions.
@@ -100,6 +100,7 @@ impl Registry {
             authenticated: AtomicBool::new(false),
             key: OnceLock::new(),
             has_commands: AtomicBool::new(false),
+            snapshot_holds: AtomicBool::new(false),
             mailbox: Mutex::default(),
         });
         self.sessions.insert(id, Arc::clone(&entry));
@@ -161,16 +162,22 @@ impl Registry {
         Some(Arc::clone(&*self.sessions.get(&id)?))
     }
 
-    /// Asks every session how things stand; those that end meanwhile are left out.
+    /// How things stand with every session; those that end meanwhile are left out. Only sessions in which something has
+    /// happened since they were last asked are asked again: most are idle, and waking them would cost the others.
     pub async fn snapshots(&self) -> Vec<Snapshot> {
-        let ask = |entry: &Entry| {
+        let now = Instant::now();
+        let mut snapshots = Vec::with_capacity(self.sessions.len());
+        let mut answers = Vec::new();
+        // No lock of the map is held while sessions answer.
+        for entry in &self.sessions {
+            if let Some(kept) = entry.kept(now) {
+                snapshots.push(kept);
+                continue;
+            }
             let (reply, answer) = oneshot::channel();
             entry.tell(Command::Snapshot(reply));
-            answer
-        };
-        // No lock of the map is held while sessions answer.
-        let answers: Vec<_> = self.sessions.iter().map(|entry| ask(&entry)).collect();
-        let mut snapshots = Vec::with_capacity(answers.len());
+            answers.push(answer);
+        }
         for answer in answers {
             snapshots.extend(answer.await);
         }
@@ -199,6 +206,8 @@ pub struct Entry {
     key: OnceLock<CancelKey>,
     /// Whether something lies in the mailbox; read at each turn of the session, without a lock.
     has_commands: AtomicBool,
+    /// Whether nothing has happened in the session since it was last asked how things stand. Written by its task alone.
+    snapshot_holds: AtomicBool,
     mailbox: Mutex<Mailbox>,
 }
 
@@ -214,6 +223,8 @@ struct Mailbox {
     asked: bool,
     /// CancelRequests of the client's that stand before the closed gate.
     waiting: Vec<oneshot::Sender<Passage>>,
+    /// How things stood when someone last asked, and when that was.
+    snapshot: Option<Box<(Instant, Snapshot)>>,
     /// Whether the session is over.
     over: bool,
 }
@@ -293,6 +304,29 @@ impl Entry {
         let mut mailbox = self.mailbox();
         self.has_commands.store(false, Ordering::Release);
         std::mem::take(&mut mailbox.commands)
+    }
+
+    /// Notes that something happens in the session: what it said of itself does not hold any more.
+    pub fn goes_on(&self) {
+        if self.snapshot_holds.load(Ordering::Relaxed) {
+            self.snapshot_holds.store(false, Ordering::Release);
+        }
+    }
+
+    /// Keeps how things stand for those who ask next, until the session [goes on](Self::goes_on).
+    pub fn keep(&self, snapshot: Snapshot, at: Instant) {
+        self.mailbox().snapshot = Some(Box::new((at, snapshot)));
+        self.snapshot_holds.store(true, Ordering::Release);
+    }
+
+    /// How things stand, where that is known without asking.
+    fn kept(&self, now: Instant) -> Option<Snapshot> {
+        if !self.snapshot_holds.load(Ordering::Acquire) {
+            return None;
+        }
+        let mailbox = self.mailbox();
+        let (at, snapshot) = mailbox.snapshot.as_deref()?;
+        Some(snapshot.later(now.saturating_duration_since(*at)))
     }
 
     /// Lets a CancelRequest of the client's through, unless the gate is closed or the session wants to be asked.
@@ -378,216 +412,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::Barrier,
-        task::Wake,
-        thread::{self, Thread},
-        time::Duration,
-    };
-
-    use super::*;
-
-    /// Wakes a thread as a runtime wakes a session's task.
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    fn entry() -> Arc<Entry> {
-        let registry = Registry::default();
-        let permit = registry.permit(None).unwrap();
-        let server = Server {
-            index: 0,
-            resolved: None,
-            encrypted: false,
-        };
-        let entry = registry.enter(Arc::default(), server, permit);
-        let waker = Arc::new(Unpark(thread::current()));
-        entry.set_waker(&waker.into());
-        entry
-    }
-
-    /// Waits as a session does: it sleeps until it is woken.
-    fn wait_for(entry: &Entry, awaited: fn(&Command) -> bool) {
-        loop {
-            let mut commands = entry.take_commands();
-            if commands.iter().any(awaited) {
-                return;
-            }
-            commands.retain(|command| !matches!(command, Command::CancelWaits));
-            assert!(commands.is_empty(), "not waited for: {commands:?}");
-            thread::park_timeout(Duration::from_secs(60));
-        }
-    }
-
-    fn passes(entry: &Arc<Entry>) -> Option<Passage> {
-        match entry.enter_gate() {
-            Entrance::Open(passage) => Some(passage),
-            Entrance::Waits(_) => None,
-        }
-    }
-
-    #[test]
-    fn nothing_passes_a_closed_gate() {
-        let entry = entry();
-        assert!(entry.close_gate());
-        assert!(passes(&entry).is_none());
-        wait_for(&entry, |command| matches!(command, Command::CancelWaits));
-        entry.open_gate(true);
-        assert!(passes(&entry).is_none());
-        wait_for(&entry, |command| matches!(command, Command::CancelWaits));
-        entry.open_gate(false);
-        assert!(passes(&entry).is_some());
-        assert!(entry.take_commands().is_empty());
-    }
-
-    /// What came while a request was held goes on after it, and keeps the gate from being closed meanwhile.
-    #[test]
-    fn a_request_at_a_closed_gate_waits_for_what_the_session_decides() {
-        let entry = entry();
-        let waits = || match entry.enter_gate() {
-            Entrance::Open(_) => panic!("the gate is closed"),
-            Entrance::Waits(decided) => decided,
-        };
-        assert!(entry.close_gate());
-        let mut late = waits();
-        assert!(late.try_recv().is_err(), "undecided");
-        entry.open_gate(false);
-        entry.let_pass();
-        let passage = late.try_recv().unwrap();
-        assert!(!entry.close_gate());
-        drop(passage);
-        wait_for(&entry, |command| matches!(command, Command::GateClosed));
-        let mut idle = waits();
-        entry.turn_away();
-        assert!(idle.try_recv().is_err());
-        // Nobody is there any more who could decide.
-        Registry::default().leave(&entry);
-        assert!(waits().blocking_recv().is_err());
-    }
-
-    #[test]
-    fn the_gate_is_closed_when_the_last_request_has_passed() {
-        let entry = entry();
-        let passages = [passes(&entry).unwrap(), passes(&entry).unwrap()];
-        assert!(!entry.close_gate());
-        let [first, last] = passages;
-        drop(first);
-        assert!(entry.take_commands().is_empty());
-        assert!(!entry.gate_is_closed());
-        drop(last);
-        assert!(matches!(entry.take_commands()[..], [Command::GateClosed]));
-        assert!(entry.gate_is_closed());
-        assert!(passes(&entry).is_none());
-    }
-
-    #[test]
-    fn a_gate_that_was_opened_again_tells_nothing() {
-        let entry = entry();
-        let passage = passes(&entry).unwrap();
-        assert!(!entry.close_gate());
-        entry.open_gate(false);
-        drop(passage);
-        assert!(entry.take_commands().is_empty());
-        assert!(entry.close_gate());
-    }
-
-    #[test]
-    fn a_request_whose_future_is_dropped_has_passed() {
-        let entry = entry();
-        let passage = passes(&entry).unwrap();
-        let never = Box::pin(async move {
-            let _passage = passage;
-            std::future::pending::<()>().await;
-        });
-        assert!(!entry.close_gate());
-        drop(never);
-        wait_for(&entry, |command| matches!(command, Command::GateClosed));
-    }
-
-    /// Requests come from every thread; the session's own closes the gate, injects, and opens it again.
-    #[test]
-    fn no_request_is_on_its_way_while_the_gate_is_closed() {
-        const THREADS: usize = 4;
-        const PASSAGES: usize = 2000;
-        let entry = entry();
-        let on_their_way = AtomicUsize::new(0);
-        let passed = AtomicUsize::new(0);
-        let over = AtomicBool::new(false);
-        let start = Barrier::new(THREADS + 1);
-        thread::scope(|scope| {
-            for _ in 0..THREADS {
-                scope.spawn(|| {
-                    start.wait();
-                    while !over.load(Ordering::SeqCst) {
-                        let Some(passage) = passes(&entry) else {
-                            thread::yield_now();
-                            continue;
-                        };
-                        on_their_way.fetch_add(1, Ordering::SeqCst);
-                        thread::yield_now();
-                        on_their_way.fetch_sub(1, Ordering::SeqCst);
-                        passed.fetch_add(1, Ordering::SeqCst);
-                        drop(passage);
-                    }
-                });
-            }
-            start.wait();
-            while passed.load(Ordering::SeqCst) < PASSAGES {
-                if !entry.close_gate() {
-                    wait_for(&entry, |command| matches!(command, Command::GateClosed));
-                }
-                assert_eq!(on_their_way.load(Ordering::SeqCst), 0);
-                let before = passed.load(Ordering::SeqCst);
-                thread::yield_now();
-                assert_eq!(passed.load(Ordering::SeqCst), before);
-                entry.open_gate(false);
-                thread::yield_now();
-            }
-            over.store(true, Ordering::SeqCst);
-        });
-    }
-
-    #[tokio::test]
-    async fn who_asks_a_session_that_ends_learns_that_it_has() {
-        let registry = Registry::default();
-        let server = Server {
-            index: 0,
-            resolved: None,
-            encrypted: false,
-        };
-        let entry = registry.enter(Arc::default(), server, registry.permit(None).unwrap());
-        assert!(registry.get(entry.id()).is_some());
-        let (before, unread) = oneshot::channel();
-        entry.tell(Command::Snapshot(before));
-        entry.shut_mailbox();
-        assert_eq!(registry.snapshots().await, []);
-        assert_eq!(registry.len(), 1, "its connections are still open");
-        registry.leave(&entry);
-        let (after, late) = oneshot::channel();
-        entry.tell(Command::Snapshot(after));
-        assert!(unread.await.is_err() && late.await.is_err());
-        assert!(registry.get(entry.id()).is_none());
-    }
-
-    #[test]
-    fn no_command_is_lost_and_each_wakes_the_session() {
-        const EACH: usize = 1000;
-        let entry = entry();
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| (0..EACH).for_each(|_| entry.tell(Command::Reload)));
-            }
-            let mut told = 0;
-            while told < 2 * EACH {
-                told += entry.take_commands().len();
-                thread::park_timeout(Duration::from_millis(1));
-            }
-        });
-        assert!(entry.take_commands().is_empty());
-    }
-}
+mod tests;

@@ -55,6 +55,21 @@ pub struct Clock {
 }
 
 impl Snapshot {
+    /// The same some time later, where nothing has happened in the session meanwhile.
+    #[must_use]
+    pub fn later(&self, by: Duration) -> Self {
+        let mut later = self.clone();
+        later.position_for += by;
+        later.transaction_for = later.transaction_for.map(|age| age + by);
+        for clock in &mut later.clocks {
+            clock.shows += by;
+            clock.next = clock
+                .next
+                .map(|(action, left)| (action, left.saturating_sub(by)));
+        }
+        later
+    }
+
     /// How many others wait for it, as an observer saw last; `None` where there was no observation, or the observer may not
     /// see them.
     pub fn blocked(&self) -> Option<usize> {

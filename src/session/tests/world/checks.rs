@@ -16,6 +16,9 @@ use crate::{
 /// Timers that ring one after another in a session whose client is silent, at most.
 const MOST_TIMERS: usize = 50;
 
+/// How much later a session is looked at again in which nothing has happened.
+const LATER: Duration = Duration::from_millis(700);
+
 /// Timers that ring in one moment, at most: what is put off leaves the next rung to the next of them.
 const MOST_RINGS: usize = 4;
 
@@ -60,6 +63,21 @@ impl World {
         if again.is_some() && rings >= MOST_RINGS && !self.closed {
             let step = self.session.enforcement_step();
             return Err(format!("a timer rings for ever: {step:?}"));
+        }
+        Ok(())
+    }
+
+    /// Where nothing happens, time alone passes: what was said of a session earlier is what would be said of it now.
+    pub(super) fn check_snapshot(&self) -> Result<(), String> {
+        // Steps that take no time may have been given one that is to come.
+        let now = self.now + LATER;
+        let earlier = self.session.snapshot(now);
+        let later = now + LATER;
+        let (aged, anew) = (earlier.later(LATER), self.session.snapshot(later));
+        if aged != anew {
+            return Err(format!(
+                "not what time alone makes of it:\n{aged:?}\n{anew:?}"
+            ));
         }
         Ok(())
     }

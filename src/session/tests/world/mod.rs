@@ -516,7 +516,7 @@ impl World {
                 self.client.ended_at.extend(at);
             }
         }
-        Ok(())
+        self.check_snapshot()
     }
 
     /// The observer sees whether a commit waits for its standby.
