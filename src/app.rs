@@ -256,6 +256,7 @@ impl App {
         let context = Context::new(
             registry,
             self.audit.clone(),
+            shared.metrics.clone(),
             shared.config.clone(),
             requests,
         );

@@ -15,6 +15,7 @@ use pgidle::{
     audit::Audit,
     config::{Config, ConsoleUser, Role, Secret},
     console::{self, Console, Context, Peer, Request},
+    metrics::Metrics,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
@@ -119,7 +120,8 @@ impl World {
         let (asked, requests) = mpsc::unbounded_channel();
         let audit = Audit::start(config.audit.clone()).expect("an audit without a file");
         let (_, config) = watch::channel(Arc::new(config));
-        let context = Context::new(Arc::default(), audit, config, asked);
+        let metrics = Metrics::new().expect("metrics");
+        let context = Context::new(Arc::default(), audit, metrics, config, asked);
         runtime.spawn(console::run(doorway, Arc::new(context)));
         Self {
             runtime,

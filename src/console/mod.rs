@@ -42,6 +42,7 @@ use self::{
 use crate::{
     audit::{Audit, Texts},
     config::{Config, Reloaded},
+    metrics::Metrics,
     registry::Registry,
     session::event,
 };
@@ -121,6 +122,8 @@ pub struct Context {
     pub registry: Arc<Registry>,
     /// The last incidents.
     pub audit: Audit,
+    /// What was counted.
+    pub metrics: Metrics,
     /// The settings in force.
     pub config: watch::Receiver<Arc<Config>>,
     /// Where commands for the program go.
@@ -134,12 +137,14 @@ impl Context {
     pub fn new(
         registry: Arc<Registry>,
         audit: Audit,
+        metrics: Metrics,
         config: watch::Receiver<Arc<Config>>,
         requests: mpsc::UnboundedSender<Request>,
     ) -> Self {
         Self {
             registry,
             audit,
+            metrics,
             config,
             requests,
             texts: Mutex::default(),

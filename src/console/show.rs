@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     audit::schema::{IncidentLine, Record},
     config::{self, Dsn},
+    metrics::Totals,
     observer::{self, Holder, PreparedTransaction},
     policy::{LockMode, Rule, StuckKind},
     session::{Snapshot, event::Position},
@@ -39,11 +41,12 @@ pub(super) enum Topic {
     Rules,
     Config,
     Lists,
+    Stats,
     Prepared,
 }
 
 impl Topic {
-    const ALL: [(&'static str, Self, &'static str); 10] = [
+    const ALL: [(&'static str, Self, &'static str); 11] = [
         ("HELP", Self::Help, "what the console understands"),
         ("VERSION", Self::Version, "the version of pgidle"),
         (
@@ -74,6 +77,11 @@ impl Topic {
         ("CONFIG", Self::Config, "the settings in force"),
         ("LISTS", Self::Lists, "how many there are of what"),
         (
+            "STATS",
+            Self::Stats,
+            "totals since the start by database; bytes received are the clients', times are in microseconds",
+        ),
+        (
             "PREPARED",
             Self::Prepared,
             "the prepared transactions of the server (two-phase commit), as the observer's role sees them",
@@ -103,6 +111,7 @@ impl Topic {
             Self::Rules => RULES,
             Self::Config => CONFIG,
             Self::Lists => LISTS,
+            Self::Stats => STATS,
             Self::Prepared => PREPARED,
         }
     }
@@ -136,6 +145,8 @@ columns! {
         "blocking" Text;
     CONFIG: "key" Text, "value" Text, "default" Text, "changeable" Text;
     LISTS: "list" Text, "items" Number;
+    STATS: "database" Text, "total_xact_count" Number, "total_query_count" Number, "total_received" Number,
+        "total_sent" Number, "total_xact_time" Number, "total_query_time" Number;
     PREPARED: "gid" Text, "owner" Text, "database" Text, "age_ms" Number, "locks" Number;
     BLOCKERS: "id" Number, "server_pid" Number, "prepared" Text, "user" Text, "application_name" Text, "state" Text,
         "mode" Text, "granted" Boolean, "xact_ms" Number;
@@ -159,6 +170,7 @@ pub(super) async fn table(topic: Topic, context: &Context) -> Result<Table, Stri
             .map(|row| row.map(Value::from).to_vec())
             .collect(),
         Topic::Lists => lists(context).await,
+        Topic::Stats => stats(context),
         Topic::Prepared => prepared(context).await?,
     };
     Ok(Table::new(topic.columns(), rows))
@@ -415,6 +427,22 @@ async fn lists(context: &Context) -> Vec<Vec<Value>> {
     lists
         .map(|(list, items)| vec![list.into(), items.into()])
         .to_vec()
+}
+
+/// Named and measured as in PgBouncer's SHOW STATS. Without a name are logins, and databases beyond the first 100.
+fn stats(context: &Context) -> Vec<Vec<Value>> {
+    let row = |(database, totals): (Option<Arc<str>>, Totals)| {
+        vec![
+            database.into(),
+            totals.transactions.into(),
+            totals.queries.into(),
+            totals.bytes_from_clients.into(),
+            totals.bytes_from_servers.into(),
+            totals.in_transaction.as_micros().into(),
+            totals.busy.as_micros().into(),
+        ]
+    };
+    context.metrics.totals().into_iter().map(row).collect()
 }
 
 /// How the server is asked.

@@ -7,9 +7,13 @@ mod bounded;
 mod sessions;
 mod traffic;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use prometheus::{
@@ -89,20 +93,25 @@ pub struct Readings {
     pub blocked_seconds: f64,
 }
 
-/// Totals since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What was done for the sessions of a database since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Sessions that were opened.
-    pub sessions: u64,
-    /// Transaction blocks that ended, by outcome; all 0 where transactions are not counted.
-    pub transactions: Vec<(&'static str, u64)>,
-    /// Incidents.
-    pub incidents: u64,
+    /// Transactions that ended in any way, those of single statements included.
+    pub transactions: u64,
+    /// Statements, or lists of them, that were answered.
+    pub queries: u64,
     /// Bytes that came from clients.
     pub bytes_from_clients: u64,
     /// Bytes that came from servers.
     pub bytes_from_servers: u64,
+    /// How long those transactions were open.
+    pub in_transaction: Duration,
+    /// The part of it in which servers worked.
+    pub busy: Duration,
 }
+
+/// How many databases have totals of their own; a client chooses the name, but the server has let it in.
+const MOST_DATABASES: usize = 100;
 
 /// A handle to everything that is counted. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -128,7 +137,8 @@ struct Shared {
 /// What is brought up to date when someone asks.
 #[derive(Debug)]
 struct Scraped {
-    traffic: Vec<Arc<Traffic>>,
+    /// Of each thread, by database.
+    traffic: Vec<(Option<Arc<str>>, Arc<Traffic>)>,
     sessions: Sessions,
     incident_sets: Bounded,
     refusal_reasons: Bounded,
@@ -207,11 +217,22 @@ impl Metrics {
         self.0.wants_transactions.load(Ordering::Relaxed)
     }
 
-    /// What a thread counts its bytes in.
+    /// What a thread counts in, for sessions that have no database yet.
     pub fn traffic(&self) -> Arc<Traffic> {
-        let traffic = Arc::new(Traffic::default());
-        self.scraped().traffic.push(Arc::clone(&traffic));
-        traffic
+        self.scraped().new_traffic(None)
+    }
+
+    /// What a thread counts in for the sessions of a database; `None` where there are too many.
+    pub fn traffic_of(&self, database: &str) -> Option<Arc<Traffic>> {
+        let mut scraped = self.scraped();
+        let names = scraped.traffic.iter().filter_map(|(name, _)| name.clone());
+        let names: BTreeSet<_> = names.collect();
+        let name = match names.get(database) {
+            Some(known) => Arc::clone(known),
+            None if names.len() < MOST_DATABASES => database.into(),
+            None => return None,
+        };
+        Some(scraped.new_traffic(Some(name)))
     }
 
     /// A session has its server.
@@ -282,23 +303,13 @@ impl Metrics {
         OTHER
     }
 
-    /// Totals since the start.
-    pub fn totals(&self) -> Totals {
-        let transactions = self.0.transactions.iter();
-        let incidents = self.0.incidents.collect();
-        let incidents = incidents.iter().flat_map(|family| family.get_metric());
-        let moved = self.scraped().moved();
-        Totals {
-            sessions: self.0.opened.get(),
-            transactions: transactions
-                .map(|(outcome, counter)| (outcome.name(), counter.get()))
-                .collect(),
-            incidents: incidents
-                .map(|metric| whole(metric.get_counter().get_value()))
-                .sum(),
-            bytes_from_clients: moved.0,
-            bytes_from_servers: moved.1,
+    /// Totals since the start, by database; without a name are logins, and databases beyond the most that are told apart.
+    pub fn totals(&self) -> BTreeMap<Option<Arc<str>>, Totals> {
+        let mut totals = BTreeMap::new();
+        for (database, traffic) in &self.scraped().traffic {
+            traffic.add_to(totals.entry(database.clone()).or_default());
         }
+        totals
     }
 
     /// Everything, in Prometheus' text format 0.0.4.
@@ -338,15 +349,21 @@ impl Metrics {
 }
 
 impl Scraped {
-    /// The bytes that came from clients, and from servers.
-    fn moved(&self) -> (u64, u64) {
-        let moved = self.traffic.iter().map(|traffic| traffic.read());
-        moved.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    fn new_traffic(&mut self, database: Option<Arc<str>>) -> Arc<Traffic> {
+        let traffic = Arc::new(Traffic::default());
+        self.traffic.push((database, Arc::clone(&traffic)));
+        traffic
     }
 
     fn read(&self, readings: &Readings) {
-        let (from_clients, from_servers) = self.moved();
-        for (direction, bytes) in [("to_server", from_clients), ("to_client", from_servers)] {
+        let mut totals = Totals::default();
+        for (_, traffic) in &self.traffic {
+            traffic.add_to(&mut totals);
+        }
+        for (direction, bytes) in [
+            ("to_server", totals.bytes_from_clients),
+            ("to_client", totals.bytes_from_servers),
+        ] {
             raise(&self.bytes.with_label_values(&[direction]), bytes);
         }
         raise(&self.audit_dropped, readings.audit_dropped);
@@ -360,16 +377,6 @@ impl Scraped {
 /// Brings a counter to what another one shows.
 fn raise(counter: &IntCounter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));
-}
-
-/// A counter's value, which is a whole number.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a counter of whole numbers counts up from 0"
-)]
-fn whole(value: f64) -> u64 {
-    value as u64
 }
 
 /// What a label is when there are too many of its kind.

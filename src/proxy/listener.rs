@@ -316,6 +316,7 @@ pub fn run(
         .build()?;
     let worker = Arc::new(Worker {
         traffic: shared.metrics.traffic(),
+        by_database: std::sync::Mutex::default(),
         shared,
         scratch: std::sync::Mutex::new(vec![0; super::SCRATCH].into()),
     });

@@ -20,7 +20,10 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::watch;
 
@@ -71,8 +74,9 @@ pub struct Shared {
 #[derive(Debug)]
 struct Worker {
     shared: Arc<Shared>,
-    /// The bytes that this thread has read.
+    /// What this thread does for sessions that have no database yet, and by database for the others.
     traffic: Arc<Traffic>,
+    by_database: Mutex<HashMap<Arc<str>, Arc<Traffic>>>,
     /// Where every read of the thread lands; only what cannot go on at once is copied out of it.
     scratch: Mutex<Box<[u8]>>,
 }
@@ -81,6 +85,20 @@ struct Worker {
 const SCRATCH: usize = session::BUFFER;
 
 impl Worker {
+    /// Where the sessions of a database are counted, if not with those that have none.
+    fn traffic_of(&self, database: &Arc<str>) -> Option<Arc<Traffic>> {
+        let known = &mut *self
+            .by_database
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(traffic) = known.get(database) {
+            return Some(Arc::clone(traffic));
+        }
+        let traffic = self.shared.metrics.traffic_of(database)?;
+        known.insert(Arc::clone(database), Arc::clone(&traffic));
+        Some(traffic)
+    }
+
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.shared.config.borrow())
     }

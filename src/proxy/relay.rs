@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     events::LOG_TARGET,
+    metrics::Traffic,
     observer::Subscription,
     registry::{Asked, Command, Entry, Order, Reply},
     session::{
@@ -41,6 +42,8 @@ pub(super) struct Relay {
     session: Recorded,
     entry: Arc<Entry>,
     sockets: Sockets,
+    /// Where it is counted, once the server has let the client in.
+    traffic: Option<Arc<Traffic>>,
     /// Armed only while a limit is waited for, and never moved to a later time: it may ring for nothing.
     timer: Option<Pin<Box<Sleep>>>,
     waker_set: bool,
@@ -128,6 +131,7 @@ impl Relay {
             session,
             entry,
             sockets: Sockets::new(client, server),
+            traffic: None,
             timer: None,
             waker_set: false,
             cancels: Cancels::default(),
@@ -182,7 +186,7 @@ impl Relay {
         self.entry.goes_on();
         let asked = self.handle_commands(worker, now);
         let (session, sockets) = (&mut self.session, &mut self.sockets);
-        let traffic = &*worker.traffic;
+        let traffic = self.traffic.as_ref().unwrap_or(&worker.traffic);
         let mut more = sockets.pump(session, Side::Client, cx, (scratch, traffic), now)?;
         let held = session.holds_client();
         more |= sockets.pump(session, Side::Server, cx, (scratch, traffic), now)?;
@@ -294,7 +298,10 @@ impl Relay {
                     worker.shared.prover.prove(claim, answer);
                 }
                 Action::MatchRules => self.match_rules(worker, now),
-                Action::Authenticated => self.entry.authenticated(),
+                Action::Authenticated => {
+                    self.entry.authenticated();
+                    self.traffic = worker.traffic_of(&self.session.who().database);
+                }
                 Action::SetCancelKey(key) => self.entry.set_key(key),
                 Action::Close(reason) => return Err(reason.into()),
             }
@@ -378,6 +385,10 @@ impl Relay {
     }
 
     fn publish(&mut self, worker: &Worker) {
+        if let Some(tally) = self.session.poll_tally() {
+            let traffic = self.traffic.as_ref().unwrap_or(&worker.traffic);
+            traffic.count(&tally);
+        }
         if self.logged.is_some() {
             self.log_position();
         }

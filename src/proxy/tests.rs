@@ -70,6 +70,7 @@ impl World {
         };
         let worker = Arc::new(Worker {
             traffic,
+            by_database: Mutex::default(),
             shared: Arc::new(shared),
             scratch: Mutex::new(vec![0; SCRATCH].into()),
         });

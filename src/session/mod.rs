@@ -29,6 +29,7 @@ mod silence;
 pub mod snapshot;
 mod startup;
 mod state;
+mod tally;
 mod text;
 mod transaction;
 pub mod transcript;
@@ -60,6 +61,7 @@ pub use self::{
     limits::ObservationRequest,
     snapshot::Snapshot,
     startup::ChannelBinding,
+    tally::Tally,
     text::MAX_TEXT,
     transfer::{BUFFER, Eof, Wants},
 };
@@ -381,6 +383,11 @@ impl Session {
     /// How many times the server has said what came of a statement of the client's: it was run, or there was an error.
     pub fn statements_ended(&self) -> u64 {
         self.state.ended
+    }
+
+    /// What was done since this was last asked, if anything was.
+    pub fn poll_tally(&mut self) -> Option<Tally> {
+        self.state.tally.take()
     }
 
     /// How many messages have passed of types that are not known.

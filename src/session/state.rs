@@ -27,6 +27,7 @@ use super::{
     pending::{Pending, Request, RequestKind},
     prepared::Prepared,
     startup::Startup,
+    tally::Tally,
     text::Text,
     transaction::{Ended, Transaction},
 };
@@ -136,6 +137,10 @@ pub(super) struct State {
     pub(super) replication: bool,
     /// Whether finished transaction blocks are reported.
     pub(super) records: bool,
+    /// What was done since the driver last asked.
+    pub(super) tally: Tally,
+    /// Whether the server has carried out or refused anything in the transaction.
+    worked: bool,
     /// Messages of types that are not known.
     pub(super) unknown: u64,
     /// Whether the client has sent Terminate.
@@ -177,6 +182,8 @@ impl State {
             turn_since: now,
             replication,
             records,
+            tally: Tally::default(),
+            worked: false,
             unknown: 0,
             terminated: false,
             completed: 0,
@@ -260,6 +267,14 @@ impl State {
             self.pending.drew_error(error.sqlstate);
             self.ended += 1;
         }
+        let ends = matches!(
+            tag,
+            BackendTag::CommandComplete
+                | BackendTag::EmptyQueryResponse
+                | BackendTag::PortalSuspended
+                | BackendTag::ErrorResponse
+        );
+        self.worked |= ends && !self.pending.is_empty();
         let front = match (tag, self.pending.front()) {
             (BackendTag::CommandComplete, Some(front)) => {
                 let command = CommandTag::read(frame.body);
@@ -374,6 +389,12 @@ impl State {
             self.transaction
                 .waited_for_client(now.saturating_duration_since(self.turn_since));
         }
+        // What is left of a block that pgidle has ended is no transaction of its own.
+        let worked = std::mem::take(&mut self.worked);
+        if worked && self.transaction.enforced.is_none() {
+            self.tally
+                .count(self.transaction.busy, self.transaction.idle);
+        }
         let recorded =
             self.records && self.transaction.explicit && self.transaction.enforced.is_none();
         let finished = recorded.then(|| {
@@ -414,6 +435,7 @@ impl State {
                 let suspended = tag == BackendTag::PortalSuspended;
                 self.transaction.traces.executed(&request.text, suspended);
                 self.transaction.ran(request, now);
+                self.tally.queries += 1;
                 self.ended += 1;
             }
             RequestKind::Parse
@@ -478,6 +500,7 @@ impl State {
         if let Some(request) = answered.filter(|request| request.kind.runs()) {
             self.transaction.traces.queried();
             self.transaction.ran(request, now);
+            self.tally.queries += 1;
             self.ended += 1;
         }
         if self.pending.is_empty() {

@@ -6,7 +6,7 @@ use super::World;
 use crate::{
     policy::{Action as PolicyAction, StuckKind},
     session::{
-        Side,
+        Side, Tally,
         event::Position,
         tests::{model::Act, script::limits},
     },
@@ -46,6 +46,7 @@ impl World {
         self.moved = 0;
         let state = &mut session.state;
         state.ended = 0;
+        state.tally = Tally::default();
         state.transaction.busy = Duration::ZERO;
         state.transaction.idle = Duration::ZERO;
         state.transaction.longest_idle = Duration::ZERO;
