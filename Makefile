@@ -1,6 +1,6 @@
 # `make` lists the targets; CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint doc test deployment deb test-deb sbom bank soak explore faults release-cases hidden-requests drivers drivers-all waits test-next test-postgres fuzz fuzz-corpus
+.PHONY: help setup build demo lint doc test deployment deb test-deb sbom bank soak explore faults release-cases hidden-requests drivers drivers-all waits garbage dashboard test-next test-postgres fuzz fuzz-corpus
 # The targets share one build folder and one package manager.
 .NOTPARALLEL:
 
@@ -96,6 +96,13 @@ drivers-all: setup ## Play what some forty libraries do before a late COMMIT, an
 	$(call step,libraries,scripts/setup-drivers.sh)
 	cargo build --locked --example rust_drivers
 	cargo test --locked --test it no_library_reports -- --ignored --nocapture
+	cargo test --locked --test it drivers_of_java_and_go -- --ignored
+
+garbage: setup ## Feed the console random bytes for SECONDS=60 while pgbench runs through the same listener
+	GARBAGE_SECONDS=$(SECONDS) cargo test --locked --test it garbage_harms_nobody
+
+dashboard: ## Write config/dashboard.json anew
+	scripts/dashboard.py >config/dashboard.json
 
 waits: setup ## Write the table of docs/waits.md anew
 	WRITE_WAITS=1 cargo test --locked --test it the_table_of_waits

@@ -78,9 +78,13 @@ programs() {
         g++ -std=c++17 -Wno-deprecated-declarations -o $to/libpqxx $from/libpqxx.cpp -lpqxx -lpq
     newer $to/libdbi $from/libdbi.c cc -o $to/libdbi $from/libdbi.c -ldbi
     newer $to/Pgjdbc.class $from/Pgjdbc.java javac -cp /usr/share/java/postgresql.jar -d $to $from/Pgjdbc.java
+    newer $to/PgjdbcConsole.class $from/PgjdbcConsole.java \
+        javac -cp /usr/share/java/postgresql.jar -d $to $from/PgjdbcConsole.java
     newer $to/ocaml $from/postgresql.ml ocaml_program $from/postgresql.ml $to/ocaml
     newer $to/go $from/go.go \
         env GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$PWD/.cache/drivers/go-build" go build -o $to/go $from/go.go
+    newer $to/console $from/console.go \
+        env GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$PWD/.cache/drivers/go-build" go build -o $to/console $from/console.go
 }
 
 debian_packages

@@ -4,10 +4,12 @@ use nix::sys::signal::Signal;
 
 use crate::support::{
     Endpoint,
+    certificates::offering,
     dba::Dba,
     frontend::{bind, execute, parse, query, startup, sync},
+    in_repository, installed, let_pass,
     observed::dsn,
-    program::{Libpq, ask, pgbench, psql, psql_as, python},
+    program::{Libpq, ask, pgbench, psql, psql_as, python, run},
     proxy::Proxy,
     server::newest,
     wait_for,
@@ -297,6 +299,152 @@ connection = pg8000.native.Connection('ops', host=os.environ['PGHOST'], port=int
 print('pg8000', int(len(connection.run('SHOW CONFIG')) > 10))
 ";
 
+/// The drivers of Node.js, alone and in pools.
+#[test]
+fn drivers_of_node_find_their_way() {
+    let world = World::new(&newest().database());
+    let folder = installed("node");
+    let set = [
+        ("PGUSER", "ops"),
+        ("PGPASSWORD", "secret"),
+        ("NODE_DRIVERS", folder.to_str().unwrap()),
+    ];
+    let script = in_repository("tests/node/console.mjs");
+    let printed = run("node", &world.console, &set, &[script.to_str().unwrap()]);
+    assert_eq!(
+        printed,
+        "pg false true true 2\n42704\npg true true true 2\n42704\n42704\npostgres true true"
+    );
+}
+
+/// What a person types at psql: TAB completes the console's own words.
+#[test]
+fn psql_completes_what_is_typed() {
+    let world = World::new(&newest().database());
+    let set = [("PGUSER", "ops"), ("PGPASSWORD", "secret")];
+    let script = in_repository("tests/python/tab.py");
+    let printed = run("python3", &world.console, &set, &[script.to_str().unwrap()]);
+    let version = concat!("pgidle ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(printed, format!("{version}\n0"));
+}
+
+/// pgjdbc, which also says what DBeaver says, pgx and lib/pq.
+#[test]
+#[ignore = "it needs what scripts/setup-drivers.sh makes: run `make drivers-all`"]
+fn drivers_of_java_and_go_find_their_way() {
+    let world = World::new(&newest().database());
+    let set = [("PGUSER", "ops"), ("PGPASSWORD", "secret")];
+    let made = in_repository(".cache/drivers/bin");
+    let classes = format!("{}:/usr/share/java/postgresql.jar", made.display());
+    let printed = run(
+        "java",
+        &world.console,
+        &set,
+        &["-cp", &classes, "PgjdbcConsole"],
+    );
+    assert_eq!(
+        printed,
+        "pgjdbc pgidle ops\n\
+         pgjdbc pgidle ops&prepareThreshold=1&binaryTransfer=true\n\
+         pgjdbc pgidle ops&preferQueryMode=simple"
+    );
+    let go = made.join("console");
+    let printed = run(go.to_str().unwrap(), &world.console, &set, &[]);
+    assert_eq!(
+        printed,
+        "pgx false sessions 0 true\npgx true sessions 0 true\nlib/pq sessions 0"
+    );
+}
+
+/// With TLS on the clients' leg the console is reached by it, and where it is required not without.
+#[test]
+fn the_console_is_reached_by_tls() {
+    let server = newest();
+    let database = server.database();
+    let proxy = Proxy::with_rules(&database, &offering(server, "pgidle", "require"));
+    let door = console(&proxy);
+    let door = door.at("localhost", door.port);
+    let ca = server.pem("ca.crt");
+    let verified = [("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", ca.as_str())];
+    for libpq in [Libpq::Debian, Libpq::Psycopg] {
+        let answer = ask(libpq, &door, &verified, "SHOW VERSION");
+        assert!(answer.starts_with("pgidle "), "{libpq:?}: {answer}");
+    }
+    let refused = ask(
+        Libpq::Debian,
+        &door,
+        &[("PGSSLMODE", "disable")],
+        "SHOW VERSION",
+    );
+    assert!(
+        refused.contains("connections without TLS are refused"),
+        "{refused}"
+    );
+}
+
+/// Totals are right though neither the audit nor HTTP wants transactions.
+#[test]
+fn totals_are_always_kept() {
+    let database = newest().database();
+    let proxy = Proxy::with_rules(&database, "[audit]\ntransactions = false");
+    let totals = || {
+        let shown = psql(&console(&proxy), &["SHOW STATS"]);
+        let lines = shown.lines().map(|line| line.split('|'));
+        let mut ours = lines.filter(|line| line.clone().next() == Some(&database.database));
+        let ours = ours
+            .next()
+            .map(|line| line.skip(1).map(|value| value.parse().unwrap()));
+        ours.map(Iterator::collect::<Vec<u64>>)
+    };
+    let mut client = Client::connect(proxy.endpoint());
+    client.run("SELECT 1");
+    let before = wait_for("the totals", totals);
+    let began = std::time::Instant::now();
+    let texts = ["BEGIN", "SELECT 1; SELECT 2", "COMMIT", "SELECT 3"];
+    for text in texts {
+        client.query(text);
+    }
+    assert!(client.query("SELECT 1/0").starts_with("E 22012"));
+    let_pass(std::time::Duration::from_millis(50));
+    client.run("BEGIN");
+    let prepared = [
+        parse("", "SELECT 4"),
+        bind("", "", &[]),
+        execute("", 0),
+        sync(),
+    ]
+    .concat();
+    client.send(&prepared);
+    client.until_ready();
+    let_pass(std::time::Duration::from_millis(50));
+    client.run("ROLLBACK");
+    let all = texts
+        .iter()
+        .chain(["SELECT 1/0", "BEGIN", "ROLLBACK"].iter());
+    let sent: usize = all.map(|text| query(text).len()).sum::<usize>() + prepared.len();
+    let after = totals().unwrap();
+    let more: Vec<_> = after
+        .iter()
+        .zip(&before)
+        .map(|(after, before)| after - before)
+        .collect();
+    let (transactions, queries) = (4, 8);
+    assert_eq!(more[..3], [transactions, queries, sent as u64]);
+    let (time, busy) = (more[4], more[5]);
+    let most = u64::try_from(began.elapsed().as_micros()).unwrap();
+    assert!(
+        time > 50_000 && time + 50_000 <= most && busy < time,
+        "{more:?} of {most}"
+    );
+    // Outside of a transaction there is nothing to count when a client leaves.
+    drop(client);
+    wait_for("the end of the session", || {
+        let lists = psql(&console(&proxy), &["SHOW LISTS"]);
+        lists.starts_with("sessions|0").then_some(())
+    });
+    assert_eq!(totals().unwrap()[4..], after[4..]);
+}
+
 /// A minor version that there is not, and an option that nobody knows, are answered as a server answers them.
 #[test]
 fn newer_protocols_are_negotiated() {
@@ -332,15 +480,16 @@ fn newer_protocols_are_negotiated() {
     }
 }
 
-/// Garbage costs its own connection, before and after a login, and nothing else.
+/// Garbage costs its own connection, before and after a login, and nothing else; `make garbage` goes on for longer.
 #[test]
 fn garbage_harms_nobody() {
     let database = newest().database();
     pgbench(&database, &["-i", "-q", "-s", "1"]);
     let proxy = Proxy::start(&database, &[]);
+    let seconds = std::env::var("GARBAGE_SECONDS").unwrap_or_else(|_| "4".to_owned());
     let parameters = [("user", "a"), ("database", "pgidle")];
     let report = std::thread::scope(|scope| {
-        let load = scope.spawn(|| pgbench(proxy.endpoint(), &["-n", "-c", "2", "-T", "4"]));
+        let load = scope.spawn(|| pgbench(proxy.endpoint(), &["-n", "-c", "2", "-T", &seconds]));
         let mut state = 42_u64;
         let mut random = || {
             state = state

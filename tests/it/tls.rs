@@ -6,29 +6,18 @@ use serde_json::Value;
 
 use crate::support::{
     Endpoint,
+    certificates::offering,
     dba::Dba,
     frontend::{query, ssl_request, startup},
     in_repository,
     program::{Libpq, ask, python},
     proxy::Proxy,
-    server::{Server, newest, on_every_server},
+    server::{newest, on_every_server},
     wait_for,
     wire::Client,
 };
 
 const BOTH: [Libpq; 2] = [Libpq::Debian, Libpq::Psycopg];
-
-/// `[tls]` with one of the server's pairs of certificate and key.
-fn offering(server: &Server, pair: &str, sslmode: &str) -> String {
-    let [cert, key, ca] = [&format!("{pair}.crt"), &format!("{pair}.key"), "ca.crt"]
-        .map(|name: &str| server.pem(name));
-    let ca = if sslmode.starts_with("verify") {
-        format!("ca = '{ca}'\n")
-    } else {
-        String::new()
-    };
-    format!("[tls]\nsslmode = '{sslmode}'\ncert = '{cert}'\nkey = '{key}'\n{ca}")
-}
 
 /// `[upstream]` with an `sslmode` and more keys.
 fn upstream(sslmode: &str, more: &str) -> String {

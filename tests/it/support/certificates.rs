@@ -8,6 +8,8 @@ use std::{
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use super::server::Server;
+
 /// A folder of PEM files: `NAME.crt` and `NAME.key`.
 pub(crate) struct Certificates {
     folder: PathBuf,
@@ -70,4 +72,16 @@ fn params(common_name: &str) -> CertificateParams {
         .distinguished_name
         .push(DnType::CommonName, common_name);
     params
+}
+
+/// `[tls]` with one of the server's pairs of certificate and key.
+pub(crate) fn offering(server: &Server, pair: &str, sslmode: &str) -> String {
+    let [cert, key, ca] = [&format!("{pair}.crt"), &format!("{pair}.key"), "ca.crt"]
+        .map(|name: &str| server.pem(name));
+    let ca = if sslmode.starts_with("verify") {
+        format!("ca = '{ca}'\n")
+    } else {
+        String::new()
+    };
+    format!("[tls]\nsslmode = '{sslmode}'\ncert = '{cert}'\nkey = '{key}'\n{ca}")
 }
