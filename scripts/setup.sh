@@ -61,7 +61,8 @@ test_tools() {
     [ -x /usr/sbin/pgbouncer ] || missing "PgBouncer" pgbouncer
     { [ -x /usr/sbin/krb5kdc ] && [ -x /usr/sbin/kadmin.local ] && have kinit; } \
         || missing "a Kerberos server" krb5-kdc krb5-admin-server krb5-user
-    have promtool || missing "promtool" prometheus
+    { have prometheus && have promtool; } || missing "Prometheus" prometheus
+    have curl || missing "curl" curl
     have faketime || missing "libfaketime" faketime
     have systemd-analyze || missing "systemd-analyze" systemd
 }

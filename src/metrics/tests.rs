@@ -1,11 +1,16 @@
 //! What the metrics show of what they were told.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::*;
 use crate::{
     policy::{Action, StuckKind},
     session::{
+        Tally,
         damage::{Damage, FreedBy, Waiter},
         event::{Cause, Position, Who},
     },
@@ -164,7 +169,6 @@ fn many_rules_are_one() {
         &text,
         r#"pgidle_release_refused_total{reason="a portal is open"} 600"#,
     );
-    assert_eq!(metrics.totals().incidents, 600);
 }
 
 #[test]
@@ -232,14 +236,18 @@ fn every_reason_and_outcome_counts_from_zero_and_is_listed_once() {
     assert_eq!(reasons.len(), CloseReason::ALL.len());
 }
 
-/// What docs/metrics.md says there is.
-fn documented() -> BTreeSet<String> {
+/// What docs/metrics.md says there is: each series, and its labels.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = include_str!("../../docs/metrics.md");
     let rows = page
         .lines()
         .filter_map(|row| row.strip_prefix("| `pgidle_"));
-    let names = rows.filter_map(|row| row.split(['`', '{']).next());
-    names.map(|name| format!("pgidle_{name}")).collect()
+    let series = rows.filter_map(|row| row.split('`').next()).map(|series| {
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels = labels.trim_end_matches('}').split(',').map(str::to_owned);
+        (format!("pgidle_{name}"), labels.collect())
+    });
+    series.collect()
 }
 
 #[test]
@@ -257,7 +265,51 @@ fn the_page_has_every_series_and_no_other() {
     let there: BTreeSet<_> = lines
         .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()))
         .collect();
-    assert_eq!(there, documented());
+    assert_eq!(there, documented().into_keys().collect());
+    let labels = |line: &str| {
+        let (name, rest) = line.split_once('{')?;
+        let labels = rest.split("\",").filter_map(|pair| pair.split('=').next());
+        let mut labels: BTreeSet<_> = labels.map(str::to_owned).collect();
+        let name = match labels.remove("le") {
+            true => name.trim_end_matches("_bucket"),
+            false => name,
+        };
+        Some((name.to_owned(), labels))
+    };
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    for (name, labels) in samples
+        .filter_map(labels)
+        .filter(|(_, labels)| !labels.is_empty())
+    {
+        assert_eq!(documented()[&name], labels, "{name}");
+    }
+}
+
+/// Every label that a query matches or groups by, and the series that it is about.
+fn labels_of(query: &str) -> Vec<(String, BTreeSet<String>)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let series = named(query);
+    let mut labels = Vec::new();
+    for (at, _) in query.match_indices('{') {
+        let name = query[..at].rsplit(|c| !is_name(c)).next().unwrap();
+        let matchers = query[at + 1..].split('}').next().unwrap();
+        // Values have no commas in them.
+        for matcher in matchers.split(',') {
+            let label = matcher.trim().split(['=', '!']).next().unwrap();
+            labels.push((label.to_owned(), [name.to_owned()].into()));
+        }
+    }
+    for grouping in ["by (", "without (", "on ("] {
+        for (at, _) in query.match_indices(grouping) {
+            let names = query[at + grouping.len()..].split(')').next().unwrap();
+            labels.extend(
+                names
+                    .split(',')
+                    .map(|name| (name.trim().to_owned(), series.clone())),
+            );
+        }
+    }
+    labels
 }
 
 /// Every series that a text names.
@@ -274,8 +326,49 @@ fn named(text: &str) -> BTreeSet<String> {
 fn alerts_name_only_series_that_exist() {
     let alerts = named(include_str!("../../config/alerts.yml"));
     assert!(alerts.len() > 7, "{alerts:?}");
-    let unknown: Vec<_> = alerts.difference(&documented()).cloned().collect();
+    let there = documented();
+    let unknown: Vec<_> = alerts
+        .iter()
+        .filter(|&name| !there.contains_key(name))
+        .collect();
     assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn the_dashboard_names_only_series_and_labels_that_exist() {
+    let file = include_str!("../../config/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(file).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array());
+    let there = documented();
+    let mut shown = BTreeSet::new();
+    for target in targets.flatten() {
+        let (query, legend) = (target["expr"].as_str(), target["legendFormat"].as_str());
+        let query = query.unwrap();
+        let mut labels = labels_of(query);
+        let in_legend = legend.unwrap().split("{{").skip(1);
+        labels.extend(
+            in_legend.map(|rest| (rest.split("}}").next().unwrap().to_owned(), named(query))),
+        );
+        for (label, series) in labels {
+            let of_prometheus = ["job", "instance", "le"].contains(&&*label);
+            let exists = |name: &String| {
+                let name = name.trim_end_matches("_bucket");
+                let labels = there
+                    .get(name)
+                    .unwrap_or_else(|| panic!("{name} does not exist"));
+                of_prometheus || labels.contains(&label)
+            };
+            assert!(series.iter().all(exists), "{label}: {query}");
+        }
+        shown.extend(
+            named(query)
+                .iter()
+                .map(|name| name.trim_end_matches("_bucket").to_owned()),
+        );
+    }
+    let unseen: Vec<_> = there.keys().filter(|&name| !shown.contains(name)).collect();
+    assert!(unseen.is_empty(), "nobody sees {unseen:?}");
 }
 
 #[test]
@@ -284,10 +377,37 @@ fn handles_count_in_the_same_series() {
     let handle = metrics.clone();
     handle.closed(CloseReason::ServerIo);
     let text = text(&metrics, &[]);
-    assert_eq!(handle.totals(), metrics.totals());
     has(
         &text,
         r#"pgidle_sessions_closed_total{reason="server_io"} 1"#,
     );
     has(&text, r#"pgidle_upstream_errors_total{reason="lost"} 1"#);
+}
+
+#[test]
+fn totals_are_kept_by_database_up_to_a_bound() {
+    let metrics = Metrics::new().unwrap();
+    metrics.traffic().add(crate::session::Side::Client, 7);
+    let tally = Tally {
+        transactions: 1,
+        queries: 2,
+        in_transaction_ns: 3_000_000,
+        busy_ns: 1_000_000,
+    };
+    // Two threads.
+    for _ in 0..2 {
+        metrics.traffic_of("shop").unwrap().count(&tally);
+    }
+    let totals = metrics.totals();
+    assert_eq!(totals[&None].bytes_from_clients, 7);
+    let shop = totals[&Some("shop".into())];
+    assert_eq!((shop.transactions, shop.queries), (2, 4));
+    assert_eq!(
+        (shop.in_transaction, shop.busy),
+        (Duration::from_millis(6), Duration::from_millis(2))
+    );
+    let named =
+        (0..200).filter(|number| metrics.traffic_of(&format!("database {number}")).is_some());
+    assert_eq!(named.count(), MOST_DATABASES - 1);
+    assert!(metrics.traffic_of("shop").is_some());
 }

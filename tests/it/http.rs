@@ -9,27 +9,20 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    Endpoint, PATIENCE, dba::Dba, in_repository, observed, proxy::Proxy, server::newest, wait_for,
+    Endpoint, PATIENCE,
+    dba::Dba,
+    in_repository, observed,
+    proxy::{Proxy, http_address},
+    server::newest,
+    wait_for,
     wire::Client,
 };
 
 const HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
 
-/// Where a proxy answers by HTTP.
-fn address(proxy: &Proxy) -> String {
-    let log = proxy.log();
-    let lines = log
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok());
-    let mut addresses = lines.filter_map(|line: Value| Some(line["http"].as_str()?.to_owned()));
-    addresses
-        .next()
-        .unwrap_or_else(|| panic!("no HTTP:\n{log}"))
-}
-
 /// The whole answer to a request that is sent as it is.
 fn raw(proxy: &Proxy, request: &str) -> String {
-    let mut stream = TcpStream::connect(address(proxy)).unwrap();
+    let mut stream = TcpStream::connect(http_address(proxy)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // Who refuses a request may close before it has it all.
     drop(stream.write_all(request.as_bytes()));
@@ -200,13 +193,13 @@ fn probes_say_whether_a_session_would_find_a_server() {
         let said = String::from_utf8_lossy(&asked.stderr).into_owned();
         (asked.status.code(), said)
     };
-    assert_eq!(health(&address(&proxy)).0, Some(0));
+    assert_eq!(health(&http_address(&proxy)).0, Some(0));
     let nowhere = Proxy::start(&database.at("127.0.0.1", 1), &HTTP);
     let (status, why) = get(&nowhere, "/readyz");
     assert_eq!(status, 503);
     assert!(why.contains("127.0.0.1:1"), "{why}");
     assert_eq!(get(&nowhere, "/healthz").0, 200);
-    let (status, why) = health(&address(&nowhere));
+    let (status, why) = health(&http_address(&nowhere));
     assert_eq!(status, Some(1));
     assert!(why.contains("not ready: 127.0.0.1:1"), "{why}");
     assert_eq!(health("127.0.0.1:1").0, Some(1));
@@ -280,7 +273,7 @@ fn what_is_no_proper_request_is_refused() {
         }
     }
     // Those who say nothing are let wait, and no session waits for them.
-    let address = address(&proxy);
+    let address = http_address(&proxy);
     let silent: Vec<_> = (0..64)
         .map(|_| TcpStream::connect(&address).unwrap())
         .collect();

@@ -386,6 +386,18 @@ pub(crate) fn address(endpoint: &Endpoint) -> String {
     )
 }
 
+/// Where a proxy answers by HTTP.
+pub(crate) fn http_address(proxy: &Proxy) -> String {
+    let log = proxy.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let mut addresses = lines.filter_map(|line: Value| Some(line["http"].as_str()?.to_owned()));
+    addresses
+        .next()
+        .unwrap_or_else(|| panic!("no HTTP:\n{log}"))
+}
+
 /// The port in the log line that tells where the proxy listens.
 fn listening_port(line: &str) -> Option<u16> {
     let line: Value = serde_json::from_str(line).ok()?;
