@@ -49,7 +49,7 @@ expect "pgidle ${version%-*}" -- "${inside[@]}" pgidle --version
 expect "root pgidle 640" -- "${inside[@]}" stat -c '%U %G %a' /etc/pgidle/pgidle.toml
 expect "root pgidle 750" -- "${inside[@]}" stat -c '%U %G %a' /etc/pgidle
 "${inside[@]}" getent passwd pgidle | grep -q ':/nonexistent:/usr/sbin/nologin$' || fail "the user pgidle"
-for file in usr/lib/systemd/system/pgidle.service usr/share/pgidle/{pgidle.schema.json,alerts.yml} \
+for file in usr/lib/systemd/system/pgidle.service usr/share/pgidle/{pgidle.schema.json,alerts.yml,dashboard.json} \
     usr/share/bash-completion/completions/pgidle usr/share/zsh/vendor-completions/_pgidle \
     usr/share/fish/vendor_completions.d/pgidle.fish; do
     [ -s "$root/$file" ] || fail "$file is not there"
