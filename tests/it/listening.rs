@@ -173,9 +173,13 @@ fn a_reload_says_what_needs_a_restart_and_leads_to_no_loop() {
         "[[rule]]\nname = \"new\"\nidle = { rollback = \"200ms\" }",
     );
     assert!(proxy.reload());
-    let expected =
-        "a restart is needed for the new listen.addresses, listen.reuse_port, listen.workers";
-    assert!(proxy.log().contains(expected), "{}", proxy.log());
+    for expected in [
+        "a restart is needed for the new listen.addresses, listen.reuse_port, listen.workers",
+        "\"changed\":\"rule \\\"new\\\" added\"",
+        "listen.workers from 1 to 2",
+    ] {
+        assert!(proxy.log().contains(expected), "{}", proxy.log());
+    }
     let mut client = Client::connect(proxy.endpoint());
     client.run("BEGIN");
     let incident = proxy.rolled_back(client.server_pid());
@@ -217,5 +221,65 @@ fn an_audit_file_without_a_folder_is_refused() {
     assert!(
         said.contains("--audit: ") && said.contains("is no folder"),
         "{said}"
+    );
+}
+
+/// The first line of the log, as its fields.
+fn first_line(proxy: &Proxy) -> serde_json::Value {
+    serde_json::from_str(proxy.log().lines().next().unwrap()).unwrap()
+}
+
+#[test]
+fn the_first_line_says_what_runs() {
+    let database = newest().database();
+    let proxy = Proxy::start(&database, &[]);
+    let line = first_line(&proxy);
+    assert_eq!(
+        (&line["level"], &line["message"]),
+        (&"INFO".into(), &"listening".into())
+    );
+    assert_eq!(line["address"], address(proxy.endpoint()));
+    assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        line["upstream"],
+        format!("{} (answers)", address(&database))
+    );
+    assert_eq!(line["audit"], proxy.audit_file().to_str().unwrap());
+    assert_eq!(
+        (&line["observer"], &line["http"]),
+        (&"none".into(), &"none".into())
+    );
+    let rules = line["rules"].as_str().unwrap();
+    assert!(rules.starts_with("observing only; "), "{rules}");
+
+    // A server that is not there yet is no reason not to start.
+    let nowhere = database.at("127.0.0.1", 1);
+    let dsn = "host=db1 port=7 user=pgidle password=secret";
+    let arguments = [
+        "--idle-limit",
+        "30s",
+        "--action",
+        "rollback",
+        "--observer-dsn",
+        dsn,
+    ];
+    let proxy = Proxy::start(&nowhere, &arguments);
+    let line = first_line(&proxy);
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["upstream"], "127.0.0.1:1 (does not answer)");
+    assert!(
+        line["error"]
+            .as_str()
+            .unwrap()
+            .contains("Connection refused"),
+        "{line}"
+    );
+    assert_eq!(line["observer"], "pgidle@db1:7");
+    let rules = line["rules"].as_str().unwrap();
+    let expected =
+        "flags: idle rollback 30s, failed rollback 30s, stalled rollback 30s, age log 15min";
+    assert!(
+        rules.contains(expected) && !rules.contains("observing"),
+        "{rules}"
     );
 }
