@@ -1,6 +1,9 @@
 //! From the text of a configuration file to settings.
 
-use toml::de::DeTable;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     Config, Flags, audit, console,
@@ -71,13 +74,28 @@ fn refuse_unasked(root: &Section<'_>, config: &Config, flags: &Flags) -> Result<
     Ok(())
 }
 
-/// The line of a key in a file that was read before.
-pub(super) fn line_of(text: &str, table: &Table, key: &'static str) -> Option<usize> {
+/// The line of a key with its sections in a file that was read before; of several, that whose value the problem names.
+pub(super) fn line_of(text: &str, key: &str, problem: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
-    let root = Section::new(&ROOT, document.get_ref(), document.span()).ok()?;
-    let section = root.section(table.name, table).ok()??;
-    let fault = section.fault_at(key, String::new());
-    Some(line_at(text, fault.span.start))
+    let (sections, key) = key.rsplit_once('.')?;
+    let mut tables = vec![document.get_ref()];
+    for section in sections.split('.') {
+        let found = tables.into_iter().filter_map(|table| table.get(section));
+        tables = found.flat_map(|value| tables_of(value.get_ref())).collect();
+    }
+    let values: Vec<_> = tables.iter().filter_map(|table| table.get(key)).collect();
+    let is_named = |value: &&&Spanned<DeValue<'_>>| {
+        let text = value.get_ref().as_str();
+        text.is_some_and(|text| problem.contains(text))
+    };
+    let value = values.iter().find(is_named).or_else(|| values.first())?;
+    Some(line_at(text, value.span().start))
+}
+
+fn tables_of<'a>(value: &'a DeValue<'a>) -> Vec<&'a DeTable<'a>> {
+    let items = value.as_array().into_iter().flatten();
+    let of_items = items.filter_map(|item| item.get_ref().as_table());
+    value.as_table().into_iter().chain(of_items).collect()
 }
 
 pub(super) const ROOT: Table = Table {
@@ -107,7 +125,6 @@ mod tests {
     use std::{path::Path, time::Duration};
 
     use expect_test::{Expect, expect};
-    use toml::de::DeValue;
 
     use super::{
         super::{

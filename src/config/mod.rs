@@ -43,8 +43,6 @@ pub use tls::{
 };
 pub use upstream::{Pooler, Upstream};
 
-use section::Table;
-
 use crate::policy::{
     Action, Ladder, Limits, Match, RELEASE_TIMEOUT, Rule, Rules, StuckKind, builtin_rules,
 };
@@ -184,11 +182,8 @@ impl Source {
             rules.push(limit.rule_after(&rules, &config)?);
         }
         config.rules = Rules::new(rules);
-        let refused = |section: &str, (key, problem): (&str, String)| ConfigError {
-            path: self.path.clone(),
-            line: None,
-            key: Some(format!("{section}.{key}")),
-            problem,
+        let refused = |section: &str, (key, problem): (&str, String)| {
+            self.wrong(None, &format!("{section}.{key}"), problem)
         };
         config.tls.load().map_err(|fault| refused("tls", fault))?;
         let console = &mut config.console;
@@ -209,38 +204,29 @@ impl Source {
 impl Source {
     /// Settings whose server's address cannot be used, as was found only when it was looked for on this machine.
     pub fn wrong_upstream(&self, problem: String) -> ConfigError {
-        let by_flag = !self.flags.upstream.is_empty();
-        self.wrong(
-            ("--upstream", by_flag),
-            &upstream::TABLE,
-            "address",
-            problem,
-        )
+        let flag = Some("--upstream").filter(|_| !self.flags.upstream.is_empty());
+        self.wrong(flag, "upstream.address", problem)
     }
 
     /// Settings whose audit file cannot be made, as was found only when its folder was looked for on this machine.
     pub fn wrong_audit(&self, problem: String) -> ConfigError {
-        let by_flag = self.flags.audit.is_some();
-        self.wrong(("--audit", by_flag), &audit::TABLE, "file", problem)
+        let flag = Some("--audit").filter(|_| self.flags.audit.is_some());
+        self.wrong(flag, "audit.file", problem)
     }
 
-    fn wrong(
-        &self,
-        (flag, by_flag): (&str, bool),
-        table: &Table,
-        key: &'static str,
-        problem: String,
-    ) -> ConfigError {
-        let Some(path) = self.path.as_ref().filter(|_| !by_flag) else {
+    /// What is wrong with a setting, by the flag that said it or else by the file.
+    fn wrong(&self, flag: Option<&str>, key: &str, problem: String) -> ConfigError {
+        if let Some(flag) = flag {
             return ConfigError::in_flag(flag, problem);
-        };
-        let line = fs::read_to_string(path)
-            .ok()
-            .and_then(|text| file::line_of(&text, table, key));
+        }
+        let text = self.path.as_ref().map(fs::read_to_string);
+        let line = text
+            .and_then(Result::ok)
+            .and_then(|text| file::line_of(&text, key, &problem));
         ConfigError {
-            path: Some(path.clone()),
+            path: self.path.clone(),
             line,
-            key: Some(format!("{}.{key}", table.name)),
+            key: Some(key.to_owned()),
             problem,
         }
     }
@@ -293,6 +279,8 @@ const FLAGS_RULE: &str = "flags";
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::policy::Identity;
 
@@ -378,11 +366,48 @@ mod tests {
             path: Some(folder.path().join("pgidle.toml")),
             flags: Flags::default(),
         };
+        let password = folder.path().join("ops.password");
+        fs::write(&password, "secret\n").unwrap();
         for (page, example) in schema::examples() {
+            let example = example.replace("ops.password", password.to_str().unwrap());
             fs::write(source.path.as_ref().unwrap(), &example).unwrap();
             let read = source.load();
             assert!(read.is_ok(), "{page}: {read:?}\n{example}");
         }
+    }
+
+    #[test]
+    fn a_file_that_a_setting_names_and_is_not_there_has_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pgidle.toml");
+        let is_there = folder.path().join("first");
+        fs::write(&is_there, "secret\n").unwrap();
+        let source = Source {
+            path: Some(path.clone()),
+            flags: Flags::default(),
+        };
+        let user = |name, file: &Path| {
+            format!(
+                "[[console.user]]\nname = \"{name}\"\nrole = \"admin\"\npassword_file = {file:?}\n"
+            )
+        };
+        let users = [
+            user("a", &is_there),
+            user("b", Path::new("/no/such/password")),
+        ];
+        fs::write(&path, users.concat()).unwrap();
+        let error = source.load().unwrap_err().to_string();
+        let expected = format!(
+            "{}:8: console.user.password_file: cannot read /no/such/password",
+            path.display()
+        );
+        assert!(error.starts_with(&expected), "{error}");
+
+        let tls = "\n[tls]\nsslmode = \"require\"\ncert = \"/no/such/certificate\"\nkey = \"/no/such/key\"\n";
+        fs::write(&path, tls).unwrap();
+        let error = source.load().unwrap_err().to_string();
+        let expected = format!("{}:4: tls.cert: ", path.display());
+        assert!(error.starts_with(&expected), "{error}");
     }
 
     #[test]
