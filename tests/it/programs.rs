@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     thread,
 };
 
@@ -287,9 +287,13 @@ fn a_message_that_nobody_knows_passes_from_the_server() {
     let unknown = message(b'~', &[b'x'; 100_000]);
     let greeting = [message(b'R', &[0; 4]), message(b'Z', b"I"), unknown].concat();
     let server = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
         let mut startup = [0; 8];
-        stream.read_exact(&mut startup).unwrap();
+        let mut streams = listener.incoming().map(Result::unwrap);
+        // pgidle looks first whether the server is there.
+        let mut says_something = |stream: &mut TcpStream| stream.read_exact(&mut startup).is_ok();
+        let mut stream = streams
+            .find_map(|mut stream| says_something(&mut stream).then_some(stream))
+            .unwrap();
         stream.write_all(&greeting).unwrap();
     });
     let proxy = Proxy::start(
