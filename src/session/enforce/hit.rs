@@ -204,7 +204,8 @@ impl Session {
     fn query_committed(&self, query: &Request) -> WorkCommitted {
         let completed = self.state.completed;
         match query.statements {
-            Some(statements) if statements == completed => WorkCommitted::Yes,
+            // An empty one that has not begun to answer has not committed the batch that it was sent into.
+            Some(statements) if statements == completed && !query.in_batch => WorkCommitted::Yes,
             // A CALL commits as it goes.
             Some(1) if query.text.commits() == Commits::Perhaps => WorkCommitted::Perhaps,
             None if completed > 0 => WorkCommitted::Perhaps,

@@ -330,3 +330,34 @@ fn a_query_in_a_batch_without_sync_that_the_server_skips_is_not_answered() {
         "#]],
     );
 }
+
+/// Even where nothing of the Query could be refused, the batch is lost.
+#[test]
+fn an_empty_query_in_a_batch_without_sync_does_not_hide_that_the_batch_is_lost() {
+    check(
+        QUERY_IN_BATCH,
+        expect![[r#"
+            an observer
+            C: P - INSERT INTO t VALUES (1) | B - - | E - | H
+              > P - INSERT INTO t VALUES (1) | B | E | H
+            S: 1 | 2 | C INSERT 0 1
+              < 1 | 2 | C INSERT 0 1
+            C: Q ;
+              > Q ;
+            +3s
+            seen: nobody
+              ! Cancel
+            cancelled
+            S: E 57014
+              < E 25P04 (ours)
+            +500ms
+              > S | C | H
+            S: Z I | 3
+              * age rollback rolled_back at 3s in "active" after 0ns
+            C: S
+              > S
+            S: Z I
+              < Z I
+        "#]],
+    );
+}

@@ -269,6 +269,7 @@ fn running() -> Family {
         vec![
             query(&["BEGIN"]),
             query(&["SLEEP"]),
+            query(&[]),
             query(&["COMMIT"]),
             batch("INSERT N", End::Flush),
             vec![Op::Wake],
