@@ -18,9 +18,11 @@ readonly install='apt-get install -y --no-install-recommends'
 
 # missing WHAT PACKAGE...: what Debian's packages bring.
 missing() {
-    local what=$1
+    local what=$1 package
     shift
-    packages+=("$@")
+    for package; do
+        [[ " ${packages[*]} " == *" $package "* ]] || packages+=("$package")
+    done
     sentences+=("missing: $what; run  sudo $install $*")
 }
 
