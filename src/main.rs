@@ -115,8 +115,9 @@ fn check(args: CheckArgs) -> ExitCode {
             let decided = session.map(|session| session.explain(&config.rules));
             let said = write!(
                 io::stdout(),
-                "{}: ok, {rules} rules with the built-in one\n{}",
+                "{}: ok, {rules} {} with the built-in one\n{}",
                 file.display(),
+                if rules == 1 { "rule" } else { "rules" },
                 decided.unwrap_or_default()
             );
             said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)

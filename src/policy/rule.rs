@@ -63,14 +63,14 @@ impl Rules {
 /// Rules with their limits, in the order in which they are tried, and first of all whether none of them does anything.
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let default = self.default_rule();
         if !self.rules.iter().any(|rule| rule.limits.acts()) {
             f.write_str("observing only; ")?;
         }
-        for rule in &self.rules {
-            write!(f, "{rule}; ")?;
-        }
-        default.fmt(f)
+        // After a rule for every session nothing else is reached.
+        let all = self.rules.iter().any(|rule| rule.matching.is_catch_all());
+        let default = (!all).then(|| self.default_rule().to_string());
+        let rules = self.rules.iter().map(ToString::to_string).chain(default);
+        f.write_str(&rules.collect::<Vec<_>>().join("; "))
     }
 }
 
