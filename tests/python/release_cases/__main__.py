@@ -20,7 +20,7 @@ from release_cases.catalogue import SUBJECTS
 WORKERS = 12
 SHOWN = 5
 # Row-level security does not hold for a superuser.
-READER = "DO $$BEGIN CREATE ROLE reader; EXCEPTION WHEN duplicate_object THEN NULL; END$$"
+READER = "DO $$BEGIN CREATE ROLE reader; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END$$"
 
 
 class Run:
