@@ -21,7 +21,7 @@ use crate::{
         Audit,
         schema::{Policy, Record, ReloadedLine, StartedLine, StoppedLine},
     },
-    config::{self, Address, Change, Config, ConfigError, Reloaded, Source},
+    config::{self, Address, Change, Config, ConfigError, Reloaded, Source, list},
     console::{self, Console, Context, Doorway, Request},
     events::Events,
     http,
@@ -442,10 +442,7 @@ fn until(mut ended: watch::Receiver<bool>, what: impl Future<Output = ()>) -> io
 fn log_reload(reloaded: &Reloaded) {
     let said = |changes: &[Change]| match changes {
         [] => nothing(),
-        changes => {
-            let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
-            changes.join(", ")
-        }
+        changes => list(changes),
     };
     let changed = said(&reloaded.changed);
     if reloaded.needs_restart.is_empty() {
@@ -461,11 +458,6 @@ fn log_reload(reloaded: &Reloaded) {
             keys.join(", ")
         );
     }
-}
-
-fn list(addresses: &[Address]) -> String {
-    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    addresses.join(", ")
 }
 
 fn nothing() -> String {

@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
     use crate::session::{
-        damage::{FreedBy, Lock},
+        damage::Lock,
         event::{Position, Statement, Who},
     };
 
@@ -288,19 +288,14 @@ mod tests {
 
     fn waiter(server_pid: i32, depth: u32, statement: Option<&str>) -> Waiter {
         Waiter {
-            server_pid,
             backend_type: Some("client backend".into()),
             user: Some("dba".into()),
-            application_name: None,
             statement: statement.map(Into::into),
-            waits_for: "relation".into(),
             relation: Some("public.t".into()),
             mode: Some("AccessExclusiveLock".into()),
             waiting: Some(Duration::from_millis(4200)),
-            blocked_by: [4711].into(),
-            prepared: [].into(),
             depth,
-            freed_by: FreedBy::Rollback,
+            ..Waiter::new(server_pid, &[4711])
         }
     }
 

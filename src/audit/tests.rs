@@ -15,7 +15,7 @@ use crate::{
     line_writer::Missing as _,
     policy::{Action, Rules, StuckKind, builtin_rules},
     session::{
-        damage::{Damage, FreedBy, Lock, Waiter},
+        damage::{Damage, Lock, Waiter},
         event::{
             Cause, Incident, Outcome, Position, Statement, TransactionOutcome, TransactionRecord,
             Who,
@@ -77,21 +77,7 @@ fn damage() -> Damage {
             granted: true,
             fastpath: true,
         }],
-        blocked: Some(vec![Waiter {
-            server_pid: 8,
-            backend_type: None,
-            user: None,
-            application_name: None,
-            statement: None,
-            waits_for: "relation".into(),
-            relation: None,
-            mode: None,
-            waiting: None,
-            blocked_by: [7].into(),
-            prepared: [].into(),
-            depth: 1,
-            freed_by: FreedBy::Rollback,
-        }]),
+        blocked: Some(vec![Waiter::new(8, &[7])]),
         xmin_age: None,
         awaits_standby: None,
     }

@@ -37,7 +37,7 @@ pub use listen::Listen;
 pub use log::{LogFormat, LogSettings};
 pub use observer::ObserverSettings;
 pub use reference::{Part, SAMPLE, reference};
-pub use settings::{Change, Reloaded, reconcile, rows};
+pub use settings::{Change, Reloaded, list, reconcile, rows};
 pub use tls::{
     ALPN, Acceptor, Connector, Encryption, Negotiation, SslMode, TlsSettings, UpstreamTls,
 };

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use super::{Address, Config};
+use super::Config;
 use crate::policy::{Rule, format_duration};
 
 /// Puts a setting of the running program in the place of a new one.
@@ -174,10 +174,6 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
         path.as_ref()
             .map_or_else(String::new, |path| path.display().to_string())
     };
-    let list = |addresses: &[Address]| {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        addresses.join(", ")
-    };
     vec![
         ("startup_timeout", duration(*startup_timeout)),
         ("drain_timeout", duration(*drain_timeout)),
@@ -235,6 +231,12 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
         ("observer.interval", format_duration(observer.interval)),
         ("log.format", log.format.name().to_owned()),
     ]
+}
+
+/// Things in a line of the log or a table.
+pub fn list(things: &[impl ToString]) -> String {
+    let things: Vec<_> = things.iter().map(ToString::to_string).collect();
+    things.join(", ")
 }
 
 fn duration(limit: Option<Duration>) -> String {

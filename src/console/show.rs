@@ -455,10 +455,7 @@ fn dsn(context: &Context) -> Result<Box<Dsn>, String> {
 
 async fn prepared(context: &Context) -> Result<Vec<Vec<Value>>, String> {
     let dsn = dsn(context)?;
-    let asked = timeout(PATIENCE, observer::prepared(&dsn)).await;
-    let prepared = asked
-        .map_err(|_| too_late())?
-        .map_err(|error| error.to_string())?;
+    let prepared = in_time(observer::prepared(&dsn)).await?;
     let row = |one: PreparedTransaction| {
         vec![
             one.gid.into(),
@@ -481,10 +478,7 @@ pub(super) async fn blockers(
     mode: LockMode,
 ) -> Result<Vec<Vec<Value>>, String> {
     let dsn = dsn(context)?;
-    let asked = timeout(PATIENCE, observer::holders(&dsn, relation, mode)).await;
-    let holders = asked
-        .map_err(|_| too_late())?
-        .map_err(|error| error.to_string())?;
+    let holders = in_time(observer::holders(&dsn, relation, mode)).await?;
     let sessions: HashMap<_, _> = snapshots(context)
         .await
         .into_iter()
@@ -509,8 +503,11 @@ pub(super) async fn blockers(
     Ok(holders.into_iter().map(row).collect())
 }
 
-fn too_late() -> String {
-    format!("the server has not answered within {PATIENCE:?}")
+/// What the server answers, if it does so soon.
+async fn in_time<T, E: ToString>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    let answer = timeout(PATIENCE, asked).await;
+    let too_late = |_| format!("the server has not answered within {PATIENCE:?}");
+    answer.map_err(too_late)?.map_err(|error| error.to_string())
 }
 
 /// The columns of a topic that are wanted, by their places; all of them where none is named.

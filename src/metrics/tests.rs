@@ -11,7 +11,7 @@ use crate::{
     policy::{Action, StuckKind},
     session::{
         Tally,
-        damage::{Damage, FreedBy, Waiter},
+        damage::{Damage, Waiter},
         event::{Cause, Position, Who},
     },
 };
@@ -36,28 +36,10 @@ fn snapshot(application_name: &str, position: Position) -> Snapshot {
             #[expect(clippy::disallowed_methods, reason = "any time will do")]
             at: std::time::Instant::now(),
             locks: Vec::new(),
-            blocked: Some(vec![waiter(); 2]),
+            blocked: Some(vec![Waiter::new(8, &[7]); 2]),
             xmin_age: Some(11),
             awaits_standby: None,
         })),
-    }
-}
-
-fn waiter() -> Waiter {
-    Waiter {
-        server_pid: 8,
-        backend_type: None,
-        user: None,
-        application_name: None,
-        statement: None,
-        waits_for: "relation".into(),
-        relation: None,
-        mode: None,
-        waiting: None,
-        blocked_by: [7].into(),
-        prepared: [].into(),
-        depth: 1,
-        freed_by: FreedBy::Rollback,
     }
 }
 

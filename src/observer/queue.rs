@@ -135,19 +135,10 @@ mod tests {
 
     fn waiter(server_pid: i32, waiting_ms: u64, blocked_by: &[i32]) -> Waiter {
         Waiter {
-            server_pid,
-            backend_type: None,
-            user: None,
-            application_name: None,
-            statement: None,
-            waits_for: "relation".into(),
-            relation: None,
             mode: Some("AccessExclusiveLock".into()),
             waiting: Some(Duration::from_millis(waiting_ms)),
-            blocked_by: blocked_by.into(),
-            prepared: [].into(),
             depth: 0,
-            freed_by: FreedBy::Rollback,
+            ..Waiter::new(server_pid, blocked_by)
         }
     }
 

@@ -45,23 +45,12 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::damage::{FreedBy, Waiter};
+    use crate::session::damage::Waiter;
 
     fn look(waiters: &[(i32, u64)]) -> Damage {
         let waiter = |&(server_pid, seconds): &(i32, u64)| Waiter {
-            server_pid,
-            backend_type: None,
-            user: None,
-            application_name: None,
-            statement: None,
-            waits_for: "relation".into(),
-            relation: None,
-            mode: None,
             waiting: Some(Duration::from_secs(seconds)),
-            blocked_by: [7].into(),
-            prepared: [].into(),
-            depth: 1,
-            freed_by: FreedBy::Rollback,
+            ..Waiter::new(server_pid, &[7])
         };
         Damage {
             #[expect(clippy::disallowed_methods, reason = "any time will do")]

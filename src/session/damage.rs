@@ -69,6 +69,27 @@ pub struct Waiter {
     pub freed_by: FreedBy,
 }
 
+impl Waiter {
+    /// One that waits for a relation which these processes keep from it, and of which nothing else is known.
+    pub fn new(server_pid: i32, blocked_by: &[i32]) -> Self {
+        Self {
+            server_pid,
+            backend_type: None,
+            user: None,
+            application_name: None,
+            statement: None,
+            waits_for: "relation".into(),
+            relation: None,
+            mode: None,
+            waiting: None,
+            blocked_by: blocked_by.into(),
+            prepared: [].into(),
+            depth: 1,
+            freed_by: FreedBy::Rollback,
+        }
+    }
+}
+
 /// What has to be done to a session so that one who waits for it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FreedBy {

@@ -451,19 +451,10 @@ pub(in crate::session) fn seen(waiting: &str, at: Instant) -> Arc<Damage> {
             Some((mode, _)) => (mode, FreedBy::Nothing),
         };
         Some(Waiter {
-            server_pid: 8,
-            backend_type: None,
-            user: None,
-            application_name: None,
-            statement: None,
-            waits_for: "relation".into(),
-            relation: None,
             mode: Some(mode.into()),
             waiting: (time != "?").then(|| parse_duration(time).unwrap()),
-            blocked_by: [7].into(),
-            prepared: [].into(),
-            depth: 1,
             freed_by,
+            ..Waiter::new(8, &[7])
         })
     });
     Arc::new(Damage {
